@@ -1,0 +1,347 @@
+/**
+ * One attempt: `span > request context > timeout > decode > transaction > handler > exit > classify > decide`.
+ *
+ * Every step is total and the last one is pure (RetryPolicy.decide). What it concludes is written down by the partition. A crash on any
+ * line before COMMIT leaves the job's row as it was, and none of the handler's writes.
+ */
+import * as Cause from "effect/Cause"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Random from "effect/Random"
+import * as Tracer from "effect/Tracer"
+import { CurrentJob, type Service as CurrentJobService } from "./CurrentJob.ts"
+import * as JobError from "./JobError.ts"
+import type { Handler } from "./JobHandlers.ts"
+import type { Attempt } from "./JobHistory.ts"
+import type { JobQueue, Retention } from "./JobQueue.ts"
+import type { Finish, JobStore, Owner, ReadyJob, Settlement, Transacted } from "./JobStore.ts"
+import * as RequestContext from "./RequestContext.ts"
+import * as RetryPolicy from "./RetryPolicy.ts"
+
+/** Where attempts run. */
+export interface Environment {
+  readonly store: JobStore["Service"]
+  readonly owner: Owner
+  readonly queue: JobQueue
+  readonly position: RequestContext.ClusterPosition
+  /** Services of the runtime, below those of the handler: clock, tracer, loggers. */
+  readonly services: Context.Context<never>
+}
+
+/** What an attempt is told from outside. */
+export interface Control {
+  readonly progress: CurrentJobService["progress"]
+  /** Whether the runtime asked for the interruption: then it is not a failure. */
+  readonly isInterrupting: () => boolean
+}
+
+/**
+ * How an attempt ended. `Settle`: still to be written down. `Committed`: written in the handler's own transaction. `Rerun`: rolled back
+ * for a reason of the database's; not counted. `Unknown`: the connection was lost during COMMIT.
+ */
+export type Conclusion =
+  | { readonly _tag: "Settle"; readonly settlement: Settlement }
+  | { readonly _tag: "Committed"; readonly settlement: Finish }
+  | {
+    readonly _tag: "Rerun"
+    readonly trouble: "conflict" | "connection"
+    readonly cause: Cause.Cause<unknown>
+    readonly entry: Omit<Attempt, "outcome">
+  }
+  | { readonly _tag: "Superseded" }
+  | { readonly _tag: "Unknown" }
+  | { readonly _tag: "Interrupted"; readonly entry: Omit<Attempt, "outcome"> }
+
+/** Runs a job once. Never fails; interruptible while the handler runs, not while it settles. */
+export const run = (
+  environment: Environment,
+  job: ReadyJob,
+  handler: Handler,
+  control: Control
+): Effect.Effect<Conclusion> =>
+  Effect.gen(function*() {
+    const { store } = environment
+    const stored = RequestContext.fromStored(job.context)
+    const startedAt = yield* store.now
+    const seen: { span?: Tracer.AnySpan } = {}
+    const exit = yield* handled(environment, job, handler, control, startedAt, stored, seen).pipe(
+      withAttemptSpan(environment, job, stored),
+      Effect.provideContext(services(environment, job, handler, control, stored)),
+      Effect.exit
+    )
+    const endedAt = yield* store.now
+    return yield* conclude(exit, handler, control, job, environment.queue.retention, {
+      ...entryOf(environment, job, startedAt, seen.span),
+      endedAt
+    })
+  }).pipe(Effect.uninterruptible)
+
+/** The handler inside its transaction; what it returns is encoded before anything is committed. */
+const handled = (
+  environment: Environment,
+  job: ReadyJob,
+  handler: Handler,
+  control: Control,
+  startedAt: number,
+  stored: RequestContext.Stored,
+  seen: { span?: Tracer.AnySpan }
+): Effect.Effect<Transacted, unknown> => {
+  const { owner, queue, store } = environment
+  const work = Effect.flatMap(Effect.currentParentSpan, (span) => {
+    seen.span = span
+    return Effect.flatMap(handler.decode(job.payload), handler.run)
+  }).pipe(
+    within(handler.timeoutMs),
+    Effect.scoped,
+    Effect.provideService(CurrentJob, currentJob(environment, job, control, stored)),
+    Effect.interruptible
+  )
+  const complete = (value: unknown) =>
+    Effect.gen(function*() {
+      const result = yield* Effect.orDie(handler.encodeSuccess(value))
+      const now = yield* store.now
+      const settlement: Finish = {
+        _tag: "Finish",
+        id: job.id,
+        version: job.version,
+        outcome: "completed",
+        result,
+        purgeAt: now + queue.retention.completedMs,
+        entry: { ...entryOf(environment, job, startedAt, seen.span), endedAt: now, outcome: "completed" }
+      }
+      return { settlement, now }
+    })
+  return handler.transaction === "job"
+    ? store.transact(owner, work, complete)
+    : Effect.map(Effect.flatMap(work, complete), ({ settlement }): Transacted => ({ _tag: "Pending", settlement }))
+}
+
+const within = (timeoutMs: number | undefined) => <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  timeoutMs === undefined ? effect : Effect.timeoutOrElse(effect, {
+    duration: Duration.millis(timeoutMs),
+    orElse: () => Effect.fail(new JobError.JobTimeout({ timeoutMs }))
+  })
+
+const requestOf = (environment: Environment, stored: RequestContext.Stored): RequestContext.RequestContext => {
+  const { scheduledFor: _, ...request } = stored
+  return { ...request, cluster: environment.position }
+}
+
+const currentJob = (
+  environment: Environment,
+  job: ReadyJob,
+  control: Control,
+  stored: RequestContext.Stored
+): CurrentJobService => ({
+  jobId: job.id,
+  type: job.type,
+  queue: environment.queue.name,
+  attempt: job.attempt + 1,
+  submittedAt: job.createdAt,
+  request: requestOf(environment, stored),
+  progress: control.progress
+})
+
+/** The handler's own services over the runtime's, under those of this attempt. Nothing of the fiber that starts it gets through. */
+const services = (
+  environment: Environment,
+  job: ReadyJob,
+  handler: Handler,
+  control: Control,
+  stored: RequestContext.Stored
+): Context.Context<never> =>
+  Context.merge(environment.services, handler.context).pipe(
+    Context.add(RequestContext.Request, requestOf(environment, stored)),
+    Context.add(CurrentJob, currentJob(environment, job, control, stored))
+  )
+
+/**
+ * The attempt's span: a consumer span named by OpenTelemetry's messaging conventions, with a link to the submitting span in every case. It
+ * is that span's child where the job was to start at once, and begins a trace of its own where it was scheduled.
+ */
+const withAttemptSpan =
+  (environment: Environment, job: ReadyJob, stored: RequestContext.Stored) =>
+  <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, Exclude<R, Tracer.ParentSpan>> => {
+    const submitting = stored.trace === undefined ? undefined : Tracer.externalSpan(stored.trace)
+    const isChild = submitting !== undefined && stored.scheduledFor === undefined
+    return Effect.withSpan(effect, `process ${environment.queue.name}`, {
+      kind: "consumer",
+      ...(isChild ? { parent: submitting } : { root: true }),
+      links: submitting === undefined ? [] : [{ span: submitting, attributes: {} }],
+      attributes: {
+        "messaging.system": "millrace",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": environment.queue.name,
+        "messaging.destination.partition.id": String(environment.owner.partition),
+        "messaging.message.id": job.id,
+        "millrace.job.type": job.type,
+        "millrace.job.attempt": job.attempt + 1,
+        ...(stored.tenantId === undefined ? {} : { "millrace.tenant.id": stored.tenantId })
+      }
+    })
+  }
+
+const entryOf = (
+  environment: Environment,
+  job: ReadyJob,
+  startedAt: number,
+  span: Tracer.AnySpan | undefined
+): Omit<Attempt, "outcome" | "endedAt"> => ({
+  kind: "attempt",
+  attempt: job.attempt + 1,
+  startedAt,
+  runner: environment.position.runner,
+  ...(span === undefined ? {} : { traceId: span.traceId, spanId: span.spanId })
+})
+
+const conclude = (
+  exit: Exit.Exit<Transacted, unknown>,
+  handler: Handler,
+  control: Control,
+  job: ReadyJob,
+  retention: Retention,
+  entry: Omit<Attempt, "outcome">
+): Effect.Effect<Conclusion> => {
+  if (Exit.isSuccess(exit)) {
+    const transacted = exit.value
+    return Effect.succeed(transacted._tag === "Pending" ? { _tag: "Settle", settlement: transacted.settlement } : transacted)
+  }
+  const { cause } = exit
+  if (Cause.hasInterrupts(cause) && control.isInterrupting()) {
+    return Effect.succeed({ _tag: "Interrupted", entry })
+  }
+  const trouble = troubleOf(cause)
+  if (trouble !== undefined) return Effect.succeed({ _tag: "Rerun", trouble, cause, entry })
+  return Effect.map(
+    judge(cause, handler, entry.attempt),
+    ({ decision, failure }): Conclusion => ({
+      _tag: "Settle",
+      settlement: settlementOf(job, entry, decision, failure, retention)
+    })
+  )
+}
+
+/** The same failure as a settlement. Also for the runtime's own verdicts (crash loops, reruns that do not end). */
+export const settlementOf = (
+  job: ReadyJob,
+  entry: Omit<Attempt, "outcome">,
+  decision: RetryPolicy.Decision,
+  failure: JobError.JobFailure,
+  retention: Retention
+): Settlement => {
+  const { id, version } = job
+  const brief = withoutLargeError(failure)
+  switch (decision._tag) {
+    case "Retry": {
+      const dueAt = entry.endedAt + decision.delayMs
+      return { _tag: "Retry", id, version, dueAt, entry: { ...entry, outcome: "retried", dueAt, failure: brief } }
+    }
+    case "DeadLetter":
+      return {
+        _tag: "DeadLetter",
+        id,
+        version,
+        failure,
+        isAttempt: true,
+        entry: { ...entry, outcome: "dead-lettered", failure: brief }
+      }
+    case "Snooze": {
+      const dueAt = entry.endedAt + decision.delayMs
+      return { _tag: "PutBack", id, version, dueAt, entry: { ...entry, outcome: "put back", dueAt } }
+    }
+    case "Discard":
+      return {
+        _tag: "Finish",
+        id,
+        version,
+        outcome: "cancelled",
+        result: undefined,
+        purgeAt: entry.endedAt + retention.cancelledMs,
+        entry: { ...entry, outcome: "cancelled", failure: brief }
+      }
+  }
+}
+
+/** History keeps at most 8 kB of an encoded error; the dead letter itself keeps all of it. */
+const withoutLargeError = (failure: JobError.JobFailure): JobError.JobFailure => {
+  if (failure.error === undefined || JSON.stringify(failure.error).length <= 8_000) return failure
+  const { error: _, ...rest } = failure
+  return rest
+}
+
+const troubleOf = (cause: Cause.Cause<unknown>): "conflict" | "connection" | undefined => {
+  for (const reason of cause.reasons) {
+    const error = Cause.isFailReason(reason) ? reason.error : Cause.isDieReason(reason) ? reason.defect : undefined
+    const trouble = JobError.databaseTrouble(error) ?? storeTrouble(error)
+    if (trouble !== undefined) return trouble
+  }
+  return undefined
+}
+
+const storeTrouble = (error: unknown): "conflict" | "connection" | undefined => {
+  if (error instanceof JobError.CommitFailed) {
+    return error.sqlState === "40001" || error.sqlState === "40P01" ? "conflict" : undefined
+  }
+  if (error instanceof Error && "_tag" in error && error._tag === "StoreError" && "reason" in error) {
+    return error.reason === "Unavailable" ? "connection" : error.reason === "Conflict" ? "conflict" : undefined
+  }
+  return undefined
+}
+
+/** Classifies a failure and decides. A policy of the user's that throws is a dead letter, not a wedged queue. */
+export const judge = (
+  cause: Cause.Cause<unknown>,
+  handler: Handler,
+  attempt: number
+): Effect.Effect<{ readonly decision: RetryPolicy.Decision; readonly failure: JobError.JobFailure }> =>
+  Effect.gen(function*() {
+    const failed = cause.reasons.find(Cause.isFailReason)
+    const error = failed === undefined ? Cause.squash(cause) : failed.error
+    const { failure, isTyped } = yield* describe(error, failed !== undefined, handler)
+    const question: RetryPolicy.Question = {
+      policy: handler.retry,
+      attempt,
+      class: failure.class,
+      error,
+      retryAfterMs: isTyped ? JobError.retryAfterOf(error) : undefined,
+      asked: askedBy(error),
+      jitter: yield* Random.next
+    }
+    const decision = yield* Effect.sync(() => RetryPolicy.decide(question)).pipe(
+      Effect.catchCause((cause) =>
+        Effect.as(
+          Effect.logError("A custom retry policy died: the job becomes a dead letter", cause),
+          { _tag: "DeadLetter" } satisfies RetryPolicy.Decision
+        )
+      )
+    )
+    return { decision, failure }
+  })
+
+const askedBy = (error: unknown): RetryPolicy.Question["asked"] =>
+  error instanceof JobError.Snooze
+    ? { snoozeMs: Duration.toMillis(error.delay) }
+    : error instanceof JobError.Discard
+    ? { discard: error.because }
+    : undefined
+
+/** Our own verdicts carry their class; a failure the definition can encode is typed; everything else is a defect, class System. */
+const describe = (error: unknown, isFailure: boolean, handler: Handler) =>
+  Effect.gen(function*() {
+    if (error instanceof JobError.ParseError || error instanceof JobError.JobTimeout || error instanceof JobError.CommitFailed) {
+      return { failure: JobError.toFailure(error, { class: error.errorClass }), isTyped: true }
+    }
+    if (error instanceof JobError.Snooze || error instanceof JobError.Discard) {
+      return { failure: JobError.toFailure(error, { class: "Business" }), isTyped: true }
+    }
+    const encoded = isFailure ? yield* Effect.exit(handler.encodeError(error)) : undefined
+    if (encoded === undefined || Exit.isFailure(encoded)) {
+      return { failure: JobError.toFailure(error, { class: "System" }), isTyped: false }
+    }
+    const named = yield* Effect.sync(() => handler.classify(error)).pipe(Effect.catchCause(() => Effect.undefined))
+    const errorClass = named ?? JobError.errorClassOf(error) ?? "Business"
+    return { failure: JobError.toFailure(error, { class: errorClass, encoded: encoded.value }), isTyped: true }
+  })

@@ -1,0 +1,190 @@
+/**
+ * A job definition: the typed contract of one job type. One definition gives the request, the handler's layer and the typed result.
+ */
+import type * as Context from "effect/Context"
+import type * as DateTime from "effect/DateTime"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
+import { CurrentJob } from "./CurrentJob.ts"
+import { type Discard, type ErrorClass, ParseError, type Snooze } from "./JobError.ts"
+import { type Handler, JobHandlers, type Transaction } from "./JobHandlers.ts"
+import * as JobQueue from "./JobQueue.ts"
+import type { Lane } from "./Priority.ts"
+import * as RetryPolicy from "./RetryPolicy.ts"
+
+/** Options of one request. They win over the definition's. */
+export interface RequestOptions {
+  readonly queue?: string | JobQueue.JobQueue
+  /** A lane, or a number from 0 to 100: 75 and above `critical`, 50 `high`, 25 `normal`, below `low`. Default `normal`. */
+  readonly priority?: Lane | number
+  /** At most one live job of this key, tenant and queue: submitting another returns the id of the live one. 1 to 512 characters. */
+  readonly dedupeKey?: string
+  /** Not before this time: a `DateTime`, a `Date` or milliseconds since 1970. */
+  readonly runAt?: DateTime.DateTime | Date | number
+  /** Not before this long from now. */
+  readonly delay?: Duration.Input
+  /** Expires if it has not been started by then. */
+  readonly expiresIn?: Duration.Input
+}
+
+/** What `submit` takes: any type, any JSON payload. */
+export interface JobRequest extends RequestOptions {
+  readonly type: string
+  readonly payload?: unknown
+  /** Set by a definition's `request`: the payload is decoded and will be encoded by it. */
+  readonly definition?: Any
+}
+
+/** What the runtime uses of a definition. */
+export interface Any {
+  readonly type: string
+  readonly queue: JobQueue.JobQueue
+  readonly priority: Lane | number | undefined
+  readonly expiresIn: Duration.Input | undefined
+  /** Encodes a decoded payload to JSON text. */
+  readonly encodePayload: (payload: unknown) => Effect.Effect<string, Schema.SchemaError>
+  /** The dedupe key of a payload, decoded (from a typed request) or stored as given; none where it does not decode. */
+  readonly dedupeKeyOf: (payload: unknown, isDecoded: boolean) => Effect.Effect<string | undefined>
+}
+
+/** The codecs a definition takes: they need no services. */
+export type Codec = Schema.Codec<unknown, unknown>
+
+/** A typed definition. Extend it to give it a name: `class IndexFile extends Job.make("IndexFile", { ... }) {}`. */
+export interface Job<Type extends string, Payload extends Codec, Success extends Codec, Error extends Codec>
+  extends Any
+{
+  new(_: never): {}
+  readonly type: Type
+  readonly payload: Payload
+  readonly success: Success
+  readonly error: Error
+
+  /** A request for {@link RequestOptions | submit}. The payload is encoded at submit. */
+  readonly request: (payload: Payload["Type"], options?: RequestOptions) => JobRequest
+
+  /**
+   * The handler, as a layer. `SqlClient` inside it is the job's own transaction: what it writes commits together with the job's completion.
+   * It may fail with the definition's error, with `Snooze` or `Discard`, or with a `SqlError`; anything else is a defect.
+   */
+  readonly toLayer: <R>(
+    handler: (
+      payload: Payload["Type"]
+    ) => Effect.Effect<Success["Type"], Error["Type"] | Snooze | Discard | { readonly _tag: "SqlError" }, R>
+  ) => Layer.Layer<never, never, JobHandlers | Exclude<R, CurrentJob | Scope.Scope>>
+
+  /** Decodes a stored result. */
+  readonly decodeSuccess: (result: unknown) => Effect.Effect<Success["Type"], Schema.SchemaError>
+  /** Decodes a stored typed failure. */
+  readonly decodeError: (error: unknown) => Effect.Effect<Error["Type"], Schema.SchemaError>
+}
+
+/** The success of a definition. */
+export type Success<J extends { readonly success: Codec }> = J["success"]["Type"]
+
+/** The typed failure of a definition. */
+export type Failure<J extends { readonly error: Codec }> = J["error"]["Type"]
+
+/** What {@link make} takes. */
+export interface Options<Payload extends Codec, Success extends Codec, Error extends Codec> {
+  /** Default: no payload. */
+  readonly payload?: Payload
+  /** Default: no result. */
+  readonly success?: Success
+  /** Default: none; every failure is a defect. */
+  readonly error?: Error
+  /** Default: the queue `default`. */
+  readonly queue?: JobQueue.JobQueue
+  readonly priority?: Lane | number
+  /** Default: `RetryPolicy.exponential()`. */
+  readonly retry?: RetryPolicy.RetryPolicy
+  /** The handler is interrupted after this long, and the attempt fails with class Timeout. Default: none. */
+  readonly timeout?: Duration.Input
+  /** See {@link RequestOptions.dedupeKey}. */
+  readonly dedupeKey?: (payload: Payload["Type"]) => string
+  readonly expiresIn?: Duration.Input
+  /** Default `"job"`: the handler's statements and the completion are one transaction. */
+  readonly transaction?: Transaction
+  /** The class of a typed failure. Default: its property `errorClass`, else `Business`. */
+  readonly classify?: (error: Error["Type"]) => ErrorClass | undefined
+}
+
+/**
+ * Defines a job type.
+ *
+ * @example
+ * class IndexFile extends Job.make("IndexFile", {
+ *   payload: Schema.Struct({ path: Schema.String }),
+ *   success: Schema.Struct({ lines: Schema.Int }),
+ *   queue: Documents
+ * }) {}
+ */
+export const make = <
+  const Type extends string,
+  Payload extends Codec = typeof Schema.Void,
+  Success extends Codec = typeof Schema.Void,
+  Error extends Codec = typeof Schema.Never
+>(type: Type, options: Options<Payload, Success, Error> = {}): Job<Type, Payload, Success, Error> => {
+  if (type.length === 0 || type.length > 200) {
+    throw new RangeError(`Job.make: type: expected 1 to 200 characters, received ${JSON.stringify(type)}`)
+  }
+  const payload = (options.payload ?? Schema.Void) as Payload
+  const success = (options.success ?? Schema.Void) as Success
+  const error = (options.error ?? Schema.Never) as Error
+  const payloadCodec = Schema.toCodecJson(payload)
+  const successCodec = Schema.toCodecJson(success)
+  const errorCodec = Schema.toCodecJson(error)
+  const decodePayload = Schema.decodeUnknownEffect(payloadCodec)
+  const { dedupeKey } = options
+
+  const handlerOf = (
+    run: Handler["run"],
+    context: Context.Context<never>
+  ): Handler => ({
+    type,
+    retry: options.retry ?? RetryPolicy.exponential(),
+    timeoutMs: options.timeout === undefined
+      ? undefined
+      : Duration.toMillis(Duration.fromInputUnsafe(options.timeout)),
+    transaction: options.transaction ?? "job",
+    decode: (json) => Effect.mapError(decodePayload(json), (issue) => new ParseError({ issue: issue.message })),
+    run,
+    encodeSuccess: Schema.encodeUnknownEffect(Schema.fromJsonString(successCodec)),
+    encodeError: Schema.encodeUnknownEffect(errorCodec),
+    classify: options.classify as Handler["classify"] ?? (() => undefined),
+    context
+  })
+
+  const statics: Omit<Job<Type, Payload, Success, Error>, "prototype"> = {
+    type,
+    payload,
+    success,
+    error,
+    queue: options.queue ?? JobQueue.fallback,
+    priority: options.priority,
+    expiresIn: options.expiresIn,
+    request: (value, requestOptions) => ({ type, payload: value, ...requestOptions, definition: statics }),
+    toLayer: <R>(handler: (payload: Payload["Type"]) => Effect.Effect<unknown, unknown, R>) =>
+      Layer.effectDiscard(Effect.gen(function*() {
+        const handlers = yield* JobHandlers
+        const context = yield* Effect.context<Exclude<R, CurrentJob | Scope.Scope>>()
+        yield* handlers.add(handlerOf(handler as Handler["run"], context as Context.Context<never>))
+      })),
+    encodePayload: Schema.encodeUnknownEffect(Schema.fromJsonString(payloadCodec)),
+    dedupeKeyOf: (value, isDecoded) =>
+      dedupeKey === undefined
+        ? Effect.undefined
+        : (isDecoded ? Effect.succeed(value as Payload["Type"]) : decodePayload(value)).pipe(
+          Effect.map(dedupeKey),
+          Effect.option,
+          Effect.map(Option.getOrUndefined)
+        ),
+    decodeSuccess: Schema.decodeUnknownEffect(successCodec),
+    decodeError: Schema.decodeUnknownEffect(errorCodec)
+  }
+  return Object.assign(class {}, statics) as unknown as Job<Type, Payload, Success, Error>
+}

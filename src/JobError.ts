@@ -1,0 +1,311 @@
+/**
+ * Every error of Millrace: few tags, rich reasons. `isRetryable` says whether calling again can help.
+ *
+ * The second half are the errors a handler may fail with, or that are recorded for it, and their classes.
+ */
+import * as Duration from "effect/Duration"
+import * as Formatter from "effect/Formatter"
+import * as Predicate from "effect/Predicate"
+import * as Schema from "effect/Schema"
+import { JobId } from "./JobId.ts"
+import { JobState } from "./JobState.ts"
+
+// ------------------------------------------------------------------------------------------------ of the store
+
+/** The database cannot be reached, or refused the work for now. Nothing is known to be lost; try again. */
+export class StoreUnavailable extends Schema.TaggedError<StoreUnavailable>()("StoreUnavailable", {
+  operation: Schema.String,
+  cause: Schema.optionalKey(Schema.Defect())
+}) {
+  readonly isRetryable = true
+  override get message() {
+    return `the database did not answer during ${this.operation}: check that PostgreSQL is up and reachable, then try again`
+  }
+}
+
+// ------------------------------------------------------------------------------------------------ of submit
+
+/** `submit([])`. */
+export class EmptyBatch extends Schema.TaggedError<EmptyBatch>()("EmptyBatch", {}) {
+  readonly isRetryable = false
+  override get message() {
+    return "a batch needs at least one request; got an empty array"
+  }
+}
+
+/** A field of a request is not what it should be. `field` is a path such as `[3].priority`. */
+export class InvalidField extends Schema.TaggedError<InvalidField>()("InvalidField", {
+  field: Schema.String,
+  expected: Schema.String,
+  received: Schema.String
+}) {
+  readonly isRetryable = false
+  override get message() {
+    return `${this.field}: expected ${this.expected}, received ${this.received}`
+  }
+}
+
+/** The queue is declared neither in this process nor in the database. */
+export class UnknownQueue extends Schema.TaggedError<UnknownQueue>()("UnknownQueue", {
+  field: Schema.String,
+  queue: Schema.String,
+  known: Schema.Array(Schema.String)
+}) {
+  readonly isRetryable = false
+  override get message() {
+    return `${this.field}: no queue is called "${this.queue}"; known: ${
+      this.known.join(", ")
+    }. Declare it with JobQueue.make and give it to JobRuntime`
+  }
+}
+
+/** The encoded payload is larger than its queue takes. */
+export class PayloadTooLarge extends Schema.TaggedError<PayloadTooLarge>()("PayloadTooLarge", {
+  field: Schema.String,
+  bytes: Schema.Int,
+  limitBytes: Schema.Int
+}) {
+  readonly isRetryable = false
+  override get message() {
+    return `${this.field}: ${this.bytes} bytes of JSON, the queue takes ${this.limitBytes}. Store it elsewhere and submit a reference, or raise maxPayloadBytes of the queue`
+  }
+}
+
+/** Another transaction held one of the dedupe keys for too long. */
+export class DedupeKeyBusy extends Schema.TaggedError<DedupeKeyBusy>()("DedupeKeyBusy", {}) {
+  readonly isRetryable = true
+  override get message() {
+    return "a dedupe key of this submission is held by another open transaction: commit or roll it back, then try again"
+  }
+}
+
+/** Why a submission was refused. */
+export const SubmitErrorReason = Schema.Union([
+  EmptyBatch,
+  InvalidField,
+  UnknownQueue,
+  PayloadTooLarge,
+  DedupeKeyBusy,
+  StoreUnavailable
+])
+
+/** A submission was refused; nothing of it is stored. */
+export class SubmitError extends Schema.TaggedError<SubmitError>()("SubmitError", { reason: SubmitErrorReason }) {
+  /** Whether the same submission may succeed later. */
+  get isRetryable(): boolean {
+    return this.reason.isRetryable
+  }
+  override get message() {
+    return this.reason.message
+  }
+}
+
+// ------------------------------------------------------------------------------------------------ of one job
+
+/** No such job (or not this tenant's). */
+export class JobNotFound extends Schema.TaggedError<JobNotFound>()("JobNotFound", { jobId: Schema.String }) {
+  readonly isRetryable = false
+  override get message() {
+    return `no job ${this.jobId}: it was never stored, belongs to another tenant, or was purged after its retention`
+  }
+}
+
+/** No such dead letter: `jobState` says what the job is instead, where it is known. */
+export class DeadLetterNotFound extends Schema.TaggedError<DeadLetterNotFound>()("DeadLetterNotFound", {
+  jobId: Schema.String,
+  jobState: Schema.optionalKey(JobState)
+}) {
+  readonly isRetryable = false
+  override get message() {
+    return this.jobState === undefined
+      ? `no dead letter ${this.jobId}: it was never one, belongs to another tenant, or was purged`
+      : `job ${this.jobId} is ${this.jobState}: only a failed job can be replayed`
+  }
+}
+
+/** A live job holds the dead letter's dedupe key. */
+export class DedupeKeyTaken extends Schema.TaggedError<DedupeKeyTaken>()("DedupeKeyTaken", { jobId: Schema.String }) {
+  readonly isRetryable = true
+  override get message() {
+    return `a live job holds the dedupe key of dead letter ${this.jobId}: replay it when that job has ended`
+  }
+}
+
+/** The job had ended before it could be cancelled. */
+export class JobAlreadyFinal extends Schema.TaggedError<JobAlreadyFinal>()("JobAlreadyFinal", {
+  jobId: JobId,
+  jobState: JobState
+}) {
+  readonly isRetryable = false
+  override get message() {
+    return `job ${this.jobId} is ${this.jobState} already`
+  }
+}
+
+/** The awaited job ended without a result of its definition: it was cancelled or expired, or failed in a way its schema does not name. */
+export class JobUnsuccessful extends Schema.TaggedError<JobUnsuccessful>()("JobUnsuccessful", {
+  jobId: JobId,
+  jobState: JobState,
+  errorTag: Schema.optionalKey(Schema.String),
+  errorMessage: Schema.optionalKey(Schema.String)
+}) {
+  readonly isRetryable = false
+  override get message() {
+    const why = this.errorMessage === undefined ? "" : `: ${this.errorTag}: ${this.errorMessage}`
+    return `job ${this.jobId} is ${this.jobState}${why}`
+  }
+}
+
+/** The process that owns the job's partition does not answer. */
+export class PartitionUnavailable extends Schema.TaggedError<PartitionUnavailable>()("PartitionUnavailable", {
+  entity: Schema.String
+}) {
+  readonly isRetryable = true
+  override get message() {
+    return `the owner of ${this.entity} does not answer: is a worker running? Try again`
+  }
+}
+
+// ------------------------------------------------------------------------------------------------ of an attempt
+
+/**
+ * What kind of failure it was. By default `Permanent` and `Validation` are not tried again, the others are.
+ * A typed error without a class is `Business`, a defect is `System`.
+ */
+export const ErrorClass = Schema.Literals(["Transient", "Permanent", "Timeout", "Validation", "Business", "System"])
+
+/** What kind of failure it was. */
+export type ErrorClass = typeof ErrorClass.Type
+
+/** A stored failure of an attempt. `message` is at most 8 kB of text; `error` is the encoded typed error, absent for defects. */
+export const JobFailure = Schema.Struct({
+  class: ErrorClass,
+  tag: Schema.String,
+  message: Schema.String,
+  stack: Schema.optionalKey(Schema.String),
+  error: Schema.optionalKey(Schema.Json)
+})
+
+/** A stored failure of an attempt. */
+export type JobFailure = typeof JobFailure.Type
+
+/** The stored payload does not fit the definition. Not retried: the dead letter can be replayed once the definition takes it. */
+export class ParseError extends Schema.TaggedError<ParseError>()("ParseError", { issue: Schema.String }) {
+  readonly errorClass: ErrorClass = "Validation"
+  override get message() {
+    return this.issue
+  }
+}
+
+/** The handler ran longer than its definition allows. */
+export class JobTimeout extends Schema.TaggedError<JobTimeout>()("JobTimeout", { timeoutMs: Schema.Finite }) {
+  readonly errorClass: ErrorClass = "Timeout"
+  override get message() {
+    return `the handler did not end within ${this.timeoutMs} ms and was interrupted`
+  }
+}
+
+/** No runner had a handler for the type during the whole grace period. */
+export class HandlerMissing extends Schema.TaggedError<HandlerMissing>()("HandlerMissing", {
+  type: Schema.String,
+  graceMs: Schema.Finite
+}) {
+  readonly errorClass: ErrorClass = "Permanent"
+  override get message() {
+    return `no runner had a handler for "${this.type}" within ${this.graceMs} ms: deploy one, then replay`
+  }
+}
+
+/** The job was running each time its process died. */
+export class CrashLoop extends Schema.TaggedError<CrashLoop>()("CrashLoop", { crashes: Schema.Int }) {
+  readonly errorClass: ErrorClass = "System"
+  override get message() {
+    return `the process died ${this.crashes} times while this job ran`
+  }
+}
+
+/** The handler's transaction could not be committed, and nothing of it was. */
+export class CommitFailed extends Schema.TaggedError<CommitFailed>()("CommitFailed", {
+  sqlState: Schema.String,
+  detail: Schema.String
+}) {
+  readonly errorClass: ErrorClass = "Transient"
+  override get message() {
+    return `the transaction did not commit (SQLSTATE ${this.sqlState}): ${this.detail}`
+  }
+}
+
+/** Fail a handler with this to run the job again after `delay`, at no cost of an attempt. */
+export class Snooze extends Schema.TaggedError<Snooze>()("Snooze", { delay: Schema.Duration }) {
+  override get message() {
+    return `snoozed for ${Duration.format(this.delay)}`
+  }
+}
+
+/** Fail a handler with this to end the job for good, without a dead letter: it becomes `cancelled`. */
+export class Discard extends Schema.TaggedError<Discard>()("Discard", { because: Schema.String }) {
+  override get message() {
+    return this.because
+  }
+}
+
+/** The class a typed error names itself, by a property `errorClass`. */
+export const errorClassOf = (error: unknown): ErrorClass | undefined => {
+  if (!Predicate.hasProperty(error, "errorClass")) return undefined
+  const named = error.errorClass
+  return ErrorClass.literals.find((literal) => literal === named)
+}
+
+/** The delay a typed error asks for, by a property `retryAfter` (any `Duration.Input`), in milliseconds. */
+export const retryAfterOf = (error: unknown): number | undefined => {
+  if (!Predicate.hasProperty(error, "retryAfter")) return undefined
+  const asked = error.retryAfter
+  if (!Duration.isDuration(asked) && typeof asked !== "number") return undefined
+  const millis = Duration.toMillis(Duration.fromInputUnsafe(asked))
+  return Number.isFinite(millis) && millis >= 0 ? millis : undefined
+}
+
+/**
+ * Whether a failure is the database's and not the handler's: lost against another transaction, or the connection is gone. Such an attempt
+ * is run again and not counted. Reads the shape of Effect's `SqlError`, whose module only the storage floor may import.
+ */
+export const databaseTrouble = (error: unknown): "conflict" | "connection" | undefined => {
+  if (!Predicate.isTagged(error, "SqlError") || !Predicate.hasProperty(error, "reason")) return undefined
+  const { reason } = error
+  if (Predicate.isTagged(reason, "DeadlockError") || Predicate.isTagged(reason, "SerializationError")) return "conflict"
+  if (Predicate.isTagged(reason, "ConnectionError")) return "connection"
+  const cause = Predicate.hasProperty(reason, "cause") ? reason.cause : undefined
+  const code = Predicate.hasProperty(cause, "code") ? cause.code : undefined
+  // admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections
+  return code === "57P01" || code === "57P02" || code === "57P03" || code === "53300" ? "connection" : undefined
+}
+
+const limit = 8_000
+
+const text = (value: unknown): string => {
+  const whole = typeof value === "string" ? value : String(value)
+  return whole.slice(0, limit).replaceAll("\0", "\u{fffd}")
+}
+
+/** A failure as it is stored: texts cut to 8 kB and free of NUL, which `jsonb` refuses. */
+export const toFailure = (error: unknown, as: {
+  readonly class: ErrorClass
+  /** The encoded typed error; absent for defects. */
+  readonly encoded?: Schema.Json
+}): JobFailure => {
+  const tag = Predicate.hasProperty(error, "_tag") && typeof error._tag === "string"
+    ? error._tag
+    : error instanceof Error
+    ? error.name
+    : "UnknownError"
+  const isTyped = as.encoded !== undefined
+  return {
+    class: as.class,
+    tag: text(tag).slice(0, 200),
+    message: text(error instanceof Error ? error.message : describe(error)),
+    ...(error instanceof Error && error.stack !== undefined && !isTyped ? { stack: text(error.stack) } : {}),
+    ...(as.encoded === undefined ? {} : { error: as.encoded })
+  }
+}
+
+const describe = (value: unknown): string => typeof value === "string" ? value : Formatter.format(value)

@@ -1,0 +1,135 @@
+/**
+ * Which handler runs a job type in this process. Definitions register through `toLayer`; any other type through {@link register}.
+ *
+ * Jobs of a type without a handler are put back and wait for one.
+ */
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
+import type { CurrentJob } from "./CurrentJob.ts"
+import { type ErrorClass, ParseError } from "./JobError.ts"
+import * as RetryPolicy from "./RetryPolicy.ts"
+
+/** Whether a handler's statements and its job's completion are one transaction (`"job"`), or the handler runs without one. */
+export type Transaction = "job" | "none"
+
+/** What the runtime needs to run a type. All functions are total: their failures are data. */
+export interface Handler {
+  readonly type: string
+  readonly retry: RetryPolicy.RetryPolicy
+  readonly timeoutMs: number | undefined
+  readonly transaction: Transaction
+  /** Decodes the stored JSON. */
+  readonly decode: (payload: unknown) => Effect.Effect<unknown, ParseError>
+  /** Runs a decoded payload. */
+  readonly run: (payload: unknown) => Effect.Effect<unknown, unknown, CurrentJob | Scope.Scope>
+  /** Encodes the result to JSON text; fails where it does not fit the definition. */
+  readonly encodeSuccess: (value: unknown) => Effect.Effect<string, Schema.SchemaError>
+  /** Encodes a typed failure to JSON; fails where the definition does not name it: that is a defect. */
+  readonly encodeError: (error: unknown) => Effect.Effect<Schema.Json, Schema.SchemaError>
+  /** The class of a typed failure, where the definition says so. */
+  readonly classify: (error: unknown) => ErrorClass | undefined
+  /** The services of the place where the handler was registered. */
+  readonly context: Context.Context<never>
+}
+
+/** Hears of types that come and go. */
+export interface Observer {
+  readonly added: (type: string) => void
+  /** Ends the attempts of that type; the handler's services are closed when it returns. */
+  readonly removed: (type: string) => Effect.Effect<void>
+}
+
+/** The handlers of this process. */
+export class JobHandlers extends Context.Service<JobHandlers, {
+  /** Adds a handler until the scope closes. A second one for the same type is a mistake of the program and dies. */
+  readonly add: (handler: Handler) => Effect.Effect<void, never, Scope.Scope>
+  /** The handler of a type, if there is one now. */
+  readonly get: (type: string) => Handler | undefined
+  /** Hears of changes until the scope closes. */
+  readonly observe: (observer: Observer) => Effect.Effect<void, never, Scope.Scope>
+}>()("millrace/JobHandlers") {}
+
+/** An empty registry. */
+export const layer: Layer.Layer<JobHandlers> = Layer.effect(
+  JobHandlers,
+  Effect.sync(() => {
+    const handlers = new Map<string, Handler>()
+    const observers = new Set<Observer>()
+    return JobHandlers.of({
+      add: (handler) =>
+        Effect.acquireRelease(
+          Effect.suspend(() => {
+            if (handlers.has(handler.type)) {
+              return Effect.die(new Error(`JobHandlers: "${handler.type}" has a handler in this process already`))
+            }
+            handlers.set(handler.type, handler)
+            for (const observer of observers) observer.added(handler.type)
+            return Effect.void
+          }),
+          () =>
+            Effect.suspend(() => {
+              handlers.delete(handler.type)
+              return Effect.forEach(observers, (observer) => observer.removed(handler.type), {
+                concurrency: "unbounded",
+                discard: true
+              })
+            })
+        ),
+      get: (type) => handlers.get(type),
+      observe: (observer) =>
+        Effect.acquireRelease(
+          Effect.sync(() => void observers.add(observer)),
+          () => Effect.sync(() => observers.delete(observer))
+        )
+    })
+  })
+)
+
+/** How a type without a definition runs. */
+export interface Options {
+  /** Default: `RetryPolicy.exponential()`. */
+  readonly retry?: RetryPolicy.RetryPolicy
+  /** Default: none. */
+  readonly timeout?: Duration.Input
+  /** Default: `"job"`. */
+  readonly transaction?: Transaction
+  readonly classify?: (error: unknown) => ErrorClass | undefined
+}
+
+const encodeJsonText = Schema.encodeUnknownEffect(Schema.fromJsonString(Schema.Json))
+const encodeJson = Schema.encodeUnknownEffect(Schema.toCodecJson(Schema.Json))
+
+/** `undefined` has no JSON: such a result is stored as `null`. */
+export const jsonText = (value: unknown): Effect.Effect<string, Schema.SchemaError> => encodeJsonText(value ?? null)
+
+/**
+ * Registers a handler for any type by its name. It gets the payload as stored and may return any JSON value; failures that are JSON
+ * values are kept as they are, others as defects.
+ */
+export const register = <R>(
+  type: string,
+  handler: (payload: unknown) => Effect.Effect<unknown, unknown, R>,
+  options: Options = {}
+): Effect.Effect<void, never, JobHandlers | Scope.Scope | Exclude<R, CurrentJob | Scope.Scope>> =>
+  Effect.gen(function*() {
+    const handlers = yield* JobHandlers
+    const context = yield* Effect.context<Exclude<R, CurrentJob | Scope.Scope>>()
+    yield* handlers.add({
+      type,
+      retry: options.retry ?? RetryPolicy.exponential(),
+      timeoutMs: options.timeout === undefined
+        ? undefined
+        : Duration.toMillis(Duration.fromInputUnsafe(options.timeout)),
+      transaction: options.transaction ?? "job",
+      decode: Effect.succeed,
+      run: (payload) => Effect.provideContext(handler(payload), context) as Effect.Effect<unknown, unknown, CurrentJob>,
+      encodeSuccess: jsonText,
+      encodeError: encodeJson,
+      classify: options.classify ?? (() => undefined),
+      context: context as Context.Context<never>
+    })
+  })

@@ -1,0 +1,83 @@
+/**
+ * A queue: a named, durable, priority-weighted mailbox. Declared in code, agreed on through the table `queues`.
+ */
+import * as Duration from "effect/Duration"
+import * as Result from "effect/Result"
+import * as Priority from "./Priority.ts"
+
+/** How long a final job is kept before its row may be purged. `failed` jobs are dead letters, kept until replayed or purged by hand. */
+export interface Retention {
+  readonly completedMs: number
+  readonly cancelledMs: number
+  readonly expiredMs: number
+}
+
+/** A declared queue. */
+export interface JobQueue {
+  readonly name: string
+  /** How many handlers of this queue run at once, in all. */
+  readonly concurrency: number
+  readonly weights: Priority.Weights
+  readonly retention: Retention
+  readonly maxPayloadBytes: number
+}
+
+/** What {@link make} takes. */
+export interface Options {
+  /** How many handlers run at once. Default 10. */
+  readonly concurrency?: number
+  /** Weights of the lanes. Default 8:4:2:1. */
+  readonly weights?: Partial<Priority.Weights>
+  /** How long final jobs are kept. Default 7 days each. */
+  readonly retention?: {
+    readonly completed?: Duration.Input
+    readonly cancelled?: Duration.Input
+    readonly expired?: Duration.Input
+  }
+  /** The largest payload taken, in bytes of JSON. Default 1 MiB. */
+  readonly maxPayloadBytes?: number
+}
+
+const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/
+
+/** Whether a queue may have this name: 1 to 100 letters, digits, `.`, `_`, `-`, the first one a letter or a digit. */
+export const isName = (name: string): boolean => namePattern.test(name)
+
+const days = (input: Duration.Input | undefined): number =>
+  Duration.toMillis(Duration.fromInputUnsafe(input ?? "7 days"))
+
+const refuse = (name: string, field: string, expected: string, received: unknown): never => {
+  throw new RangeError(`JobQueue.make("${name}"): ${field}: expected ${expected}, received ${String(received)}`)
+}
+
+const positive = (name: string, field: string, value: number, most: number): number =>
+  Number.isInteger(value) && value >= 1 && value <= most
+    ? value
+    : refuse(name, field, `an integer from 1 to ${most}`, value)
+
+/**
+ * Declares a queue. Wrong options are a mistake of the program and throw a `RangeError` that names the field.
+ *
+ * @example
+ * const Documents = JobQueue.make("documents", { concurrency: 20 })
+ */
+export const make = (name: string, options: Options = {}): JobQueue => {
+  if (!isName(name)) refuse(name, "name", "1 to 100 letters, digits, '.', '_' or '-'", name)
+  return {
+    name,
+    concurrency: positive(name, "concurrency", options.concurrency ?? 10, 10_000),
+    weights: Result.getOrElse(
+      Priority.makeWeights({ ...Priority.defaultWeights, ...options.weights }),
+      (issue) => refuse(name, "weights", "an integer from 1 to 1000 for each lane", String(issue))
+    ),
+    retention: {
+      completedMs: days(options.retention?.completed),
+      cancelledMs: days(options.retention?.cancelled),
+      expiredMs: days(options.retention?.expired)
+    },
+    maxPayloadBytes: positive(name, "maxPayloadBytes", options.maxPayloadBytes ?? 1024 * 1024, 512 * 1024 * 1024)
+  }
+}
+
+/** The queue of requests that name none. Declared by every runtime. */
+export const fallback: JobQueue = make("default")

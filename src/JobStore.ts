@@ -1,0 +1,357 @@
+/**
+ * The port to the durable mailbox: domain verbs, no SQL. PgJobStore implements it; MemoryJobStore is the model it is compared with.
+ *
+ * Rules that carry everything (store rules R1-R4): whoever deletes or moves a row has its outcome; every update raises `version`, and
+ * whatever acts on an attempt names the version it read; every statement of an owner tests its epoch; an owner never runs a row twice.
+ */
+import * as Context from "effect/Context"
+import type * as Effect from "effect/Effect"
+import type * as Option from "effect/Option"
+import type * as Queue from "effect/Queue"
+import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
+import type { CommitFailed, JobFailure } from "./JobError.ts"
+import type { Entry } from "./JobHistory.ts"
+import type { BatchId, JobId } from "./JobId.ts"
+import type { JobState, Outcome } from "./JobState.ts"
+
+/**
+ * A store operation failed. `Unavailable`: the database cannot be reached or is starting, nothing is known to have happened, try again
+ * with backoff. `Conflict`: lost against another transaction (40001, 40P01), try again at once. `LockTimeout`: 55P03. `Refused`: the
+ * server takes this data never; of a statement with many rows one is bad.
+ */
+export class StoreError extends Schema.TaggedError<StoreError>()("StoreError", {
+  reason: Schema.Literals(["Unavailable", "Conflict", "LockTimeout", "Refused"]),
+  operation: Schema.String,
+  sqlState: Schema.optionalKey(Schema.String),
+  cause: Schema.Defect()
+}) {
+  get isRetryable(): boolean {
+    return this.reason !== "Refused"
+  }
+  override get message() {
+    const state = this.sqlState === undefined ? "" : ` (SQLSTATE ${this.sqlState})`
+    const why = this.cause instanceof Error ? `: ${this.cause.message}` : ""
+    return `${this.operation}: ${this.reason}${state}${why}`
+  }
+}
+
+/** How a tenant is stored: `@` and its id. The system is `=`, so that it and a tenant called "" stay apart. Never empty: see cursors. */
+export type TenantKey = string
+
+/** The stored form of a tenant id; none is the system. */
+export const tenantKey = (tenantId: string | undefined): TenantKey => tenantId === undefined ? "=" : `@${tenantId}`
+
+/** The tenant id of a stored tenant; none for the system. */
+export const tenantId = (tenant: TenantKey): string | undefined => tenant === "=" ? undefined : tenant.slice(1)
+
+/** A registered queue. */
+export interface QueueRow {
+  readonly queueId: number
+  readonly name: string
+  readonly partitions: number
+}
+
+/** One ownership of one partition. */
+export interface Owner {
+  readonly queueId: number
+  readonly partition: number
+  readonly epoch: number
+}
+
+/** A job to store. All times are milliseconds since 1970, `payload` and `context` are JSON text. */
+export interface NewJob {
+  readonly id: JobId
+  readonly queueId: number
+  readonly partition: number
+  /** 0 is `critical`, 3 is `low`. */
+  readonly lane: number
+  readonly tenant: TenantKey
+  readonly type: string
+  readonly dueAt: number | undefined
+  readonly expiresAt: number | undefined
+  readonly dedupeKey: string | undefined
+  readonly payload: string
+  readonly context: string | undefined
+}
+
+/** What became of a {@link NewJob}: stored under its own id, or answered by the live job that holds its dedupe key. */
+export interface Submitted {
+  readonly id: JobId
+  readonly isNew: boolean
+  /** Arrival order; 0 where not new. */
+  readonly seq: number
+}
+
+/** Rows of this lane and tenant at or above `seq` have become ready, or will at `dueAt`. */
+export interface Ready {
+  readonly queueId: number
+  readonly partition: number
+  readonly lane: number
+  readonly tenant: TenantKey
+  readonly seq: number
+  readonly dueAt?: number
+}
+
+/** What intake may take of one lane. */
+export interface LaneDemand {
+  readonly lane: number
+  /** Cursor: tenants after this one; `""` starts over. */
+  readonly after: TenantKey | ""
+  /** At most so many tenants, jobs a tenant, jobs in all. */
+  readonly tenants: number
+  readonly perTenant: number
+  readonly room: number
+}
+
+/** Low-water mark: every ready row of that lane and tenant at or below `seq` is held already. */
+export interface Mark {
+  readonly lane: number
+  readonly tenant: TenantKey
+  readonly seq: number
+}
+
+/** What one intake asks for. `held`: sequence numbers above a lowered mark, to leave out. */
+export interface Demand {
+  readonly lanes: ReadonlyArray<LaneDemand>
+  readonly marks: ReadonlyArray<Mark>
+  readonly held: ReadonlyArray<number>
+}
+
+/** A ready job, read but not written. `payload` and `context` are parsed JSON. */
+export interface ReadyJob {
+  readonly id: JobId
+  readonly lane: number
+  readonly tenant: TenantKey
+  readonly seq: number
+  readonly version: number
+  readonly type: string
+  /** Attempts so far. */
+  readonly attempt: number
+  readonly crashes: number
+  readonly createdAt: number
+  readonly expiresAt: number | undefined
+  readonly payload: unknown
+  readonly context: unknown
+}
+
+/** What an intake found. `visited`: each tenant looked at, in order, also those with nothing new: the cursor moves to the last one. */
+export interface Intake {
+  readonly jobs: ReadonlyArray<ReadyJob>
+  readonly visited: ReadonlyArray<{ readonly lane: number; readonly tenant: TenantKey }>
+}
+
+/** The attempt a settlement ends: a row at the version it was read. */
+export interface Attempted {
+  readonly id: JobId
+  readonly version: number
+  readonly entry: Entry
+}
+
+/** The job is done with. `result` is JSON text. `purgeAt`: from that day on (UTC) the row may go. */
+export interface Finish extends Attempted {
+  readonly _tag: "Finish"
+  readonly outcome: Outcome
+  readonly result: string | undefined
+  readonly purgeAt: number
+}
+
+/** Another attempt is due at `dueAt`. */
+export interface Retry extends Attempted {
+  readonly _tag: "Retry"
+  readonly dueAt: number
+}
+
+/** Back into the queue at `dueAt`, no attempt counted. */
+export interface PutBack extends Attempted {
+  readonly _tag: "PutBack"
+  readonly dueAt: number
+}
+
+/** The job becomes a dead letter. `isAttempt`: whether an attempt failed (or, say, no handler was ever found). */
+export interface DeadLetter extends Attempted {
+  readonly _tag: "DeadLetter"
+  readonly failure: JobFailure
+  readonly isAttempt: boolean
+}
+
+/** How an attempt ended, to be written down. */
+export type Settlement = Finish | Retry | PutBack | DeadLetter
+
+/**
+ * How a handler's transaction ended. `Pending`: it sent no statement, so there was nothing to commit with: settle it otherwise.
+ * `Superseded`: rolled back, someone else has the outcome. `Unknown`: the connection was lost during COMMIT: refence.
+ */
+export type Transacted =
+  | { readonly _tag: "Committed"; readonly settlement: Finish }
+  | { readonly _tag: "Pending"; readonly settlement: Finish }
+  | { readonly _tag: "Superseded" }
+  | { readonly _tag: "Unknown" }
+
+/** A live row, read again. `state` is as stored: a ready one may be running. */
+export interface LiveRow {
+  readonly id: JobId
+  readonly seq: number
+  readonly version: number
+  readonly state: "queued" | "scheduled" | "retrying"
+  readonly lane: number
+  readonly tenant: TenantKey
+}
+
+/** A run worth knowing of after a crash. `progress` is a fraction. */
+export interface RunNote {
+  readonly id: JobId
+  readonly version: number
+  readonly attempt: number
+  readonly startedAt: number
+  readonly progress: number | undefined
+  readonly message: string | undefined
+}
+
+/** Everything stored of a job. */
+export interface JobRecord {
+  readonly id: JobId
+  /** As stored: `queued` may mean running, only the owner (or `running`) knows. */
+  readonly state: Exclude<JobState, "running">
+  readonly queueId: number
+  readonly partition: number
+  readonly lane: number | undefined
+  readonly tenant: TenantKey
+  readonly type: string
+  readonly version: number
+  readonly attempt: number
+  readonly crashes: number
+  readonly dedupeKey: string | undefined
+  readonly batchId: BatchId | undefined
+  readonly createdAt: number
+  readonly dueAt: number | undefined
+  /** When it ended, for final states. */
+  readonly endedAt: number | undefined
+  readonly payload: unknown
+  readonly context: unknown
+  readonly result: unknown
+  readonly failure: JobFailure | undefined
+  readonly history: ReadonlyArray<Entry>
+  /** Present where the run was noted, see `noteRunning`. */
+  readonly running:
+    | { readonly startedAt: number; readonly progress: number | undefined; readonly message: string | undefined }
+    | undefined
+}
+
+/** The crashes found at a take-over. `busy`: a settle of the former owner is just ending; do not run that id, count again. */
+export interface Crashes {
+  readonly counted: ReadonlyArray<{
+    readonly id: JobId
+    readonly version: number
+    readonly crashes: number
+    readonly attempt: number
+  }>
+  readonly busy: ReadonlyArray<JobId>
+}
+
+/** The durable mailbox. */
+export class JobStore extends Context.Service<JobStore, {
+  /** The current time: Effect's Clock plus the database's measured offset, in whole milliseconds. */
+  readonly now: Effect.Effect<number>
+
+  /** Makes the queue known. The partition count stored first wins; the caller's is a request. */
+  readonly declareQueue: (name: string, partitions: number) => Effect.Effect<QueueRow, StoreError>
+  /** All queues ever declared. */
+  readonly queues: Effect.Effect<ReadonlyArray<QueueRow>, StoreError>
+
+  /**
+   * Stores all or nothing, answers in the caller's order. Inside a transaction of the caller's `SqlClient` it is part of that
+   * transaction. Duplicates in the array collapse into the first.
+   */
+  readonly submit: (
+    jobs: ReadonlyArray<NewJob>,
+    options: { readonly batchId: BatchId | undefined; readonly now: number }
+  ) => Effect.Effect<ReadonlyArray<Submitted>, StoreError>
+  /** Runs the effect once the caller's transaction has committed, or at once when there is none. */
+  readonly afterCommit: (effect: Effect.Effect<void>) => Effect.Effect<void>
+
+  /** Tells owners in other processes of ready rows, coalesced. Lost ones are found by the sweep. */
+  readonly announce: (ready: ReadonlyArray<Ready>) => Effect.Effect<void, StoreError>
+  /** What others announce. Ends with an error when the connection is lost: listen again and sweep. */
+  readonly announcements: Effect.Effect<Queue.Dequeue<ReadonlyArray<Ready>, StoreError>, StoreError, Scope.Scope>
+
+  /** One snapshot over all places: exactly one record for a known id. */
+  readonly find: (id: JobId) => Effect.Effect<Option.Option<JobRecord>, StoreError>
+
+  /** Epoch + 1. `isCareful`: the owner before did not hand over. From here on no earlier epoch can mislead this one. */
+  readonly takeOver: (partition: { readonly queueId: number; readonly partition: number }, options: {
+    readonly owner: string
+    readonly now: number
+  }) => Effect.Effect<{ readonly owner: Owner; readonly isCareful: boolean }, StoreError>
+  /** After every handler has stopped. `false`: superseded meanwhile. */
+  readonly handOver: (owner: Owner) => Effect.Effect<boolean, StoreError>
+  /** Counts one crash for each run noted by an earlier epoch and still live. Never those of `held`. */
+  readonly countCrashes: (owner: Owner, held: ReadonlyArray<JobId>) => Effect.Effect<Crashes, StoreError>
+
+  /** Reads ready jobs, writes nothing. A superseded owner reads nothing. */
+  readonly intake: (owner: Owner, demand: Demand) => Effect.Effect<Intake, StoreError>
+  /** What has become of rows whose settlement did not come back. Missing: someone has the outcome. */
+  readonly reread: (ids: ReadonlyArray<JobId>) => Effect.Effect<ReadonlyArray<LiveRow>, StoreError>
+
+  /** Notes runs (start, progress, heartbeat). Returns the ids noted; a superseded owner notes nothing. */
+  readonly noteRunning: (
+    owner: Owner,
+    notes: ReadonlyArray<RunNote>,
+    now: number
+  ) => Effect.Effect<ReadonlyArray<JobId>, StoreError>
+  /** Forgets notes of ended runs. */
+  readonly noteDone: (owner: Owner, ids: ReadonlyArray<JobId>) => Effect.Effect<void, StoreError>
+
+  /** Writes settlements, each fenced by version and epoch. Returns the ids settled; the others were superseded: reread. */
+  readonly settle: (
+    owner: Owner,
+    settlements: ReadonlyArray<Settlement>,
+    now: number
+  ) => Effect.Effect<ReadonlySet<JobId>, StoreError>
+  /**
+   * Runs a handler in one transaction; its COMMIT carries the completion. A failure of `handler` or `complete` rolls back.
+   * `CommitFailed`: rolled back by the server (a deferred constraint, a serialization conflict).
+   */
+  readonly transact: <A, E, R>(
+    owner: Owner,
+    handler: Effect.Effect<A, E, R>,
+    complete: (value: A) => Effect.Effect<{ readonly settlement: Finish; readonly now: number }, E, R>
+  ) => Effect.Effect<Transacted, E | CommitFailed | StoreError, R>
+  /** After `Unknown`: waits for the old backend, then raises the version, which forbids the old attempt for ever. None: it is gone. */
+  readonly refence: (owner: Owner, id: JobId, version: number) => Effect.Effect<Option.Option<number>, StoreError>
+
+  /** Makes due rows ready, at most `limit`; each has to be looked for again from its `seq` on. */
+  readonly promote: (owner: Owner, now: number, limit: number) => Effect.Effect<ReadonlyArray<Ready>, StoreError>
+  /** When the next scheduled or retrying job is due. */
+  readonly nextDue: (owner: Owner) => Effect.Effect<Option.Option<number>, StoreError>
+
+  /**
+   * Cancels a job at the version read. A scheduled or retrying one can be cancelled by anyone (`owner: undefined`), a ready one only by
+   * its owner, who alone knows whether it has started. `false`: it has moved meanwhile, look again.
+   */
+  readonly cancel: (options: {
+    readonly id: JobId
+    readonly version: number
+    readonly owner: Owner | undefined
+    readonly entry: Entry
+    readonly now: number
+    readonly purgeAt: number
+  }) => Effect.Effect<boolean, StoreError>
+  /**
+   * Puts a dead letter back: same id, history kept, a new place at the end of its line. At most once, also when called twice at the same
+   * time. `taken`: a live job holds its dedupe key.
+   */
+  readonly replay: (
+    id: JobId,
+    tenant: TenantKey,
+    entry: Entry
+  ) => Effect.Effect<Option.Option<Ready> | "taken", StoreError>
+
+  /** Ready rows by lane, counted up to `atMost` each. */
+  readonly depth: (
+    partition: { readonly queueId: number; readonly partition: number },
+    atMost: number
+  ) => Effect.Effect<ReadonlyArray<number>, StoreError>
+  /** Prepares the days ahead and drops what may go. Bounded, safe to call from several processes. Returns how many days were dropped. */
+  readonly purge: (now: number) => Effect.Effect<number, StoreError>
+}>()("millrace/JobStore") {}

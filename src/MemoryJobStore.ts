@@ -1,0 +1,373 @@
+/**
+ * The job store in memory: the model that PostgreSQL is compared with, and what `Testing` gives to users.
+ *
+ * Promise: every verb answers as PgJobStore's does. But there is no transaction to join and no row lock: `transact` answers `Pending`,
+ * nothing is ever busy. A crash of the process leaves nothing behind.
+ */
+import * as Clock from "effect/Clock"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Queue from "effect/Queue"
+import {
+  byCodePoint, dayOf, dedupeKeyOf, fenceKey, type PartitionKey, read, refuseJson, refuseText, type Row, Tables
+} from "./internal/memory/tables.ts"
+import { append, type Entry } from "./JobHistory.ts"
+import type { BatchId, JobId } from "./JobId.ts"
+import {
+  type Crashes,
+  type Demand,
+  type Intake,
+  type JobRecord,
+  JobStore,
+  type LiveRow,
+  type NewJob,
+  type Owner,
+  type QueueRow,
+  type Ready,
+  type RunNote,
+  type Settlement,
+  type StoreError,
+  type Submitted,
+  type TenantKey
+} from "./JobStore.ts"
+import { lanes } from "./Priority.ts"
+
+const refuseJob = (job: NewJob): Effect.Effect<void, StoreError> =>
+  Effect.all([
+    refuseJson("submit", job.payload),
+    refuseJson("submit", job.context),
+    refuseText("submit", job.type),
+    refuseText("submit", job.tenant),
+    refuseText("submit", job.dedupeKey)
+  ], { discard: true })
+
+const refuseSettlement = (settlement: Settlement): Effect.Effect<void, StoreError> =>
+  settlement._tag === "Finish" ? refuseJson("settle", settlement.result) : Effect.void
+
+// ------------------------------------------------------------------------------------------------ verbs
+
+const readyOf = ({ lane, partition, queueId, seq, tenant }: Row): Ready => ({ queueId, partition, lane, tenant, seq })
+
+const submit = (
+  tables: Tables,
+  jobs: ReadonlyArray<NewJob>,
+  { batchId, now }: { readonly batchId: BatchId | undefined; readonly now: number }
+): ReadonlyArray<Submitted> =>
+  jobs.map((job) => {
+    // An earlier sending of the same submission had arrived.
+    const known = tables.live.get(job.id) ?? tables.ended.get(job.id)
+    if (known !== undefined) return { id: job.id, isNew: true, seq: "_tag" in known ? 0 : known.seq }
+    const key = dedupeKeyOf(job)
+    const holder = key === undefined ? undefined : tables.holders.get(key)
+    if (holder !== undefined) return { id: holder, isNew: false, seq: 0 }
+    const seq = tables.nextSeq()
+    const state = job.dueAt !== undefined && job.dueAt > now ? "scheduled" : "queued"
+    tables.put({ ...job, state, seq, version: 0, attempt: 0, crashes: 0, batchId, createdAt: now, history: [] })
+    return { id: job.id, isNew: true, seq }
+  })
+
+/** What every place keeps of a job; what only some keep is absent. */
+const recordOf = (row: Row) => ({
+  id: row.id,
+  queueId: row.queueId,
+  partition: row.partition,
+  lane: undefined,
+  tenant: row.tenant,
+  type: row.type,
+  version: row.version,
+  attempt: row.attempt,
+  crashes: 0,
+  dedupeKey: undefined,
+  batchId: row.batchId,
+  createdAt: row.createdAt,
+  dueAt: undefined,
+  endedAt: undefined,
+  payload: read(row.payload),
+  context: read(row.context),
+  result: null,
+  failure: undefined,
+  history: row.history,
+  running: undefined
+})
+
+/** What is kept of a job that can still run, now or once replayed. */
+const runnableOf = (row: Row) => ({ ...recordOf(row), lane: row.lane, crashes: row.crashes, dedupeKey: row.dedupeKey })
+
+const find = (tables: Tables, id: JobId): Option.Option<JobRecord> => {
+  const row = tables.live.get(id)
+  if (row !== undefined) {
+    const note = tables.notes.get(id)
+    const running = note?.version === row.version
+      ? { startedAt: note.startedAt, progress: note.progress, message: note.message }
+      : undefined
+    return Option.some({ ...runnableOf(row), state: row.state, dueAt: row.dueAt, running })
+  }
+  return Option.map(Option.fromUndefinedOr(tables.ended.get(id)), (ended): JobRecord =>
+    ended._tag === "Dead"
+      ? { ...runnableOf(ended), state: "failed", endedAt: ended.endedAt, failure: ended.failure }
+      : { ...recordOf(ended), state: ended.outcome, endedAt: ended.endedAt, result: read(ended.result) })
+}
+
+const takeOver = (tables: Tables, { partition, queueId }: PartitionKey, name: string) => {
+  const before = tables.fences.get(fenceKey({ queueId, partition }))
+  const owner = { queueId, partition, epoch: (before?.epoch ?? 0) + 1 }
+  tables.fences.set(fenceKey(owner), { epoch: owner.epoch, owner: name })
+  return { owner, isCareful: before?.owner !== undefined }
+}
+
+const handOver = (tables: Tables, owner: Owner): boolean => {
+  for (const note of tables.notes.values()) {
+    if (fenceKey(note) === fenceKey(owner) && note.epoch === owner.epoch) tables.notes.delete(note.id)
+  }
+  if (!tables.owns(owner)) return false
+  tables.fences.set(fenceKey(owner), { epoch: owner.epoch, owner: undefined })
+  return true
+}
+
+const countCrashes = (tables: Tables, owner: Owner, held: ReadonlyArray<JobId>): Crashes => {
+  if (!tables.owns(owner)) return { counted: [], busy: [] }
+  const counted = [...tables.notes.values()]
+    .filter((note) => fenceKey(note) === fenceKey(owner) && note.epoch < owner.epoch && !held.includes(note.id))
+    .flatMap((note) => {
+      tables.notes.delete(note.id)
+      const row = tables.at(note.id, note.version)
+      if (row === undefined) return []
+      const crashed = { ...row, crashes: row.crashes + 1, version: row.version + 1 }
+      tables.put(crashed)
+      return [{ id: row.id, version: crashed.version, crashes: crashed.crashes, attempt: row.attempt }]
+    })
+  return { counted, busy: [] }
+}
+
+const intake = (tables: Tables, owner: Owner, { held, lanes, marks }: Demand): Intake => {
+  if (!tables.owns(owner)) return { jobs: [], visited: [] }
+  const jobs: Array<Row> = []
+  const visited: Array<{ readonly lane: number; readonly tenant: TenantKey }> = []
+  for (const { after, lane, perTenant, room, tenants } of lanes) {
+    const ready = tables.rowsOf(owner).filter((row) =>
+      row.lane === lane && row.state === "queued" && byCodePoint(row.tenant, after) > 0
+    )
+    const turns = [...Map.groupBy(ready, (row) => row.tenant)]
+      .sort(([left], [right]) => byCodePoint(left, right))
+      .slice(0, tenants)
+    let left = room
+    for (const [tenant, rows] of turns) {
+      if (left <= 0) break
+      const low = Math.max(0, ...marks.filter((mark) => mark.lane === lane && mark.tenant === tenant).map(({ seq }) => seq))
+      const taken = rows
+        .filter((row) => row.seq > low && !held.includes(row.seq))
+        .slice(0, Math.min(perTenant, left))
+      jobs.push(...taken)
+      visited.push({ lane, tenant })
+      // A tenant with nothing new comes back as a row of its own, which takes room.
+      left -= Math.max(taken.length, 1)
+    }
+  }
+  return {
+    jobs: jobs.map((row) => ({
+      id: row.id,
+      lane: row.lane,
+      tenant: row.tenant,
+      seq: row.seq,
+      version: row.version,
+      type: row.type,
+      attempt: row.attempt,
+      crashes: row.crashes,
+      createdAt: row.createdAt,
+      expiresAt: row.expiresAt,
+      payload: read(row.payload),
+      context: read(row.context)
+    })),
+    visited
+  }
+}
+
+const noteRunning = (tables: Tables, owner: Owner, notes: ReadonlyArray<RunNote>): ReadonlyArray<JobId> => {
+  if (!tables.owns(owner) || tables.fences.get(fenceKey(owner))?.owner === undefined) return []
+  return notes.map((note) => {
+    const before = tables.notes.get(note.id)
+    const kept = before?.version === note.version ? before : undefined
+    const progress = note.progress ?? kept?.progress
+    tables.notes.set(note.id, { ...note, ...owner, progress, message: note.message ?? kept?.message })
+    return note.id
+  })
+}
+
+const settle = (tables: Tables, owner: Owner, settlement: Settlement, now: number): boolean => {
+  const row = tables.owns(owner) ? tables.at(settlement.id, settlement.version) : undefined
+  if (row === undefined) return false
+  const history = append(row.history, settlement.entry)
+  const version = row.version + 1
+  switch (settlement._tag) {
+    case "Finish": {
+      const { outcome, purgeAt, result } = settlement
+      const attempt = row.attempt + (outcome === "completed" ? 1 : 0)
+      tables.end({ ...row, _tag: "Finished", attempt, history, endedAt: now, outcome, result, purgeOn: dayOf(purgeAt) })
+      return true
+    }
+    case "Retry": {
+      tables.put({ ...row, state: "retrying", dueAt: settlement.dueAt, attempt: row.attempt + 1, version, history })
+      return true
+    }
+    case "PutBack": {
+      tables.put({ ...row, state: "scheduled", dueAt: settlement.dueAt, version, history })
+      return true
+    }
+    case "DeadLetter": {
+      const attempt = row.attempt + (settlement.isAttempt ? 1 : 0)
+      tables.end({ ...row, _tag: "Dead", attempt, history, endedAt: now, failure: settlement.failure })
+      return true
+    }
+  }
+}
+
+const promote = (tables: Tables, owner: Owner, now: number, limit: number): ReadonlyArray<Ready> => {
+  if (!tables.owns(owner)) return []
+  return waiting(tables, owner).filter(({ dueAt }) => dueAt <= now).slice(0, limit).map((row) => {
+    tables.put({ ...row, state: "queued", dueAt: undefined, version: row.version + 1 })
+    return readyOf(row)
+  })
+}
+
+/** The scheduled and retrying rows of a partition, the next one first. */
+const waiting = (tables: Tables, partition: PartitionKey) =>
+  tables.rowsOf(partition)
+    .flatMap((row) => row.state === "queued" || row.dueAt === undefined ? [] : [{ ...row, dueAt: row.dueAt }])
+    .sort((left, right) => left.dueAt - right.dueAt)
+
+const cancel = (tables: Tables, { entry, id, now, owner, purgeAt, version }: Parameters<JobStore["Service"]["cancel"]>[0]) => {
+  const row = tables.at(id, version)
+  if (row === undefined) return false
+  const isOwners = owner !== undefined && fenceKey(owner) === fenceKey(row) && tables.owns(owner)
+  if (row.state === "queued" && !isOwners) return false
+  const history = append(row.history, entry)
+  tables.end({
+    ...row,
+    _tag: "Finished",
+    history,
+    endedAt: now,
+    outcome: "cancelled",
+    result: undefined,
+    purgeOn: dayOf(purgeAt)
+  })
+  return true
+}
+
+const replay = (tables: Tables, id: JobId, tenant: TenantKey, entry: Entry): Option.Option<Ready> | "taken" => {
+  const dead = tables.ended.get(id)
+  if (dead?._tag !== "Dead" || dead.tenant !== tenant) return Option.none()
+  const key = dedupeKeyOf(dead)
+  if (key !== undefined && tables.holders.has(key)) return "taken"
+  const { _tag, endedAt, failure, ...row } = dead
+  const again: Row = {
+    ...row,
+    state: "queued",
+    seq: tables.nextSeq(),
+    version: row.version + 1,
+    attempt: 0,
+    crashes: 0,
+    dueAt: undefined,
+    expiresAt: undefined,
+    history: append(row.history, entry)
+  }
+  tables.ended.delete(id)
+  tables.put(again)
+  return Option.some(readyOf(again))
+}
+
+const purge = (tables: Tables, now: number): number => {
+  const gone = [...tables.ended.values()].filter((row) => row._tag === "Finished" && row.purgeOn <= dayOf(now))
+  for (const row of gone) tables.ended.delete(row.id)
+  return new Set(gone.map((row) => row._tag === "Finished" ? row.purgeOn : 0)).size
+}
+
+const reread = (tables: Tables, ids: ReadonlyArray<JobId>): ReadonlyArray<LiveRow> =>
+  ids.flatMap((id) => {
+    const row = tables.live.get(id)
+    if (row === undefined) return []
+    const { lane, seq, state, tenant, version } = row
+    return [{ id, seq, version, state, lane, tenant }]
+  })
+
+const refence = (tables: Tables, owner: Owner, id: JobId, version: number): Option.Option<number> => {
+  const row = tables.owns(owner) ? tables.at(id, version) : undefined
+  if (row === undefined) return Option.none()
+  tables.put({ ...row, version: version + 1 })
+  return Option.some(version + 1)
+}
+
+const declareQueue = (tables: Tables, name: string, partitions: number): QueueRow => {
+  const known = tables.queues.get(name)
+  if (known !== undefined) return known
+  const row = { queueId: tables.queues.size + 1, name, partitions }
+  tables.queues.set(name, row)
+  return row
+}
+
+const depth = (tables: Tables, partition: PartitionKey, atMost: number): ReadonlyArray<number> => {
+  const ready = tables.rowsOf(partition).filter((row) => row.state === "queued")
+  return lanes.map(({ index }) => Math.min(ready.filter((row) => row.lane === index).length, atMost))
+}
+
+const listen = (tables: Tables) =>
+  Effect.acquireRelease(
+    Effect.tap(
+      Queue.unbounded<ReadonlyArray<Ready>, StoreError>(),
+      (listener) => Effect.sync(() => tables.listeners.add(listener))
+    ),
+    (listener) => {
+      tables.listeners.delete(listener)
+      return Queue.shutdown(listener)
+    }
+  )
+
+const make = (): JobStore["Service"] => {
+  const tables = new Tables()
+  return {
+    now: Clock.currentTimeMillis,
+    declareQueue: (name, partitions) => Effect.sync(() => declareQueue(tables, name, partitions)),
+    queues: Effect.sync(() => [...tables.queues.values()]),
+    submit: (jobs, options) =>
+      Effect.andThen(
+        Effect.forEach(jobs, refuseJob, { discard: true }),
+        Effect.sync(() => submit(tables, jobs, options))
+      ),
+    afterCommit: (effect) => effect,
+    announce: (ready) =>
+      ready.length === 0
+        ? Effect.void
+        : Effect.suspend(() =>
+          Effect.forEach(tables.listeners, (listener) => Queue.offer(listener, ready), { discard: true })
+        ),
+    announcements: listen(tables),
+    find: (id) => Effect.sync(() => find(tables, id)),
+    takeOver: (partition, options) => Effect.sync(() => takeOver(tables, partition, options.owner)),
+    handOver: (owner) => Effect.sync(() => handOver(tables, owner)),
+    countCrashes: (owner, held) => Effect.sync(() => countCrashes(tables, owner, held)),
+    intake: (owner, demand) => Effect.sync(() => intake(tables, owner, demand)),
+    reread: (ids) => Effect.sync(() => reread(tables, ids)),
+    noteRunning: (owner, notes) => Effect.sync(() => noteRunning(tables, owner, notes)),
+    noteDone: (owner, ids) =>
+      Effect.sync(() => {
+        for (const id of ids) if (tables.notes.get(id)?.epoch === owner.epoch) tables.notes.delete(id)
+      }),
+    settle: (owner, settlements, now) =>
+      Effect.andThen(
+        Effect.forEach(settlements, refuseSettlement, { discard: true }),
+        Effect.sync(() => new Set(settlements.filter((one) => settle(tables, owner, one, now)).map(({ id }) => id)))
+      ),
+    transact: (_owner, handler, complete) =>
+      Effect.map(Effect.flatMap(handler, complete), ({ settlement }) => ({ _tag: "Pending", settlement })),
+    refence: (owner, id, version) => Effect.sync(() => refence(tables, owner, id, version)),
+    promote: (owner, now, limit) => Effect.sync(() => promote(tables, owner, now, limit)),
+    nextDue: (owner) => Effect.sync(() => Option.fromUndefinedOr(waiting(tables, owner)[0]?.dueAt)),
+    cancel: (options) => Effect.sync(() => cancel(tables, options)),
+    replay: (id, tenant, entry) => Effect.sync(() => replay(tables, id, tenant, entry)),
+    depth: (partition, atMost) => Effect.sync(() => depth(tables, partition, atMost)),
+    purge: (now) => Effect.sync(() => purge(tables, now))
+  }
+}
+
+/** A store of its own for each layer built; nothing of it outlives the layer. */
+export const layer: Layer.Layer<JobStore> = Layer.sync(JobStore, make)

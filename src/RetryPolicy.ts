@@ -1,0 +1,140 @@
+/**
+ * When a failed attempt is tried again. A policy is data; {@link decide} is pure and the only place of the project that decides.
+ */
+import * as Duration from "effect/Duration"
+import { dual } from "effect/Function"
+import type { ErrorClass } from "./JobError.ts"
+
+/** What a custom policy is told. `attempt` counts from 1 and is the one that has just failed. */
+export interface Failure {
+  readonly attempt: number
+  readonly class: ErrorClass
+  readonly error: unknown
+}
+
+type Delays =
+  | { readonly _tag: "None" }
+  | {
+    readonly _tag: "Exponential"
+    readonly baseMs: number
+    readonly factor: number
+    readonly capMs: number
+    readonly jitter: number
+  }
+  | { readonly _tag: "Explicit"; readonly delaysMs: ReadonlyArray<number> }
+  | { readonly _tag: "Custom"; readonly next: (failure: Failure) => Duration.Input | undefined }
+
+/** When and how often to try again. */
+export interface RetryPolicy {
+  /** Attempts in all, the first one included. */
+  readonly maxAttempts: number
+  readonly delays: Delays
+  /** Policies of their own for some classes; `maxAttempts` of that policy then counts. */
+  readonly classes: { readonly [Class in ErrorClass]?: RetryPolicy }
+}
+
+const make = (maxAttempts: number, delays: Delays): RetryPolicy => {
+  if (!Number.isInteger(maxAttempts) || maxAttempts < 1 || maxAttempts > 32_000) {
+    throw new RangeError(`RetryPolicy.maxAttempts: expected an integer from 1 to 32000, received ${maxAttempts}`)
+  }
+  return { maxAttempts, delays, classes: {} }
+}
+
+const toMillis = (input: Duration.Input): number => Duration.toMillis(Duration.fromInputUnsafe(input))
+
+/** One attempt, whatever happens. */
+export const none: RetryPolicy = make(1, { _tag: "None" })
+
+/**
+ * `base * factor^n`, at most `cap`, each delay spread by `jitter` to both sides (0.2: between 80 % and 120 %), so that jobs which failed
+ * together do not come back together. Defaults: 5 attempts, 1 s, x 2, 60 s, 0.2.
+ */
+export const exponential = (options?: {
+  readonly maxAttempts?: number
+  readonly base?: Duration.Input
+  readonly factor?: number
+  readonly cap?: Duration.Input
+  readonly jitter?: number
+}): RetryPolicy =>
+  make(options?.maxAttempts ?? 5, {
+    _tag: "Exponential",
+    baseMs: toMillis(options?.base ?? "1 second"),
+    factor: options?.factor ?? 2,
+    capMs: toMillis(options?.cap ?? "60 seconds"),
+    jitter: Math.min(Math.max(options?.jitter ?? 0.2, 0), 1)
+  })
+
+/** The same delay each time. */
+export const fixed = (delay: Duration.Input, options: { readonly maxAttempts: number }): RetryPolicy =>
+  make(options.maxAttempts, { _tag: "Explicit", delaysMs: [toMillis(delay)] })
+
+/** One attempt more than there are delays: `delays(["1 second", "5 seconds", "30 seconds"])` makes four. */
+export const delays = (list: ReadonlyArray<Duration.Input>): RetryPolicy =>
+  make(list.length + 1, list.length === 0 ? { _tag: "None" } : { _tag: "Explicit", delaysMs: list.map(toMillis) })
+
+/** `next` names the delay, or `undefined` to give up. */
+export const custom = (
+  next: (failure: Failure) => Duration.Input | undefined,
+  options: { readonly maxAttempts: number }
+): RetryPolicy => make(options.maxAttempts, { _tag: "Custom", next })
+
+/** Gives one class of errors a policy of its own. */
+export const forClass: {
+  (errorClass: ErrorClass, policy: RetryPolicy): (self: RetryPolicy) => RetryPolicy
+  (self: RetryPolicy, errorClass: ErrorClass, policy: RetryPolicy): RetryPolicy
+} = dual(3, (self: RetryPolicy, errorClass: ErrorClass, policy: RetryPolicy): RetryPolicy => ({
+  ...self,
+  classes: { ...self.classes, [errorClass]: policy }
+}))
+
+/** What happens after a failed attempt. */
+export type Decision =
+  | { readonly _tag: "Retry"; readonly delayMs: number }
+  | { readonly _tag: "DeadLetter" }
+  | { readonly _tag: "Snooze"; readonly delayMs: number }
+  | { readonly _tag: "Discard"; readonly because: string }
+
+/** Everything a decision rests on. `jitter` is a random number in [0, 1). */
+export interface Question extends Failure {
+  readonly policy: RetryPolicy
+  /** The error's own wish, in milliseconds; wins over the policy's delay, not over its `maxAttempts`. */
+  readonly retryAfterMs: number | undefined
+  /** Set when the handler asked for it, see `Snooze` and `Discard` of JobError. */
+  readonly asked: { readonly snoozeMs: number } | { readonly discard: string } | undefined
+  readonly jitter: number
+}
+
+const delayOf = (delays: Delays, question: Question): number | undefined => {
+  switch (delays._tag) {
+    case "None":
+      return undefined
+    case "Explicit":
+      return delays.delaysMs[Math.min(question.attempt, delays.delaysMs.length) - 1]
+    case "Custom": {
+      const next = delays.next(question)
+      return next === undefined ? undefined : toMillis(next)
+    }
+    case "Exponential": {
+      const plain = Math.min(delays.baseMs * delays.factor ** (question.attempt - 1), delays.capMs)
+      return Math.round(plain * (1 + delays.jitter * (2 * question.jitter - 1)))
+    }
+  }
+}
+
+/** Retry, dead-letter, snooze or discard: pure. */
+export const decide = (question: Question): Decision => {
+  const { asked, policy } = question
+  if (asked !== undefined) {
+    return "discard" in asked
+      ? { _tag: "Discard", because: asked.discard }
+      : { _tag: "Snooze", delayMs: asked.snoozeMs }
+  }
+  const own = policy.classes[question.class]
+  if (own === undefined && (question.class === "Permanent" || question.class === "Validation")) {
+    return { _tag: "DeadLetter" }
+  }
+  const chosen = own ?? policy
+  if (question.attempt >= chosen.maxAttempts) return { _tag: "DeadLetter" }
+  const delayMs = question.retryAfterMs ?? delayOf(chosen.delays, question)
+  return delayMs === undefined ? { _tag: "DeadLetter" } : { _tag: "Retry", delayMs }
+}

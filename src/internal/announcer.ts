@@ -1,0 +1,103 @@
+/**
+ * Tells the bus and the metrics what has been committed: the one place that turns a settlement into events.
+ */
+import * as Effect from "effect/Effect"
+import type { EventBus } from "../EventBus.ts"
+import type { JobFailure } from "../JobError.ts"
+import * as JobEvent from "../JobEvent.ts"
+import type { Entry } from "../JobHistory.ts"
+import * as JobMetrics from "../JobMetrics.ts"
+import { type ReadyJob, type Settlement, tenantId } from "../JobStore.ts"
+
+/** Announces for one queue. */
+export interface Announcer {
+  readonly started: (job: ReadyJob, at: number) => Effect.Effect<void>
+  readonly progressed: (job: ReadyJob, at: number, progress: number, message: string | undefined) => Effect.Effect<void>
+  readonly settled: (job: ReadyJob, settlement: Settlement, at: number) => Effect.Effect<void>
+}
+
+const failureOf = (entry: Entry): JobFailure | undefined => entry.failure
+
+/** An announcer of one queue's jobs. */
+export const make = (bus: EventBus["Service"], queue: string): Announcer => {
+  const common = (job: ReadyJob, at: number) => {
+    const tenant = tenantId(job.tenant)
+    return { jobId: job.id, type: job.type, queue, at, ...(tenant === undefined ? {} : { tenantId: tenant }) }
+  }
+
+  const events = (job: ReadyJob, settlement: Settlement, at: number): ReadonlyArray<JobEvent.JobEvent> => {
+    const attempt = job.attempt + 1
+    const failure = failureOf(settlement.entry)
+    switch (settlement._tag) {
+      case "Finish":
+        switch (settlement.outcome) {
+          case "completed":
+            return [new JobEvent.JobCompleted({ ...common(job, at), attempt })]
+          case "cancelled": {
+            const by = "by" in settlement.entry ? settlement.entry.by : undefined
+            return [new JobEvent.JobCancelled({ ...common(job, at), ...(by === undefined ? {} : { by }) })]
+          }
+          case "expired":
+            return [new JobEvent.JobExpired(common(job, at))]
+        }
+        break
+      case "Retry":
+        return [
+          ...(failure === undefined ? [] : [new JobEvent.JobFailed({ ...common(job, at), attempt, failure })]),
+          new JobEvent.JobRetried({ ...common(job, at), attempt, dueAt: settlement.dueAt })
+        ]
+      case "DeadLetter":
+        return [
+          ...(settlement.isAttempt
+            ? [new JobEvent.JobFailed({ ...common(job, at), attempt, failure: settlement.failure })]
+            : []),
+          new JobEvent.JobDeadLettered({ ...common(job, at), attempt, failure: settlement.failure })
+        ]
+      case "PutBack":
+        return []
+    }
+  }
+
+  const count = (job: ReadyJob, settlement: Settlement): Effect.Effect<void> => {
+    switch (settlement._tag) {
+      case "Finish":
+        return JobMetrics.onFinished(job.type, queue, settlement.outcome)
+      case "Retry":
+        return JobMetrics.onRetried(job.type, queue, failureOf(settlement.entry)?.class ?? "System")
+      case "DeadLetter":
+        return Effect.andThen(
+          JobMetrics.onFinished(job.type, queue, "failed"),
+          JobMetrics.onDeadLettered(job.type, queue, settlement.failure.class)
+        )
+      case "PutBack":
+        return Effect.void
+    }
+  }
+
+  return {
+    started: (job, at) =>
+      Effect.andThen(
+        job.attempt === 0 ? JobMetrics.onStarted(job.type, queue, at - job.createdAt) : Effect.void,
+        bus.publish(new JobEvent.JobStarted({ ...common(job, at), attempt: job.attempt + 1 }))
+      ),
+    progressed: (job, at, progress, message) =>
+      bus.publish(
+        new JobEvent.JobProgressed({
+          ...common(job, at),
+          attempt: job.attempt + 1,
+          progress,
+          ...(message === undefined ? {} : { message })
+        })
+      ),
+    settled: (job, settlement, at) => {
+      const { entry } = settlement
+      return Effect.all([
+        count(job, settlement),
+        entry.kind === "attempt"
+          ? JobMetrics.onEnded(job.type, queue, entry.endedAt - entry.startedAt)
+          : Effect.void,
+        ...events(job, settlement, at).map(bus.publish)
+      ], { discard: true })
+    }
+  }
+}

@@ -1,0 +1,153 @@
+/**
+ * What the owner of a partition holds, and how far it has read: pure bookkeeping for the read-only intake (store rule R4).
+ *
+ * Promise: no row that is held is asked for again, and no ready row is passed over for ever.
+ */
+import type { Demand, Intake, LaneDemand, Mark, Ready, ReadyJob, TenantKey } from "../JobStore.ts"
+
+/** Jobs of one lane and tenant. `mark`: every ready row at or below it is held, or told of by a wake yet to come. */
+interface Group {
+  readonly lane: number
+  readonly tenant: TenantKey
+  readonly seqs: Set<number>
+  mark: number
+}
+
+/** How one lane is being read. */
+interface Reading {
+  /** Tenants after this one come next; `""` is the start. */
+  cursor: TenantKey | ""
+  /** There may be ready rows that were not read. */
+  hasMore: boolean
+  /** Tenants seen in the last pass, to share the room among. */
+  tenants: number
+}
+
+const maxTenants = 64
+
+/** The bookkeeping of one ownership. */
+export interface Held {
+  readonly has: (id: string) => boolean
+  readonly get: (id: string) => ReadyJob | undefined
+  readonly size: number
+  /** Rows have become ready. */
+  readonly told: (ready: Ready) => void
+  /** Forget all marks: the next demands find whatever was missed. */
+  readonly sweep: () => void
+  /** What to ask for, given each lane's room; `undefined` when nothing is worth asking. */
+  readonly demand: (room: ReadonlyArray<number>) => Demand | undefined
+  /** Takes an answer in; returns the jobs that are new. */
+  readonly took: (demand: Demand, intake: Intake) => ReadonlyArray<ReadyJob>
+  /** The job's outcome is confirmed: nothing is held of it any more. `isReady`: its row is still there and ready, read it again. */
+  readonly release: (job: ReadyJob, isReady: boolean) => void
+}
+
+const none: ReadonlyArray<ReadyJob> = []
+
+/** Nothing held, nothing read: everything may be there. */
+export const make = (lanes: number): Held => {
+  const jobs = new Map<string, ReadyJob>()
+  const groups = new Map<string, Group>()
+  const readings = Array.from({ length: lanes }, (): Reading => ({ cursor: "", hasMore: true, tenants: 0 }))
+  // Told of while an intake is under way: its snapshot may be older, so its answer must neither raise a mark past them nor end a lane.
+  const toldMarks = new Map<string, number>()
+  const toldLanes = new Set<number>()
+  const keyOf = (lane: number, tenant: TenantKey) => `${lane}${tenant}`
+
+  const lower = (lane: number, tenant: TenantKey, mark: number) => {
+    const key = keyOf(lane, tenant)
+    const group = groups.get(key)
+    if (group !== undefined) group.mark = Math.min(group.mark, mark)
+    toldMarks.set(key, Math.min(toldMarks.get(key) ?? Infinity, mark))
+    toldLanes.add(lane)
+    const reading = readings[lane]
+    if (reading !== undefined) reading.hasMore = true
+  }
+
+  const laneDemand = (room: number, lane: number): LaneDemand | undefined => {
+    const reading = readings[lane]
+    if (reading === undefined || !reading.hasMore || room <= 0) return undefined
+    // One row less than the room, so that a pass over the same tenants is seen to be complete.
+    const perTenant = Math.max(1, Math.floor((room - 1) / Math.max(reading.tenants, 1)))
+    return { lane, after: reading.cursor, tenants: maxTenants, perTenant, room }
+  }
+
+  const tookLane = (asked: LaneDemand, reading: Reading, rows: Map<TenantKey, Array<ReadyJob>>) => {
+    const tenants = [...rows.keys()]
+    // A tenant with nothing new comes as one row too, and fills room like any other.
+    const count = [...rows.values()].reduce((sum, found) => sum + Math.max(found.length, 1), 0)
+    const isCut = count >= asked.room
+    const isEnd = !isCut && tenants.length < asked.tenants
+    const fresh: Array<ReadyJob> = []
+    let isWhole = true
+    tenants.forEach((tenant, index) => {
+      const found = rows.get(tenant) ?? none
+      const isTenantWhole = found.length === 0 ||
+        (found.length < asked.perTenant && !(isCut && index === tenants.length - 1))
+      if (!isTenantWhole) isWhole = false
+      const key = keyOf(asked.lane, tenant)
+      const group: Group = groups.get(key) ?? { lane: asked.lane, tenant, seqs: new Set(), mark: 0 }
+      for (const job of found) {
+        if (jobs.has(job.id)) continue
+        jobs.set(job.id, job)
+        group.seqs.add(job.seq)
+        fresh.push(job)
+      }
+      const read = isTenantWhole ? Math.max(group.mark, ...group.seqs) : found.at(-1)?.seq ?? group.mark
+      group.mark = Math.min(read, toldMarks.get(key) ?? Infinity)
+      if (group.seqs.size > 0) groups.set(key, group)
+    })
+    reading.tenants = asked.after === "" ? tenants.length : reading.tenants + tenants.length
+    reading.cursor = isEnd ? "" : tenants.at(-1) ?? ""
+    if (isEnd && isWhole && asked.after === "" && !toldLanes.has(asked.lane)) reading.hasMore = false
+    return fresh
+  }
+
+  return {
+    has: (id) => jobs.has(id),
+    get: (id) => jobs.get(id),
+    get size() {
+      return jobs.size
+    },
+    told: ({ lane, seq, tenant }) => lower(lane, tenant, seq - 1),
+    sweep: () => {
+      for (const group of groups.values()) lower(group.lane, group.tenant, 0)
+      readings.forEach((reading, lane) => {
+        reading.cursor = ""
+        reading.hasMore = true
+        toldLanes.add(lane)
+      })
+    },
+    demand: (room) => {
+      const asked = room.flatMap((free, lane) => laneDemand(free, lane) ?? [])
+      if (asked.length === 0) return undefined
+      toldMarks.clear()
+      toldLanes.clear()
+      const marks: Array<Mark> = []
+      const held: Array<number> = []
+      for (const group of groups.values()) {
+        if (!asked.some(({ lane }) => lane === group.lane)) continue
+        if (group.mark > 0) marks.push({ lane: group.lane, tenant: group.tenant, seq: group.mark })
+        for (const seq of group.seqs) if (seq > group.mark) held.push(seq)
+      }
+      return { lanes: asked, marks, held }
+    },
+    took: (demand, intake) =>
+      demand.lanes.flatMap((asked) => {
+        const reading = readings[asked.lane]
+        if (reading === undefined) return []
+        const rows = new Map<TenantKey, Array<ReadyJob>>()
+        for (const { lane, tenant } of intake.visited) if (lane === asked.lane) rows.set(tenant, [])
+        for (const job of intake.jobs) if (job.lane === asked.lane) rows.get(job.tenant)?.push(job)
+        return tookLane(asked, reading, rows)
+      }),
+    release: (job, isReady) => {
+      jobs.delete(job.id)
+      const key = keyOf(job.lane, job.tenant)
+      const group = groups.get(key)
+      group?.seqs.delete(job.seq)
+      if (isReady) lower(job.lane, job.tenant, job.seq - 1)
+      if (group?.seqs.size === 0) groups.delete(key)
+    }
+  }
+}

@@ -1,0 +1,443 @@
+/**
+ * The owner of one partition: takes over, reads ready rows into the mailbox, starts attempts, keeps the timers, hands over.
+ *
+ * Promise: one intake at a time, a job leaves "held" only when its outcome is confirmed. A crash leaves nothing to undo.
+ */
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Latch from "effect/Latch"
+import * as Option from "effect/Option"
+import * as Random from "effect/Random"
+import * as Schedule from "effect/Schedule"
+import * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
+import type { EventBus } from "../EventBus.ts"
+import type * as Execution from "../Execution.ts"
+import * as JobError from "../JobError.ts"
+import type { JobHandlers } from "../JobHandlers.ts"
+import type { JobId } from "../JobId.ts"
+import * as JobMetrics from "../JobMetrics.ts"
+import type { JobQueue } from "../JobQueue.ts"
+import type { JobStore, Owner, Ready, ReadyJob, Settlement } from "../JobStore.ts"
+import * as Mailbox from "../Mailbox.ts"
+import * as Priority from "../Priority.ts"
+import * as RequestContext from "../RequestContext.ts"
+import * as Announcer from "./announcer.ts"
+import * as Attempts from "./attempts.ts"
+import * as Held from "./held.ts"
+import { liveClock, onLiveClock } from "./liveClock.ts"
+import * as Parking from "./parking.ts"
+import * as Settler from "./settler.ts"
+
+/** What a partition is made of. */
+export interface Options {
+  readonly store: JobStore["Service"]
+  readonly handlers: JobHandlers["Service"]
+  readonly bus: EventBus["Service"]
+  readonly queue: JobQueue
+  readonly queueId: number
+  readonly partition: number
+  readonly position: RequestContext.ClusterPosition
+  /** Services for attempts and timers, among them the runtime's Clock. */
+  readonly services: Context.Context<never>
+  /** How long running attempts may go on at shutdown. */
+  readonly graceMs: number
+  /** How long a job waits for a handler of its type. */
+  readonly handlerGraceMs: number
+  /** Ends when this process can no longer be sure that it owns the partition. */
+  readonly lockLost: Effect.Effect<void>
+}
+
+/** A job as its owner sees it. */
+export interface View {
+  readonly isRunning: boolean
+  readonly startedAt: number | undefined
+  readonly progress: number | undefined
+  readonly message: string | undefined
+}
+
+/** The commands of a partition. */
+export interface Partition {
+  /** Rows have become ready, or will be due. */
+  readonly wake: (ready: ReadonlyArray<Ready>) => Effect.Effect<void>
+  /** Cancels a ready or running job. `false`: it is neither, or has just ended. */
+  readonly cancel: (id: JobId, by: string | undefined) => Effect.Effect<boolean>
+  readonly view: (id: JobId) => View | undefined
+  /** What is held in memory: waiting by lane and tenant, and running. */
+  readonly snapshot: () => { readonly lanes: ReadonlyArray<Mailbox.LaneDepth>; readonly running: ReadonlyArray<JobId> }
+}
+
+const crashLimit = 5
+const carefulMs = 60_000
+const sweepMs = 5_000
+const sweepMaxMs = 30_000
+const noteMs = 250
+
+/** Waits out what the store cannot answer, by the real clock. */
+const untilAvailable = <A, E>(effect: Effect.Effect<A, E>, what: string): Effect.Effect<A> =>
+  effect.pipe(
+    Effect.tapError((error) => Effect.logWarning(`${what}: waiting for the database`, error)),
+    Effect.retry(Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("5 seconds")])),
+    Effect.orDie,
+    onLiveClock
+  )
+
+/** Owns the partition until the scope closes. Returns at once; the take-over is tried until the store answers. */
+export const make = (options: Options): Effect.Effect<Partition, never, Scope.Scope> =>
+  Effect.gen(function*() {
+    const { bus, handlers, partition, position, queue, queueId, services, store } = options
+    const loops = yield* Scope.make()
+    const attemptsScope = yield* Scope.make()
+    const capacity = Math.min(Math.max(queue.concurrency * 2, 64), 1_000)
+    const mailbox = Mailbox.make<ReadyJob & Mailbox.Item>({ weights: queue.weights, capacityPerLane: capacity })
+    const held = Held.make(Priority.lanes.length)
+    const parking = Parking.make()
+    const announcer = Announcer.make(bus, queue.name)
+    const intakeLock = yield* Semaphore.make(1)
+    const intakeDue = yield* Latch.make(true)
+    const dispatchDue = yield* Latch.make(true)
+    const timerDue = yield* Latch.make(true)
+    const state = { isStopping: false, isStopped: false, carefulUntil: 0, blocked: new Set<JobId>() }
+    let owned: { readonly owner: Owner; readonly attempts: Attempts.Attempts; readonly settle: Settler.Settler } | undefined
+    let suspect: ReadyJob | undefined
+    let isAlone = false
+
+    const runningIds = (): ReadonlyArray<JobId> => owned?.attempts.ids() ?? []
+
+    const release = (job: ReadyJob, isReady: boolean) => {
+      held.release(job, isReady)
+      if (isReady) intakeDue.openUnsafe()
+    }
+
+    const offer = (job: ReadyJob) => {
+      if (mailbox.offer({ ...job, tenantId: job.tenant }) === "full") release(job, true)
+    }
+
+    // ---------------------------------------------------------------------------------------------- intake
+
+    const rooms = () =>
+      Priority.lanes.map(({ index }) => mailbox.sizeOf(index) * 2 > capacity ? 0 : mailbox.room(index))
+
+    const intake = (owner: Owner) =>
+      intakeLock.withPermit(Effect.gen(function*() {
+        const demand = held.demand(rooms())
+        if (demand === undefined) return false
+        const answer = yield* store.intake(owner, demand)
+        for (const job of held.took(demand, answer)) if (!state.blocked.has(job.id)) offer(job)
+        dispatchDue.openUnsafe()
+        return true
+      }))
+
+    const intakeLoop = (owner: Owner) =>
+      Effect.gen(function*() {
+        yield* intakeDue.await
+        intakeDue.closeUnsafe()
+        while (yield* intake(owner)) { /* until nothing is worth asking */ }
+      }).pipe(
+        Effect.catch((error) =>
+          Effect.andThen(
+            Effect.logWarning("Could not read ready jobs", error),
+            onLiveClock(Effect.sleep(Duration.millis(500)))
+          ).pipe(Effect.andThen(intakeDue.open))
+        ),
+        Effect.forever
+      )
+
+    // ---------------------------------------------------------------------------------------------- dispatch
+
+    const settle = (job: ReadyJob, settlement: Settlement) =>
+      Effect.suspend(() => {
+        if (owned === undefined) return Effect.succeed(false)
+        return Effect.flatMap(owned.settle(settlement), (answer) =>
+          Effect.gen(function*() {
+            if (answer === "settled") {
+              release(job, false)
+              if (settlement._tag === "PutBack") timerDue.openUnsafe()
+              yield* announcer.settled(job, settlement, yield* store.now)
+              return true
+            }
+            // Whatever moved the row: reading it again shows what is left of it.
+            release(job, answer === "superseded")
+            return false
+          }))
+      })
+
+    const crashLoop = (job: ReadyJob, now: number): Settlement => {
+      const failure = JobError.toFailure(new JobError.CrashLoop({ crashes: job.crashes }), { class: "System" })
+      return {
+        _tag: "DeadLetter",
+        id: job.id,
+        version: job.version,
+        failure,
+        isAttempt: false,
+        entry: { kind: "dead-lettered", at: now, failure }
+      }
+    }
+
+    const expiry = (job: ReadyJob, now: number): Settlement => ({
+      _tag: "Finish",
+      id: job.id,
+      version: job.version,
+      outcome: "expired",
+      result: undefined,
+      purgeAt: now + queue.retention.expiredMs,
+      entry: { kind: "expired", at: now }
+    })
+
+    const withoutHandler = (job: ReadyJob, now: number): Settlement => {
+      const readySince = RequestContext.fromStored(job.context).scheduledFor ?? job.createdAt
+      const waited = Math.min(parking.missingFor(job.type), now - readySince)
+      const { id, version } = job
+      const failure = JobError.toFailure(
+        new JobError.HandlerMissing({ type: job.type, graceMs: options.handlerGraceMs }),
+        { class: "Permanent" }
+      )
+      if (waited >= options.handlerGraceMs) {
+        return { _tag: "DeadLetter", id, version, failure, isAttempt: false, entry: { kind: "dead-lettered", at: now, failure } }
+      }
+      const delay = Math.min(Math.max(waited, 1_000), 30_000, Math.max(options.handlerGraceMs - waited, 1_000))
+      return { _tag: "PutBack", id, version, dueAt: now + delay, entry: { kind: "put back", at: now, dueAt: now + delay, failure } }
+    }
+
+    const begin = (job: ReadyJob, attempts: Attempts.Attempts) =>
+      Effect.gen(function*() {
+        const now = yield* store.now
+        if (job.crashes >= crashLimit) return yield* Effect.forkIn(settle(job, crashLoop(job, now)), loops)
+        if (job.expiresAt !== undefined && job.expiresAt <= now) {
+          return yield* Effect.forkIn(settle(job, expiry(job, now)), loops)
+        }
+        const handler = handlers.get(job.type)
+        if (handler === undefined) return parking.park(job)
+        // A job that was running when its process died runs alone from the second time on: its neighbours shall not be blamed.
+        if (job.crashes >= 2 && attempts.size() > 0) {
+          suspect = job
+          return
+        }
+        isAlone = job.crashes >= 2
+        const isCareful = job.crashes > 0 || liveClock.currentTimeMillisUnsafe() < state.carefulUntil
+        yield* attempts.start(job, handler, isCareful)
+      })
+
+    const next = (attempts: Attempts.Attempts): ReadyJob | undefined => {
+      if (state.isStopping || attempts.size() >= queue.concurrency) return undefined
+      if (attempts.size() > 0 && (isAlone || suspect !== undefined)) return undefined
+      const waiting = suspect
+      suspect = undefined
+      return waiting ?? mailbox.take()
+    }
+
+    const dispatchLoop = (attempts: Attempts.Attempts) =>
+      Effect.gen(function*() {
+        yield* dispatchDue.await
+        dispatchDue.closeUnsafe()
+        for (let job = next(attempts); job !== undefined; job = next(attempts)) yield* begin(job, attempts)
+        intakeDue.openUnsafe()
+        yield* JobMetrics.setInFlight(queue.name, partition, attempts.size())
+      }).pipe(Effect.forever)
+
+    // ---------------------------------------------------------------------------------------------- timers
+
+    const timerLoop = (owner: Owner) =>
+      Effect.gen(function*() {
+        timerDue.closeUnsafe()
+        const due = yield* store.nextDue(owner)
+        if (Option.isNone(due)) return yield* timerDue.await
+        const now = yield* store.now
+        if (due.value > now) return yield* Effect.raceFirst(Effect.sleep(Duration.millis(due.value - now)), timerDue.await)
+        for (const ready of yield* store.promote(owner, now, 500)) held.told(ready)
+        timerDue.openUnsafe()
+        intakeDue.openUnsafe()
+      }).pipe(
+        Effect.catch((error) =>
+          Effect.andThen(Effect.logWarning("Could not read due jobs", error), onLiveClock(Effect.sleep(500)))
+        ),
+        Effect.forever
+      )
+
+    const sweepLoop = Effect.gen(function*() {
+      let pause = sweepMs
+      while (true) {
+        const jitter = yield* Random.next
+        yield* onLiveClock(Effect.sleep(Duration.millis(pause * (0.8 + 0.4 * jitter))))
+        const isIdle = held.size === 0
+        pause = isIdle ? Math.min(pause * 1.5, sweepMaxMs) : sweepMs
+        held.sweep()
+        intakeDue.openUnsafe()
+        timerDue.openUnsafe()
+        yield* measure
+      }
+    })
+
+    const measure = store.depth({ queueId, partition }, 100_000).pipe(
+      Effect.flatMap((depths) =>
+        Effect.forEach(Priority.lanes, ({ index, name }) =>
+          JobMetrics.setDepth(queue.name, partition, name, depths[index] ?? 0), { discard: true })
+      ),
+      Effect.ignore
+    )
+
+    const noteLoop = (attempts: Attempts.Attempts) =>
+      Effect.gen(function*() {
+        yield* onLiveClock(Effect.sleep(Duration.millis(noteMs)))
+        yield* attempts.note
+        const now = yield* store.now
+        for (const job of parking.overdue()) yield* Effect.forkIn(settle(job, withoutHandler(job, now)), loops)
+      }).pipe(Effect.forever)
+
+    // ---------------------------------------------------------------------------------------------- ownership
+
+    /** Counts the crashes of the owner before; ids whose settle is just ending are kept out until that is known. */
+    const countCrashes = (owner: Owner): Effect.Effect<void> =>
+      Effect.gen(function*() {
+        const { busy } = yield* untilAvailable(store.countCrashes(owner, []), "Counting crashes")
+        for (const id of busy) state.blocked.add(id)
+        if (busy.length === 0) return
+        const recount = Effect.gen(function*() {
+          const again = yield* untilAvailable(store.countCrashes(owner, runningIds()), "Counting crashes")
+          const still = new Set(again.busy)
+          for (const id of [...state.blocked]) {
+            if (still.has(id)) continue
+            state.blocked.delete(id)
+            const job = held.get(id)
+            if (job !== undefined) release(job, true)
+          }
+          return state.blocked.size === 0
+        })
+        yield* recount.pipe(
+          Effect.repeat({ until: (isDone) => isDone, schedule: Schedule.spaced("250 millis") }),
+          onLiveClock,
+          Effect.forkIn(loops)
+        )
+      })
+
+    const own = Effect.gen(function*() {
+      const { isCareful, owner } = yield* Effect.flatMap(
+        store.now,
+        (now) => untilAvailable(store.takeOver({ queueId, partition }, { owner: position.runner, now }), "Taking over")
+      )
+      if (isCareful) {
+        state.carefulUntil = liveClock.currentTimeMillisUnsafe() + carefulMs
+        yield* countCrashes(owner)
+      }
+      const environment: Execution.Environment = { store, owner, queue, position, services }
+      const settler = yield* Settler.make({ store, owner, isStopped: () => state.isStopped }).pipe(
+        Scope.provide(attemptsScope)
+      )
+      const attempts = yield* Attempts.make({
+        environment,
+        settle: settler,
+        announcer,
+        scope: attemptsScope,
+        release,
+        onDue: () => void timerDue.openUnsafe(),
+        onEnded: () => void dispatchDue.openUnsafe(),
+        isStopped: () => state.isStopped
+      }).pipe(Scope.provide(attemptsScope))
+      owned = { owner, attempts, settle: settler }
+      yield* handlers.observe({
+        added: (type) => {
+          for (const job of parking.unpark(type)) offer(job)
+          dispatchDue.openUnsafe()
+        },
+        removed: (type) => end(attempts, (run) => run.job.type === type)
+      }).pipe(Scope.provide(loops))
+      yield* Effect.forEach(
+        [intakeLoop(owner), dispatchLoop(attempts), timerLoop(owner), sweepLoop, noteLoop(attempts)],
+        Effect.forkIn(loops),
+        { discard: true }
+      )
+      yield* Effect.logDebug("Partition taken over").pipe(Effect.annotateLogs({ epoch: owner.epoch, isCareful }))
+    })
+
+    /** Lets the chosen attempts go on for the grace period while the partition is surely ours, then interrupts them. */
+    const end = (attempts: Attempts.Attempts, choose: (run: Attempts.Run) => boolean) =>
+      Effect.raceFirst(
+        Effect.raceFirst(attempts.awaitEnd(choose), options.lockLost),
+        onLiveClock(Effect.sleep(Duration.millis(options.graceMs)))
+      ).pipe(Effect.interruptible, Effect.andThen(attempts.stop(choose)))
+
+    yield* Effect.addFinalizer(() =>
+      Effect.gen(function*() {
+        state.isStopping = true
+        yield* Scope.close(loops, Exit.void)
+        if (owned !== undefined) {
+          const { attempts, owner } = owned
+          yield* end(attempts, () => true)
+          state.isStopped = true
+          yield* Effect.andThen(attempts.note, store.handOver(owner)).pipe(
+            Effect.timeoutOption("5 seconds"),
+            Effect.interruptible,
+            onLiveClock,
+            Effect.catch((error) => Effect.logWarning("Could not hand over", error))
+          )
+        }
+        state.isStopped = true
+        yield* Scope.close(attemptsScope, Exit.void)
+      })
+    )
+    yield* own.pipe(
+      Effect.provideContext(services),
+      Effect.annotateLogs({ queue: queue.name, partition }),
+      Effect.forkIn(loops)
+    )
+
+    const cancelWaiting = (job: ReadyJob, by: string | undefined) =>
+      Effect.flatMap(store.now, (now) =>
+        settle(job, {
+          _tag: "Finish",
+          id: job.id,
+          version: job.version,
+          outcome: "cancelled",
+          result: undefined,
+          purgeAt: now + queue.retention.cancelledMs,
+          entry: { kind: "cancelled", at: now, ...(by === undefined ? {} : { by }) }
+        }))
+
+    /** Not held: it may be read at any moment, so this takes the place of an intake. */
+    const cancelUnread = (owner: Owner, id: JobId, by: string | undefined) =>
+      Effect.gen(function*() {
+        const [row] = yield* store.reread([id])
+        if (row === undefined || row.state !== "queued") return false
+        const now = yield* store.now
+        return yield* store.cancel({
+          id,
+          version: row.version,
+          owner,
+          now,
+          purgeAt: now + queue.retention.cancelledMs,
+          entry: { kind: "cancelled", at: now, ...(by === undefined ? {} : { by }) }
+        })
+      }).pipe(Effect.catch(() => Effect.succeed(false)))
+
+    const cancel = (id: JobId, by: string | undefined): Effect.Effect<boolean> =>
+      Effect.suspend(() => {
+        if (owned === undefined) return Effect.succeed(false)
+        const { attempts, owner } = owned
+        const run = attempts.get(id)
+        if (run !== undefined) return attempts.cancel(run, by)
+        const waiting = mailbox.remove(id) ?? parking.remove(id)
+        if (waiting !== undefined) return cancelWaiting(waiting, by)
+        return intakeLock.withPermit(Effect.suspend(() => held.has(id) ? Effect.succeed(false) : cancelUnread(owner, id, by)))
+      })
+
+    return {
+      wake: (ready) =>
+        Effect.sync(() => {
+          for (const row of ready) {
+            if (row.dueAt === undefined) held.told(row)
+            else timerDue.openUnsafe()
+          }
+          intakeDue.openUnsafe()
+        }),
+      cancel,
+      view: (id) => {
+        const run = owned?.attempts.get(id)
+        if (run === undefined) return held.has(id) ? { isRunning: false, startedAt: undefined, progress: undefined, message: undefined } : undefined
+        return { isRunning: true, startedAt: run.startedAt, progress: run.progress, message: run.message }
+      },
+      snapshot: () => ({ lanes: mailbox.depth(), running: runningIds() })
+    }
+  })

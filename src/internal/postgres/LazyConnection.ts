@@ -1,0 +1,311 @@
+/**
+ * The connection of one transaction. BEGIN leaves just before the first statement, on a session leased at that moment; a transaction
+ * without statements uses none. Statements run on a *pinned* session, so that interruption cancels them on the server; the pin is
+ * given up only to pipeline the last statement and COMMIT. Once the transaction has ended every further statement fails here.
+ * A crash at any line leaves an open transaction or none: the server rolls back when the socket closes.
+ */
+import type { PgConnection } from "@effect/sql-pg/PgConnection"
+import type { PgPool } from "@effect/sql-pg/PgPool"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as References from "effect/References"
+import * as Result from "effect/Result"
+import * as Schedule from "effect/Schedule"
+import * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
+import type { Connection } from "effect/sql/SqlConnection"
+import { ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
+import * as Stream from "effect/Stream"
+import * as SessionConnection from "./connection.ts"
+import { sqlState } from "./sqlState.ts"
+
+/** A statement as it goes to the driver: its text with `$1`, `$2`, ... and its parameters. */
+export interface LastStatement {
+  readonly sql: string
+  readonly params: ReadonlyArray<unknown>
+}
+
+/** `operation` of the `ConnectionError` that means: COMMIT was sent and never answered. */
+export const commitUnknown = "millrace/commit-unknown"
+
+type TransformRows = (<A extends object>(row: ReadonlyArray<A>) => ReadonlyArray<A>) | undefined
+type PgResult = Effect.Success<ReturnType<PgConnection["query"]>>
+
+/** The leased session while the transaction is open. */
+interface Session {
+  /** Exclusive to this transaction (the pool lends it to one at a time), and pipelining what is asked of it directly. */
+  readonly base: PgConnection
+  /** The same session, one statement at a time, interruptible. */
+  readonly pinned: PgConnection
+  readonly statements: Connection
+  readonly pin: Scope.Closeable
+}
+
+interface Begin {
+  readonly sql: string
+  readonly isPrepared: boolean
+}
+
+const transactionError = (message: string, operation: string): SqlError =>
+  new SqlError({ reason: new UnknownError({ cause: new Error(message), message, operation }) })
+
+const hasEnded = transactionError(
+  "The transaction has ended: this statement was not sent. A fiber that outlives its transaction must not use its SqlClient.",
+  "execute"
+)
+
+const notAllowed = transactionError(
+  "BEGIN, COMMIT and ROLLBACK are sent by withTransaction only. Fail to roll back, or use sql.withTransaction for a part of the work.",
+  "execute"
+)
+
+const wasAborted = transactionError("COMMIT found the transaction aborted by an earlier error and rolled it back.", "commit")
+
+/** An error of what was sent with COMMIT: the server's word (it did not commit), or none at all (nobody knows). */
+const asUnanswered = (error: SqlError): SqlError =>
+  sqlState(error) !== undefined ? error : new SqlError({
+    reason: new ConnectionError({
+      cause: error,
+      message: "The connection was lost during COMMIT: whether the transaction committed is not known.",
+      operation: commitUnknown
+    })
+  })
+
+const controls = /^(?:SAVEPOINT|(ROLLBACK TO) SAVEPOINT|(RELEASE) SAVEPOINT) (effect_sql_\d+)$/
+
+/** Effect's SQL client begins and rolls back with these; `commit` below is called instead of the third. */
+export const beginStatement = "BEGIN"
+export const rollbackStatement = "ROLLBACK"
+const commitStatement = "COMMIT"
+
+/** A statement of the handler's that would end or nest the transaction behind our back: its job would commit without its settlement. */
+const forbidden = /^\s*(?:BEGIN|START\s+TRANSACTION|COMMIT|END|ABORT|ROLLBACK(?!\s+(?:WORK\s+|TRANSACTION\s+)?TO\b)|PREPARE\s+TRANSACTION)\b/i
+
+/** See the top of this file. Made by `transactionAcquirer`, closed with the transaction's scope. */
+export class LazyConnection implements Connection {
+  private readonly pool: PgPool
+  private readonly scope: Scope.Scope
+  /** One statement at a time, and the end of the transaction waits for the one under way. */
+  private readonly gate = Semaphore.makeUnsafe(1)
+  private beginning: Begin | undefined
+  /** Savepoints asked for before the first statement: they leave with BEGIN. */
+  private savepoints: Array<string> = []
+  private session: Session | undefined
+  /** Why the transaction could not begin; nothing can run in it any more. */
+  private failed: SqlError | undefined
+  private ended = false
+  private last: LastStatement | undefined
+
+  constructor(pool: PgPool, scope: Scope.Scope) {
+    this.pool = pool
+    this.scope = scope
+  }
+
+  get hasBegun(): boolean {
+    return this.session !== undefined
+  }
+
+  setLast(statement: LastStatement): void {
+    if (this.last !== undefined) throw new Error("commitWith: this transaction has its last statement already")
+    this.last = statement
+  }
+
+  execute(sql: string, params: ReadonlyArray<unknown>, transform: TransformRows) {
+    return this.control(sql, true) ?? this.run(sql, (statements) => statements.execute(sql, params, transform))
+  }
+
+  executeUnprepared(sql: string, params: ReadonlyArray<unknown>, transform: TransformRows) {
+    return this.control(sql, false) ?? this.run(sql, (statements) => statements.executeUnprepared(sql, params, transform))
+  }
+
+  executeRaw(sql: string, params: ReadonlyArray<unknown>) {
+    return this.run(sql, (statements) => statements.executeRaw(sql, params))
+  }
+
+  executeValues(sql: string, params: ReadonlyArray<unknown>) {
+    return this.run(sql, (statements) => statements.executeValues(sql, params))
+  }
+
+  executeValuesUnprepared(sql: string, params: ReadonlyArray<unknown>) {
+    return this.run(sql, (statements) => statements.executeValuesUnprepared(sql, params))
+  }
+
+  executeStream(sql: string, params: ReadonlyArray<unknown>, transform: TransformRows) {
+    return Stream.unwrap(
+      Effect.andThen(
+        this.gate.takeScoped(1),
+        Effect.map(this.open, (session) => session.statements.executeStream(sql, params, transform))
+      )
+    )
+  }
+
+  private run<A>(sql: string, statement: (statements: Connection) => Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> {
+    if (forbidden.test(sql)) return Effect.fail(notAllowed)
+    return this.gate.withPermit(Effect.flatMap(this.open, (session) => statement(session.statements)))
+  }
+
+  /** The session with its transaction open; BEGIN goes out here. Callers hold the gate. */
+  private readonly open: Effect.Effect<Session, SqlError> = Effect.suspend(() => {
+    if (this.ended) return Effect.fail(hasEnded)
+    if (this.failed !== undefined) return Effect.fail(this.failed)
+    if (this.session !== undefined) return Effect.succeed(this.session)
+    return Effect.uninterruptibleMask((restore) =>
+      Effect.flatMap(this.lease(restore), (session) => {
+        // From here on a ROLLBACK is owed, whatever becomes of BEGIN.
+        this.session = session
+        const begin = this.beginning
+        const statements: Array<Begin> = this.savepoints.map((sql) => ({ sql, isPrepared: true }))
+        if (begin !== undefined) statements.unshift(begin)
+        return restore(Effect.forEach(statements, ({ isPrepared, sql }) => session.pinned.query(sql, [], isPrepared), { discard: true }))
+          .pipe(
+            Effect.tapError((error) => Effect.sync(() => this.failed = error)),
+            Effect.onInterrupt(() =>
+              Effect.sync(() => this.failed = transactionError("The transaction was interrupted while it began.", "execute"))
+            ),
+            Effect.as(session)
+          )
+      })
+    )
+  })
+
+  /** Takes a session out of the pool until the transaction's scope closes. Waits, interruptibly, while all are in use. */
+  private lease(
+    restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+  ): Effect.Effect<Session, SqlError> {
+    const lease = Scope.forkUnsafe(this.scope)
+    return Effect.flatMap(restore(Scope.provide(this.pool.get, lease)), (base) => {
+      const pin = Scope.forkUnsafe(lease)
+      return Effect.map(
+        Scope.provide(base.pin, pin),
+        (pinned): Session => ({ base, pinned, statements: SessionConnection.make(pinned), pin })
+      )
+    }).pipe(Effect.onError((cause) => Scope.close(lease, Exit.failCause(cause))))
+  }
+
+  /** What the SQL client itself sends around a transaction and its savepoints; `undefined` for everybody's statements. */
+  private control(sql: string, isPrepared: boolean): Effect.Effect<ReadonlyArray<never>, SqlError> | undefined {
+    if (this.beginning === undefined) {
+      this.beginning = { sql, isPrepared }
+      return Effect.succeed([])
+    }
+    if (sql === rollbackStatement) return Effect.as(this.rollback, [])
+    const match = controls.exec(sql)
+    if (match === null) return undefined
+    const [, isRollback, isRelease, name] = match
+    return this.gate.withPermit(Effect.suspend(() => {
+      if (this.session === undefined) {
+        // Nothing has been sent yet: the savepoint is remembered, or forgotten with all that came after it.
+        const at = this.savepoints.indexOf(`SAVEPOINT ${name}`)
+        if (isRollback !== undefined) this.savepoints.length = at + 1
+        else if (isRelease !== undefined) this.savepoints.length = at
+        else this.savepoints.push(sql)
+        return Effect.succeed([])
+      }
+      if (isRollback === undefined && isRelease === undefined) {
+        return Effect.as(Effect.flatMap(this.open, ({ pinned }) => pinned.query(sql)), [])
+      }
+      // The client turns a failure here into a defect, which would hide what went wrong before it.
+      if (this.failed !== undefined) return Effect.succeed([])
+      return this.session.pinned.query(sql).pipe(
+        Effect.as([]),
+        Effect.catch((error) => sqlState(error) === undefined ? Effect.succeed([]) : Effect.fail(error))
+      )
+    }))
+  }
+
+  /** Ends the transaction without its writes. Never fails: a session that cannot be rolled back is thrown away, which does it too. */
+  private readonly rollback: Effect.Effect<void> = Effect.suspend(() => {
+    this.ended = true
+    const session = this.session
+    if (session === undefined) return Effect.void
+    // A statement still under way belongs to a fiber that outlived the transaction: nobody wants its result.
+    const cancelled = Effect.repeat(session.pinned.interrupt, Schedule.spaced("50 millis"))
+    const idle = Effect.flatMap(
+      this.gate.takeIfAvailable(1),
+      (isIdle) => isIdle ? Effect.void : Effect.raceFirst(this.gate.take(1), cancelled)
+    )
+    return Effect.andThen(idle, session.pinned.query(rollbackStatement)).pipe(
+      Effect.catch(() => this.pool.invalidate(session.base)),
+      Effect.asVoid
+    )
+  })
+
+  /** Ends the transaction with its writes. Fails with the server's reason, or with an error that `isCommitUnknown`. */
+  readonly commit: Effect.Effect<void, SqlError> = Effect.suspend(() => {
+    const last = this.last
+    if (this.session === undefined) {
+      this.ended = true
+      if (last === undefined) return Effect.void
+      // A single statement is a transaction already, unless this one was asked to begin in its own way.
+      if (this.beginning?.sql === beginStatement) return this.commitAlone(last)
+      this.ended = false
+    }
+    return Effect.flatMap(this.gate.take(1), () =>
+      Effect.flatMap(Effect.exit(this.open), (opened) => {
+        this.ended = true
+        const session = this.session
+        if (session === undefined) return Effect.asVoid(opened)
+        const { base, pin } = session
+        return Effect.flatMap(Scope.close(pin, Exit.void), () => {
+          if (Exit.isFailure(opened)) return Effect.andThen(this.cleanUp(base), Effect.asVoid(opened))
+          return Effect.onError(
+            last === undefined ? this.commitNow(base) : this.commitAfter(base, last),
+            () => this.cleanUp(base)
+          )
+        })
+      }))
+  })
+
+  private commitAlone(last: LastStatement): Effect.Effect<void, SqlError> {
+    return Effect.flatMap(Scope.provide(this.pool.get, this.scope), (base) =>
+      Effect.gen(function*() {
+        const sent = yield* send(base, last.sql, last.params)
+        if (Exit.isExit(sent)) return yield* sent
+        return yield* Effect.mapError(Fiber.join(sent), asUnanswered)
+      }))
+  }
+
+  private commitNow(base: PgConnection): Effect.Effect<void, SqlError> {
+    return Effect.gen(function*() {
+      const sent = yield* send(base, commitStatement, [])
+      if (Exit.isExit(sent)) return yield* sent
+      const result = yield* Effect.mapError(Fiber.join(sent), asUnanswered)
+      if (result.command === rollbackStatement) return yield* Effect.fail(wasAborted)
+    })
+  }
+
+  /** The last statement and COMMIT in one write: both are queued before the driver flushes its queue, in a microtask. */
+  private commitAfter(base: PgConnection, last: LastStatement): Effect.Effect<void, SqlError> {
+    return Effect.gen(function*() {
+      const sent = yield* send(base, last.sql, last.params)
+      // It never went out (say, a parameter that cannot be encoded): a COMMIT sent now would commit without it.
+      if (Exit.isExit(sent)) return yield* sent
+      const commit = yield* Effect.result(base.query(commitStatement))
+      const settled = yield* Effect.result(Fiber.join(sent))
+      // The server's word on the statement decides: behind an error COMMIT is a ROLLBACK, even if its answer got lost.
+      if (Result.isFailure(settled) && sqlState(settled.failure) !== undefined) return yield* Effect.fail(settled.failure)
+      if (Result.isFailure(commit)) return yield* Effect.fail(asUnanswered(commit.failure))
+      if (commit.success.command === rollbackStatement) return yield* Effect.fail(wasAborted)
+    }).pipe(
+      // A yield between the two would split the write; one inside the first could put COMMIT before it.
+      Effect.provideService(References.PreventSchedulerYield, true)
+    )
+  }
+
+  /** Leaves the session fit for its next user, or takes it out of the pool. */
+  private cleanUp(base: PgConnection): Effect.Effect<void> {
+    return Effect.catch(Effect.asVoid(base.query(rollbackStatement)), () => this.pool.invalidate(base))
+  }
+}
+
+/** Queues a statement at once: the fiber that waits for its answer, or the exit of one that was never sent. */
+const send = (
+  base: PgConnection,
+  sql: string,
+  params: ReadonlyArray<unknown>
+): Effect.Effect<Fiber.Fiber<PgResult, SqlError> | Exit.Exit<PgResult, SqlError>> =>
+  Effect.map(
+    Effect.forkChild(base.query(sql, params), { startImmediately: true, uninterruptible: true }),
+    (fiber) => fiber.pollUnsafe() ?? fiber
+  )

@@ -1,0 +1,107 @@
+/**
+ * Writes down how attempts ended: whatever ends at the same time in one statement, tried again until the store answers.
+ *
+ * Promise: every settlement is answered; one bad row never holds up the others. A crash here leaves live rows: they run again.
+ */
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import type * as Scope from "effect/Scope"
+import type { JobFailure } from "../JobError.ts"
+import type { JobId } from "../JobId.ts"
+import type { JobStore, Owner, Settlement, StoreError } from "../JobStore.ts"
+import * as Coalescer from "./coalescer.ts"
+import { onLiveClock } from "./liveClock.ts"
+
+/** `superseded`: someone else has the outcome, or the row has moved on; look again. `stopped`: the owner ended before the store answered. */
+export type Settled = "settled" | "superseded" | "stopped"
+
+/** Writes one settlement together with whatever else is being settled. */
+export type Settler = (settlement: Settlement) => Effect.Effect<Settled>
+
+/** A settlement that the database refuses becomes a dead letter; if it refuses that one too, the job waits a minute. */
+const instead = (settlement: Settlement, error: StoreError, now: number): Settlement => {
+  const { entry, id, version } = settlement
+  if (settlement._tag === "DeadLetter") {
+    return { _tag: "PutBack", id, version, dueAt: now + 60_000, entry: { kind: "put back", at: now, dueAt: now + 60_000 } }
+  }
+  const failure: JobFailure = { class: "System", tag: "SettlementRefused", message: error.message.replaceAll("\0", "") }
+  return {
+    _tag: "DeadLetter",
+    id,
+    version,
+    failure,
+    isAttempt: true,
+    entry: entry.kind === "attempt"
+      ? { ...entry, outcome: "dead-lettered", failure }
+      : { kind: "dead-lettered", at: now, failure }
+  }
+}
+
+/** A settler of one ownership. `isStopped` ends the waiting for a store that does not answer. */
+export const make = (options: {
+  readonly store: JobStore["Service"]
+  readonly owner: Owner
+  readonly isStopped: () => boolean
+}): Effect.Effect<Settler, never, Scope.Scope> => {
+  const { isStopped, owner, store } = options
+
+  /** Whether the row ended with exactly this settlement: an earlier sending had arrived after all. */
+  const hasArrived = (settlement: Settlement) =>
+    Effect.map(
+      store.find(settlement.id),
+      Option.exists((record) => {
+        const last = record.history.at(-1)
+        return last !== undefined && JSON.stringify(last) === JSON.stringify(settlement.entry)
+      })
+    )
+
+  const answer = (settlement: Settlement, settled: ReadonlySet<JobId>, isResent: boolean) => {
+    if (settled.has(settlement.id)) return Effect.succeed<Settled>("settled")
+    if (!isResent) return Effect.succeed<Settled>("superseded")
+    return hasArrived(settlement).pipe(
+      Effect.orElseSucceed(() => false),
+      Effect.map((hasArrived): Settled => hasArrived ? "settled" : "superseded")
+    )
+  }
+
+  const write = (
+    batch: ReadonlyArray<Settlement>,
+    tries: number,
+    isResent: boolean
+  ): Effect.Effect<ReadonlyArray<Settled>> =>
+    Effect.flatMap(store.now, (now) =>
+      store.settle(owner, batch, now).pipe(
+        Effect.flatMap((settled) =>
+          Effect.forEach(batch, (settlement) => answer(settlement, settled, isResent))
+        ),
+        Effect.catch((error) => {
+          const [only, ...others] = batch
+          if (only === undefined) return Effect.succeed<ReadonlyArray<Settled>>([])
+          if (error.reason === "Refused" && others.length > 0) {
+            const half = Math.ceil(batch.length / 2)
+            return Effect.zipWith(
+              write(batch.slice(0, half), 0, isResent),
+              write(batch.slice(half), 0, isResent),
+              (left, right) => [...left, ...right]
+            )
+          }
+          if (error.reason === "Refused" && tries < 2) {
+            return Effect.andThen(
+              Effect.logError("The database refused a settlement", error).pipe(Effect.annotateLogs("jobId", only.id)),
+              write([instead(only, error, now)], tries + 1, isResent)
+            )
+          }
+          if (isStopped()) return Effect.succeed(batch.map((): Settled => "stopped"))
+          const pause = error.reason === "Conflict" && tries < 10
+            ? Duration.millis(5)
+            : Duration.millis(Math.min(100 * 2 ** Math.min(tries, 6), 5_000))
+          return Effect.andThen(
+            onLiveClock(Effect.sleep(pause)),
+            write(batch, tries + 1, isResent || error.reason === "Unavailable")
+          )
+        })
+      ))
+
+  return Coalescer.make({ run: (batch: ReadonlyArray<Settlement>) => write(batch, 0, false), maxBatch: 500, maxInFlight: 1 })
+}

@@ -1,0 +1,76 @@
+/**
+ * Millrace's own statements run here: on a small pool of their own, so that handlers which hold transactions never starve settlement,
+ * prepared, untraced, with planner settings under which the statements' plans are known (see QueryPlans.test.ts).
+ */
+import type { PgClient } from "@effect/sql-pg/PgClient"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import type { SqlClient } from "effect/sql/SqlClient"
+import type { SqlError } from "effect/sql/SqlError"
+import { StoreError } from "../../JobStore.ts"
+import { sqlState } from "./transaction.ts"
+
+/** Runs one statement and answers with its rows. */
+export type Run = <Row extends object>(
+  operation: string,
+  sql: string,
+  parameters: ReadonlyArray<unknown>
+) => Effect.Effect<ReadonlyArray<Row>, StoreError>
+
+/** The own pool, and the schema that every statement names. */
+export interface Database {
+  readonly schema: string
+  readonly pool: PgClient
+  readonly run: Run
+}
+
+/**
+ * Startup settings of the own pool. A generic plan made while `jobs` is empty stays wrong until the next ANALYZE (3.5 s for what takes
+ * 3 ms), hence custom plans; with only nested loops over indexes left, rows are locked in the order of the ids sent.
+ */
+export const startupParameters = (lockTimeout: Duration.Duration): Readonly<Record<string, string>> => ({
+  plan_cache_mode: "force_custom_plan",
+  enable_seqscan: "off",
+  enable_bitmapscan: "off",
+  enable_hashjoin: "off",
+  enable_mergejoin: "off",
+  jit: "off",
+  lock_timeout: String(Math.max(1, Math.ceil(Duration.toMillis(lockTimeout))))
+})
+
+/** Classes and states in which the server could not do the work now, whatever the data: out of resources, shut down, failed over, not set up. */
+const unavailable = /^(?:08|28|53|57|58|25006|25P03|3D000|3F000|40003|42501|42P01)/
+
+/** The server's reason, in the port's words. What is no fault of the data is never `Refused`: that would cost somebody's job. */
+const reasonOf = (error: SqlError): StoreError["reason"] => {
+  const state = sqlState(error)
+  if (state === undefined) return error.reason._tag === "UnknownError" ? "Refused" : "Unavailable"
+  if (state === "40001" || state === "40P01") return "Conflict"
+  if (state === "55P03") return "LockTimeout"
+  return unavailable.test(state) || isMissingDay(error) ? "Unavailable" : "Refused"
+}
+
+/** A finished row's day has no partition: it was dropped while the settlement was under way. */
+export const isMissingDay = (error: SqlError): boolean =>
+  sqlState(error) === "23514" && error.message.includes("no partition of relation")
+
+/** Maps a driver's error to the port's. */
+export const toStoreError = (operation: string) => (error: SqlError): StoreError => {
+  const state = sqlState(error)
+  return new StoreError({
+    reason: reasonOf(error),
+    operation,
+    cause: error,
+    ...(state === undefined ? {} : { sqlState: state })
+  })
+}
+
+/** Statements of `client`, prepared. */
+export const runOn = (client: SqlClient): Run => (operation, sql, parameters) =>
+  Effect.withTracerEnabled(Effect.mapError(client.unsafe(sql, parameters), toStoreError(operation)), false)
+
+/** Statements of a client with settings of its own: planned anew for each call. */
+export const runUnpreparedOn = (client: SqlClient): Run => (operation, sql, parameters) =>
+  Effect.withTracerEnabled(Effect.mapError(client.unsafe(sql, parameters).unprepared, toStoreError(operation)), false)
+
+export const make = (pool: PgClient, schema: string): Database => ({ schema, pool, run: runOn(pool) })

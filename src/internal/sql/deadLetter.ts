@@ -1,0 +1,91 @@
+/**
+ * replay and cancel: what people do to a job from outside. Each is one statement that moves the row, so it happens at most once.
+ */
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import { isSqlError } from "effect/sql/SqlError"
+import type { Entry } from "../../JobHistory.ts"
+import type { JobId } from "../../JobId.ts"
+import type { JobStore, Ready, StoreError, TenantKey } from "../../JobStore.ts"
+import type { Database } from "./database.ts"
+import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
+
+/** A row of `jobs` that has become ready. */
+export interface ReadyRow {
+  readonly queue_id: number
+  readonly partition: number
+  readonly lane: number
+  readonly tenant_id: TenantKey
+  readonly seq: number
+}
+
+export const toReady = ({ lane, partition, queue_id, seq, tenant_id }: ReadyRow): Ready => ({
+  queueId: queue_id,
+  partition,
+  lane,
+  tenant: tenant_id,
+  seq
+})
+
+// Same id, a version beyond every earlier attempt's, a new seq (the end of its line); it never expires. No ON CONFLICT: a dedupe key held by
+// another live job is 23505, and the dead letter stays. Serving index: dead_letters_pkey.
+const replaySql = (schema: string) => `
+with d as (
+  delete from ${schema}.dead_letters where id = $1 and tenant_id = $2 collate "C"
+  returning id, version, queue_id, partition, lane, tenant_id, type, dedupe_key, batch_id, created_at, payload, context, history
+)
+insert into ${schema}.jobs (id, version, queue_id, partition, lane, state, tenant_id, type, dedupe_key, batch_id, created_at, payload, context, history)
+select id, version + 1, queue_id, partition, lane, 0, tenant_id, type, dedupe_key, batch_id, created_at, payload, context,
+  ${schema}.append_entry(history, $3::jsonb) from d
+returning queue_id, partition, lane, tenant_id, seq::float8 as seq`
+
+const isTaken = (error: StoreError) =>
+  isSqlError(error.cause) && error.cause.reason._tag === "UniqueViolation" && error.cause.reason.constraint === "jobs_dedupe"
+
+export const replay = (db: Database) => {
+  const sql = replaySql(db.schema)
+  return (id: JobId, tenant: TenantKey, entry: Entry): Effect.Effect<Option.Option<Ready> | "taken", StoreError> =>
+    db.run<ReadyRow>("replay", sql, [uuid(id), text(tenant), text(entryJson(entry))]).pipe(
+      Effect.map(([row]): Option.Option<Ready> | "taken" => row === undefined ? Option.none() : Option.some(toReady(row))),
+      Effect.catchIf(isTaken, () => Effect.succeed("taken" as const))
+    )
+}
+
+// A scheduled or retrying job by anyone ($3 null); a ready one only by its owner, because only the owner knows whether a handler has started.
+// Zero rows: read it and decide again. Serving index: jobs_pkey. $1 id $2 version $3 epoch $4 queue $5 partition $6 now $7 day $8 entry
+const cancelSql = (schema: string) => `
+with d as (
+  delete from ${schema}.jobs j where j.id = $1 and j.version = $2
+    and (j.state <> 0 or j.queue_id = $4 and j.partition = $5
+      and exists (select from ${schema}.partitions p where p.queue_id = $4 and p.partition = $5 and p.epoch = $3))
+  returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.batch_id, j.created_at, j.payload, j.context, j.history
+)
+insert into ${schema}.finished_jobs (id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, batch_id, created_at, finished_at,
+  payload, context, history)
+select id, version, date '1970-01-01' + $7, 1, queue_id, partition, tenant_id, type, attempt, batch_id, created_at, $6, payload, context,
+  ${schema}.append_entry(history, $8::jsonb) from d
+returning id`
+
+export const cancel = (db: Database, inDays: InDays): JobStore["Service"]["cancel"] => {
+  const sql = cancelSql(db.schema)
+  return ({ entry, id, now, owner, purgeAt, version }) =>
+    Effect.map(
+      inDays(
+        new Set([dayOf(purgeAt)]),
+        db.run("cancel", sql, [
+          uuid(id),
+          int4(version),
+          int8(owner?.epoch),
+          int4(owner?.queueId ?? null),
+          int2(owner?.partition ?? null),
+          timestamp(now),
+          int4(dayOf(purgeAt)),
+          text(entryJson(entry))
+        ])
+      ),
+      (rows) => rows.length > 0
+    )
+}
+
+/** Runs a statement that writes finished rows into these days, whose partitions are made first. */
+export type InDays = <A>(days: ReadonlySet<number>, statement: Effect.Effect<A, StoreError>) => Effect.Effect<A, StoreError>

@@ -1,0 +1,138 @@
+/**
+ * intake: reads ready jobs into the mailbox and writes nothing. What is in hand is known only to the partition's owner, in its memory, so
+ * its arguments exclude everything held at the moment it is sent, and only one intake is in flight at a time. A crash leaves no trace.
+ */
+import * as Effect from "effect/Effect"
+import type { JobId } from "../../JobId.ts"
+import type { Demand, Intake, LiveRow, Owner, ReadyJob, StoreError, TenantKey } from "../../JobStore.ts"
+import type { Database } from "./database.ts"
+import { int2, int2s, int4, int4s, int8, int8s, millis, texts, uuids } from "./rows.ts"
+
+// Zero rows for a superseded owner. Visits at most so many tenants a lane after the cursor, gives at most so many jobs a tenant and rows a
+// lane. Every tenant visited comes back, with a null id when it has nothing new: the cursor moves to the last tenant named. (Without the
+// null rows, tenants whose ready rows are all held would pin the cursor in front of the others for ever.)
+// Low-water ($9 lane, $10 tenant, $11 seq): every ready row of that tenant and lane at or below seq is held, or listed in no wake yet.
+// $12 names the held seqs above a lowered mark. Serving index: jobs_ready, for the tenants in turn and for each one's rows.
+// $1 queue $2 partition $3 epoch $4 lanes $5 cursors $6 tenants $7 per tenant $8 room $9-11 low-water $12 held seqs
+export const intakeSql = (schema: string) => `
+with recursive lane as materialized (
+  select l.* from unnest($4, $5, $6, $7, $8) as l(lane, after, tenants, per_tenant, room)
+  where exists (select from ${schema}.partitions p where p.queue_id = $1 and p.partition = $2 and p.epoch = $3)
+), low as materialized (
+  select * from unnest($9, $10, $11) as w(lane, tenant_id, seq)
+), turn(lane, tenant_id, n) as (
+  select l.lane, f.tenant_id, 1 from lane l cross join lateral (
+    select j.tenant_id from ${schema}.jobs j
+    where j.queue_id = $1 and j.partition = $2 and j.lane = l.lane and j.tenant_id > l.after collate "C" and j.state = 0
+    order by j.tenant_id limit 1) f
+  union all
+  select t.lane, f.tenant_id, t.n + 1 from turn t join lane l on l.lane = t.lane and t.n < l.tenants cross join lateral (
+    select j.tenant_id from ${schema}.jobs j
+    where j.queue_id = $1 and j.partition = $2 and j.lane = t.lane and j.tenant_id > t.tenant_id and j.state = 0
+    order by j.tenant_id limit 1) f
+)
+select r.lane, r.tenant_id, r.id, r.seq::float8 as seq, r.version, r.type, r.attempt, r.crashes, r.created_at, r.expires_at, r.payload, r.context
+from lane l cross join lateral (
+  select t.lane, t.tenant_id, j.*
+  from turn t
+  cross join lateral (select coalesce(max(w.seq), 0) as seq from low w where w.lane = t.lane and w.tenant_id = t.tenant_id) w
+  left join lateral (
+    select j.id, j.seq, j.version, j.type, j.attempt, j.crashes, j.created_at, j.expires_at, j.payload, j.context from ${schema}.jobs j
+    where j.queue_id = $1 and j.partition = $2 and j.lane = t.lane and j.tenant_id = t.tenant_id and j.seq > w.seq and j.state = 0
+      and j.seq <> all (select unnest($12))
+    order by j.seq limit l.per_tenant) j on true
+  where t.lane = l.lane limit l.room) r`
+
+interface IntakeRow {
+  readonly lane: number
+  readonly tenant_id: TenantKey
+  readonly id: JobId | null
+  readonly seq: number
+  readonly version: number
+  readonly type: string
+  readonly attempt: number
+  readonly crashes: number
+  readonly created_at: Date
+  readonly expires_at: Date | null
+  readonly payload: unknown
+  readonly context: unknown
+}
+
+const toIntake = (rows: ReadonlyArray<IntakeRow>): Intake => {
+  const jobs: Array<ReadyJob> = []
+  const visited: Array<{ readonly lane: number; readonly tenant: TenantKey }> = []
+  for (const row of rows) {
+    const last = visited.at(-1)
+    if (last === undefined || last.tenant !== row.tenant_id || last.lane !== row.lane) {
+      visited.push({ lane: row.lane, tenant: row.tenant_id })
+    }
+    if (row.id === null) continue
+    jobs.push({
+      id: row.id,
+      lane: row.lane,
+      tenant: row.tenant_id,
+      seq: row.seq,
+      version: row.version,
+      type: row.type,
+      attempt: row.attempt,
+      crashes: row.crashes,
+      createdAt: row.created_at.getTime(),
+      expiresAt: millis(row.expires_at),
+      payload: row.payload,
+      context: row.context
+    })
+  }
+  return { jobs, visited }
+}
+
+export const intake = (db: Database) => {
+  const sql = intakeSql(db.schema)
+  return (owner: Owner, { held, lanes, marks }: Demand): Effect.Effect<Intake, StoreError> =>
+    Effect.map(
+      db.run<IntakeRow>("intake", sql, [
+        int4(owner.queueId),
+        int2(owner.partition),
+        int8(owner.epoch),
+        int2s(lanes.map(({ lane }) => lane)),
+        texts(lanes.map(({ after }) => after)),
+        int4s(lanes.map(({ tenants }) => tenants)),
+        int4s(lanes.map(({ perTenant }) => perTenant)),
+        int4s(lanes.map(({ room }) => room)),
+        int2s(marks.map(({ lane }) => lane)),
+        texts(marks.map(({ tenant }) => tenant)),
+        int8s(marks.map(({ seq }) => seq)),
+        int8s(held)
+      ]),
+      toIntake
+    )
+}
+
+interface LiveRecord extends Omit<LiveRow, "state" | "tenant"> {
+  readonly state: number
+  readonly tenant_id: TenantKey
+}
+
+/** The names of `jobs.state`, by their codes. */
+export const liveStates = ["queued", "scheduled", "retrying"] as const
+
+/** The state that a row of `jobs` says it is in. */
+export const liveState = (code: number): LiveRow["state"] => liveStates[code] ?? "queued"
+
+// After MR001, or for ids that did not come back from a settlement. Gone: someone has its outcome, forget it. scheduled or retrying: forget
+// it, promote will bring it. queued: go on under the version given, or lower the mark to seq - 1.
+export const reread = (db: Database) => {
+  const sql = `select id, seq::float8 as seq, version, state, lane, tenant_id from ${db.schema}.jobs where id = any($1)`
+  return (ids: ReadonlyArray<JobId>): Effect.Effect<ReadonlyArray<LiveRow>, StoreError> =>
+    Effect.map(
+      db.run<LiveRecord>("reread", sql, [uuids(ids)]),
+      (rows) =>
+        rows.map(({ id, lane, seq, state, tenant_id, version }): LiveRow => ({
+          id,
+          seq,
+          version,
+          state: liveState(state),
+          lane,
+          tenant: tenant_id
+        }))
+    )
+}

@@ -1,0 +1,125 @@
+/**
+ * settle: writes down how attempts ended, outside of handlers' transactions. Each statement is fenced by id, version and epoch: whoever
+ * deletes or moves the row has the outcome, ids that do not come back were superseded or settled before (reread). Every statement locks
+ * its rows in the order of their ids. A crash between two kinds leaves the later ones live: they are settled again or run again.
+ */
+import * as Effect from "effect/Effect"
+import type { JobId } from "../../JobId.ts"
+import { outcomeCodes } from "../../JobState.ts"
+import type { DeadLetter, Finish, Owner, PutBack, Retry, Settlement, StoreError } from "../../JobStore.ts"
+import type { Database } from "./database.ts"
+import { byId, dayOf, entryJson, int2, int2s, int4, int4s, int8, storable, texts, timestamp, timestamps, uuids } from "./rows.ts"
+
+/** The epoch spares a late owner's work and turns it away early; id and version decide. */
+const fenced = (schema: string) => `j.id = s.id and j.version = s.version
+    and exists (select from ${schema}.partitions p where p.queue_id = $1 and p.partition = $2 and p.epoch = $3)`
+
+// Outcomes of handlers without a transaction, cancelled and expired jobs. An attempt is counted for completed only: a cancelled or expired
+// job keeps its number. The day's partition has to be there (see retention.ts). Serving index: jobs_pkey.
+// $4 ids $5 versions $6 outcomes $7 now $8 days of purge $9 results $10 history entries
+const finishSql = (schema: string) => `
+with d as (
+  delete from ${schema}.jobs j using unnest($4, $5, $6, $8, $9, $10) as s(id, version, outcome, day, result, entry)
+  where ${fenced(schema)}
+  returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.batch_id, j.created_at, j.payload, j.context, j.history,
+    s.outcome, s.day, s.result, s.entry
+)
+insert into ${schema}.finished_jobs (id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, batch_id, created_at, finished_at,
+  payload, context, result, history)
+select id, version, date '1970-01-01' + day, outcome, queue_id, partition, tenant_id, type, attempt + (outcome = 0)::int, batch_id, created_at, $7,
+  payload, context, result::json, ${schema}.append_entry(history, entry::jsonb) from d
+returning id`
+
+// The attempt failed and another is due (state 2), or the job goes back uncounted (state 1). A business transaction must be over BEFORE this
+// is sent: version + 1 makes its settle impossible, the row lock makes this wait for one that is under way. Serving index: jobs_pkey.
+// $4 ids $5 versions $6 due_at $7 history entries
+const laterSql = (schema: string, state: 1 | 2) => `
+update ${schema}.jobs j set state = ${state}, due_at = s.due_at, attempt = attempt + ${state === 2 ? 1 : 0}, version = j.version + 1,
+  history = ${schema}.append_entry(j.history, s.entry::jsonb)
+from unnest($4, $5, $6, $7) as s(id, version, due_at, entry)
+where ${fenced(schema)}
+returning j.id`
+
+// The job moves to dead_letters with its payload, error and history. Serving index: jobs_pkey.
+// $4 ids $5 versions $6 now $7 tags $8 classes $9 failures $10 history entries $11 attempts to count
+const deadLetterSql = (schema: string) => `
+with d as (
+  delete from ${schema}.jobs j using unnest($4, $5, $7, $8, $9, $10, $11) as s(id, version, tag, class, failure, entry, attempts)
+  where ${fenced(schema)}
+  returning j.id, j.version, j.queue_id, j.partition, j.lane, j.tenant_id, j.type, j.attempt, j.crashes, j.dedupe_key, j.batch_id, j.created_at,
+    j.payload, j.context, j.history, s.tag, s.class, s.failure, s.entry, s.attempts
+)
+insert into ${schema}.dead_letters (id, version, queue_id, partition, lane, tenant_id, type, attempt, crashes, dedupe_key, batch_id, created_at, dead_at,
+  error_tag, error_class, failure, payload, context, history)
+select id, version, queue_id, partition, lane, tenant_id, type, attempt + attempts, crashes, dedupe_key, batch_id, created_at, $6,
+  tag, class, failure::json, payload, context, ${schema}.append_entry(history, entry::jsonb) from d
+returning id`
+
+interface Settled {
+  readonly id: JobId
+}
+
+const fence = ({ epoch, partition, queueId }: Owner) => [int4(queueId), int2(partition), int8(epoch)]
+const attempted = (rows: ReadonlyArray<Settlement>) => [uuids(rows.map(({ id }) => id)), int4s(rows.map(({ version }) => version))]
+const entries = (rows: ReadonlyArray<Settlement>) => texts(rows.map(({ entry }) => entryJson(entry)))
+
+/** `prepare` makes sure that the days of purge are there. */
+export const settle = (db: Database, prepare: (days: ReadonlySet<number>) => Effect.Effect<void, StoreError>) => {
+  const finishStatement = finishSql(db.schema)
+  const retryStatement = laterSql(db.schema, 2)
+  const putBackStatement = laterSql(db.schema, 1)
+  const deadLetterStatement = deadLetterSql(db.schema)
+
+  const finish = (owner: Owner, rows: ReadonlyArray<Finish>, now: number) =>
+    Effect.andThen(
+      prepare(new Set(rows.map(({ purgeAt }) => dayOf(purgeAt)))),
+      db.run<Settled>("settle", finishStatement, [
+        ...fence(owner),
+        ...attempted(rows),
+        int2s(rows.map(({ outcome }) => outcomeCodes[outcome])),
+        timestamp(now),
+        int4s(rows.map(({ purgeAt }) => dayOf(purgeAt))),
+        texts(rows.map(({ result }) => result)),
+        entries(rows)
+      ])
+    )
+
+  const later = (statement: string) => (owner: Owner, rows: ReadonlyArray<Retry | PutBack>) =>
+    db.run<Settled>("settle", statement, [
+      ...fence(owner),
+      ...attempted(rows),
+      timestamps(rows.map(({ dueAt }) => dueAt)),
+      entries(rows)
+    ])
+  const retry = later(retryStatement)
+  const putBack = later(putBackStatement)
+
+  const deadLetter = (owner: Owner, rows: ReadonlyArray<DeadLetter>, now: number) =>
+    db.run<Settled>("settle", deadLetterStatement, [
+      ...fence(owner),
+      ...attempted(rows),
+      timestamp(now),
+      texts(rows.map(({ failure }) => storable(failure.tag))),
+      texts(rows.map(({ failure }) => failure.class)),
+      texts(rows.map(({ failure }) => JSON.stringify(failure))),
+      entries(rows),
+      int2s(rows.map(({ isAttempt }) => isAttempt ? 1 : 0))
+    ])
+
+  return (owner: Owner, settlements: ReadonlyArray<Settlement>, now: number): Effect.Effect<ReadonlySet<JobId>, StoreError> => {
+    const rows = byId(settlements)
+    const finishes = rows.filter((row) => row._tag === "Finish")
+    const retries = rows.filter((row) => row._tag === "Retry")
+    const putBacks = rows.filter((row) => row._tag === "PutBack")
+    const deadLetters = rows.filter((row) => row._tag === "DeadLetter")
+    return Effect.map(
+      Effect.all([
+        finishes.length === 0 ? Effect.succeed([]) : finish(owner, finishes, now),
+        retries.length === 0 ? Effect.succeed([]) : retry(owner, retries),
+        putBacks.length === 0 ? Effect.succeed([]) : putBack(owner, putBacks),
+        deadLetters.length === 0 ? Effect.succeed([]) : deadLetter(owner, deadLetters, now)
+      ]),
+      (settled) => new Set(settled.flatMap((ids) => ids.map(({ id }) => id)))
+    )
+  }
+}

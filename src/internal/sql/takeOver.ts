@@ -1,0 +1,134 @@
+/**
+ * takeOver, handOver and the notes between them: who owns a partition, and which runs its crash would count for. From takeOver's return on,
+ * no earlier epoch can write anything that misleads this one: the rare writes that could lock the fence row FOR SHARE, and takeOver waits.
+ * A crash leaves `owner` set, so the next owner counts crashes and is careful.
+ */
+import * as Effect from "effect/Effect"
+import type { JobId } from "../../JobId.ts"
+import { type Crashes, type Owner, type RunNote, StoreError } from "../../JobStore.ts"
+import type { Database } from "./database.ts"
+import { byId, floats, int2, int2s, int4, int4s, int8, storable, text, texts, timestamp, timestamps, uuids } from "./rows.ts"
+
+interface Taken {
+  readonly epoch: number
+  readonly careful: boolean
+}
+
+// One autocommit statement, epoch + 1; there is nothing to undo. careful: the owner before left without handOver.
+export const takeOver = (db: Database) => {
+  const sql = `
+insert into ${db.schema}.partitions as p (queue_id, partition, epoch, owner, taken_at) values ($1, $2, 1, $3, $4)
+on conflict (queue_id, partition) do update
+  set epoch = p.epoch + 1, careful = p.owner is not null, owner = excluded.owner, taken_at = excluded.taken_at
+returning epoch::float8 as epoch, careful`
+  return ({ partition, queueId }: { readonly queueId: number; readonly partition: number }, options: {
+    readonly owner: string
+    readonly now: number
+  }): Effect.Effect<{ readonly owner: Owner; readonly isCareful: boolean }, StoreError> =>
+    Effect.flatMap(
+      db.run<Taken>("takeOver", sql, [int4(queueId), int2(partition), text(storable(options.owner)), timestamp(options.now)]),
+      ([taken]) =>
+        taken === undefined
+          ? Effect.fail(new StoreError({ reason: "Conflict", operation: "takeOver", cause: new Error("no row came back") }))
+          : Effect.succeed({ owner: { queueId, partition, epoch: taken.epoch }, isCareful: taken.careful })
+    )
+}
+
+// After every handler has stopped and every note has returned. Nothing of this epoch is left to count; zero rows: superseded.
+// Serving index: running_jobs_owner.
+export const handOver = (db: Database) => {
+  const sql = `
+with gone as (delete from ${db.schema}.running_jobs where queue_id = $1 and partition = $2 and epoch = $3)
+update ${db.schema}.partitions set owner = null where queue_id = $1 and partition = $2 and epoch = $3 returning partition`
+  return ({ epoch, partition, queueId }: Owner): Effect.Effect<boolean, StoreError> =>
+    Effect.map(db.run("handOver", sql, [int4(queueId), int2(partition), int8(epoch)]), (rows) => rows.length > 0)
+}
+
+interface Counted {
+  readonly how: "counted" | "busy"
+  readonly id: JobId
+  readonly version: number
+  readonly crashes: number
+  readonly attempt: number
+}
+
+// After takeOver, before the first intake. Each run noted by an older epoch and still live at that version counts one crash, once: the note
+// goes with the count. busy: the row is locked, that settle is ending just now; do not run that id, ask again until it is not named any more
+// (settled) or is counted. $4: ids this epoch has in hand, never counted (their version must not move under them).
+// Serving indexes: running_jobs_owner, jobs_pkey.
+const countCrashesSql = (schema: string) => `
+with fence as materialized (
+  select epoch from ${schema}.partitions where queue_id = $1 and partition = $2 and epoch = $3 for share
+), noted as materialized (
+  select id, version from ${schema}.running_jobs
+  where queue_id = $1 and partition = $2 and epoch < $3 and not (id = any($4)) and exists (select from fence) order by id
+), live as materialized (
+  select j.id from noted n join ${schema}.jobs j on j.id = n.id and j.version = n.version
+), mine as materialized (
+  select j.id from noted n join ${schema}.jobs j on j.id = n.id and j.version = n.version order by j.id for update of j skip locked
+), counted as (
+  update ${schema}.jobs j set crashes = crashes + 1, version = version + 1 from mine m where j.id = m.id
+  returning j.id, j.version, j.crashes, j.attempt
+), gone as (
+  delete from ${schema}.running_jobs r using noted n
+  where r.id = n.id and r.epoch < $3 and (r.id in (select id from mine) or r.id not in (select id from live))
+)
+select 'counted' as how, id, version, crashes, attempt from counted
+union all select 'busy', id, null, null, null from live where id not in (select id from mine)`
+
+export const countCrashes = (db: Database) => {
+  const sql = countCrashesSql(db.schema)
+  return ({ epoch, partition, queueId }: Owner, held: ReadonlyArray<JobId>): Effect.Effect<Crashes, StoreError> =>
+    Effect.map(
+      db.run<Counted>("countCrashes", sql, [int4(queueId), int2(partition), int8(epoch), uuids(held)]),
+      (rows) => ({
+        counted: rows.flatMap(({ attempt, crashes, how, id, version }) => how === "counted" ? [{ id, version, crashes, attempt }] : []),
+        busy: rows.flatMap(({ how, id }) => how === "busy" ? [id] : [])
+      })
+    )
+}
+
+// Start, progress and heartbeat of any number of runs. FOR SHARE, so that no note of an old epoch arrives after takeOver. In careful mode a
+// handler starts only when its id has come back. Refused after handOver. Serving index: running_jobs_pkey.
+// $4 ids $5 versions $6 attempts $7 started $8 progress $9 message $10 now
+const noteRunningSql = (schema: string) => `
+with fence as materialized (
+  select epoch from ${schema}.partitions where queue_id = $1 and partition = $2 and epoch = $3 and owner is not null for share
+)
+insert into ${schema}.running_jobs as r (id, version, queue_id, partition, epoch, started_at, attempt, progress, message, heartbeat_at)
+select s.id, s.version, $1, $2, $3, s.started_at, s.attempt, s.progress, s.message, $10
+from unnest($4, $5, $6, $7, $8, $9) as s(id, version, attempt, started_at, progress, message) where exists (select from fence)
+on conflict (id) do update set version = excluded.version, queue_id = excluded.queue_id, partition = excluded.partition, epoch = excluded.epoch,
+  started_at = excluded.started_at, attempt = excluded.attempt, progress = coalesce(excluded.progress, case when r.version = excluded.version then r.progress end),
+  message = coalesce(excluded.message, case when r.version = excluded.version then r.message end), heartbeat_at = excluded.heartbeat_at
+returning id`
+
+export const noteRunning = (db: Database) => {
+  const sql = noteRunningSql(db.schema)
+  return (owner: Owner, notes: ReadonlyArray<RunNote>, now: number): Effect.Effect<ReadonlyArray<JobId>, StoreError> => {
+    // The last note of a run wins: a statement touches each row once.
+    const rows = byId([...new Map(notes.map((note) => [note.id, note])).values()])
+    return Effect.map(
+      db.run<{ readonly id: JobId }>("noteRunning", sql, [
+        int4(owner.queueId),
+        int2(owner.partition),
+        int8(owner.epoch),
+        uuids(rows.map(({ id }) => id)),
+        int4s(rows.map(({ version }) => version)),
+        int2s(rows.map(({ attempt }) => attempt)),
+        timestamps(rows.map(({ startedAt }) => startedAt)),
+        floats(rows.map(({ progress }) => progress)),
+        texts(rows.map(({ message }) => message === undefined ? undefined : storable(message))),
+        timestamp(now)
+      ]),
+      (noted) => noted.map(({ id }) => id)
+    )
+  }
+}
+
+// Only for ids that were noted, after their outcome is confirmed. Forgetting it costs nothing but litter. Serving index: running_jobs_pkey.
+export const noteDone = (db: Database) => {
+  const sql = `delete from ${db.schema}.running_jobs where id = any($1) and epoch = $2`
+  return ({ epoch }: Owner, ids: ReadonlyArray<JobId>): Effect.Effect<void, StoreError> =>
+    Effect.asVoid(db.run("noteDone", sql, [uuids(ids), int8(epoch)]))
+}

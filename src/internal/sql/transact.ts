@@ -1,0 +1,128 @@
+/**
+ * transact and refence: a handler's writes and its completion in one commit. The settle function raises MR001 in the server when it takes
+ * nothing, so that the COMMIT travelling behind it becomes a rollback: a superseded attempt cannot commit. A crash or a lost connection
+ * before COMMIT is answered leaves either all of it or nothing; refence finds out which, and forbids the rest.
+ */
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Option from "effect/Option"
+import type { SqlClient } from "effect/sql/SqlClient"
+import { isSqlError, type SqlError } from "effect/sql/SqlError"
+import { CommitFailed } from "../../JobError.ts"
+import type { JobId } from "../../JobId.ts"
+import { outcomeCodes } from "../../JobState.ts"
+import type { Finish, Owner, StoreError, Transacted } from "../../JobStore.ts"
+import { type Database, isMissingDay, toStoreError } from "./database.ts"
+import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
+import { commitWith, hasBegun, isCommitUnknown, sqlState } from "./transaction.ts"
+
+// The last statement of the handler's transaction. Schema-qualified, for the handler may have changed search_path. Not supported: a handler
+// that leaves a SET ROLE behind to a role without rights on the schema (42501, the attempt fails).
+export const settleSql = (schema: string) =>
+  `select 1 from ${schema}.settle($1, $2, $3, $4, $5, $6, $7, date '1970-01-01' + $8, $9, $10::jsonb)`
+
+export const settleParameters = (owner: Owner, settlement: Finish, now: number): ReadonlyArray<unknown> => [
+  uuid(settlement.id),
+  int4(settlement.version),
+  int4(owner.queueId),
+  int2(owner.partition),
+  int8(owner.epoch),
+  int2(outcomeCodes[settlement.outcome]),
+  timestamp(now),
+  int4(dayOf(settlement.purgeAt)),
+  text(settlement.result),
+  text(entryJson(settlement.entry))
+]
+
+interface Completion {
+  readonly settlement: Finish
+  readonly now: number
+}
+
+/** The server was in no state to commit, and nothing of it says that this transaction never can. */
+const isOutage = (error: SqlError, state: string | undefined) =>
+  state === undefined ? error.reason._tag === "ConnectionError" : /^(?:08|53|57|58)/.test(state)
+
+/** What the end of a transaction without a commit means. `isCommitting`: COMMIT may have been sent by a client that does not say so. */
+const conclude = (error: SqlError, isCommitting: boolean): Effect.Effect<Transacted, CommitFailed | StoreError> => {
+  if (isCommitUnknown(error)) return Effect.succeed({ _tag: "Unknown" })
+  const state = sqlState(error)
+  if (isCommitting && state === undefined && error.reason._tag === "ConnectionError") return Effect.succeed({ _tag: "Unknown" })
+  if (state === "MR001") return Effect.succeed({ _tag: "Superseded" })
+  if (isOutage(error, state)) return Effect.fail(toStoreError("transact")(error))
+  // A purge dropped the day meanwhile: a conflict like any other, and gone when the attempt runs again.
+  const sqlStateOrAborted = isMissingDay(error) ? "40001" : state ?? "25P02"
+  return Effect.fail(new CommitFailed({ sqlState: sqlStateOrAborted, detail: error.message }))
+}
+
+/** See {@link JobStore.transact}. */
+export const transact = (schema: string, client: SqlClient) => {
+  const sql = settleSql(schema)
+
+  const end = (owner: Owner, { now, settlement }: Completion, onSettled: () => void): Effect.Effect<Transacted, SqlError> =>
+    Effect.gen(function*() {
+      const begun = yield* hasBegun(client)
+      if (begun === "idle" || begun === "none") return { _tag: "Pending", settlement }
+      const params = settleParameters(owner, settlement, now)
+      const travels = yield* commitWith(client, { sql, params })
+      if (!travels) {
+        yield* Effect.withTracerEnabled(client.unsafe(sql, params), false)
+        onSettled()
+      }
+      return { _tag: "Committed", settlement }
+    })
+
+  return <A, E, R>(
+    owner: Owner,
+    handler: Effect.Effect<A, E, R>,
+    complete: (value: A) => Effect.Effect<Completion, E, R>
+  ): Effect.Effect<Transacted, E | CommitFailed | StoreError, R> =>
+    Effect.suspend(() => {
+      // The handler's own failure is told from the transaction's by where it happened: both may be a SqlError.
+      let handlerFailure: Cause.Cause<E> | undefined
+      let isCommitting = false
+      const handled = Effect.onExit(Effect.flatMap(handler, complete), (exit) =>
+        Effect.sync(() => {
+          if (Exit.isFailure(exit)) handlerFailure = exit.cause
+        }))
+      const ended = Effect.flatMap(handled, (completion) =>
+        end(owner, completion, () => {
+          isCommitting = true
+        }))
+      return Effect.catchCause(
+        client.withTransaction(ended),
+        (cause): Effect.Effect<Transacted, E | CommitFailed | StoreError> => {
+          if (handlerFailure !== undefined) return Effect.failCause(handlerFailure)
+          const error = Option.getOrUndefined(Cause.findErrorOption(cause))
+          return isSqlError(error) ? conclude(error, isCommitting) : Effect.failCause(Cause.map(cause, neverFails))
+        }
+      )
+    })
+}
+
+/** Neither the handler nor the transaction failed: what is left are interrupts and defects. */
+const neverFails = (error: unknown): never => {
+  throw error
+}
+
+// The connection was lost during COMMIT. Waits until the old backend has ended its transaction. A row: that attempt can never commit any
+// more (neither can a settle still lying in a socket); go on under the version given. None: finished or dead = it committed, live =
+// superseded. On another connection, with lock_timeout, repeated: no wait is without an end. Serving index: jobs_pkey.
+export const refence = (db: Database) => {
+  const sql = `
+update ${db.schema}.jobs set version = version + 1 where id = $1 and version = $2
+  and exists (select from ${db.schema}.partitions p where p.queue_id = $3 and p.partition = $4 and p.epoch = $5)
+returning version`
+  return (owner: Owner, id: JobId, version: number): Effect.Effect<Option.Option<number>, StoreError> =>
+    db.run<{ readonly version: number }>("refence", sql, [
+      uuid(id),
+      int4(version),
+      int4(owner.queueId),
+      int2(owner.partition),
+      int8(owner.epoch)
+    ]).pipe(
+      Effect.retry({ while: ({ reason }) => reason === "LockTimeout" || reason === "Conflict" }),
+      Effect.map(([row]) => Option.fromUndefinedOr(row?.version))
+    )
+}

@@ -1,0 +1,70 @@
+/**
+ * Watches what a client writes to PostgreSQL: which statements left together in one socket write. Can cut the line at one of them.
+ */
+import { Socket } from "node:net"
+import type { Duplex } from "node:stream"
+
+export interface Recorder {
+  /** For `Postgres.layer({ stream })`. */
+  readonly stream: () => Duplex
+  /** Each socket write as the texts of the statements that it executes. */
+  readonly writes: Array<ReadonlyArray<string>>
+  /** Loses the connection when a statement whose text holds this is written, after the server got it. */
+  cutAt: string | undefined
+  /** Loses it before the server gets anything of that write. */
+  cutBefore: string | undefined
+}
+
+const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString("utf8")
+
+/** Texts of the statements that a write executes; `names` keeps what the session has prepared. */
+const statementsOf = (bytes: Uint8Array, names: Map<string, string>): ReadonlyArray<string> => {
+  const found: Array<string> = []
+  for (let at = 0; at + 5 <= bytes.length;) {
+    const length = Buffer.from(bytes).readInt32BE(at + 1)
+    const body = bytes.subarray(at + 5, at + 1 + length)
+    const type = String.fromCodePoint(bytes[at] ?? 0)
+    const fields = text(body).split("\0")
+    // Parse: name, query. Bind: portal, name.
+    if (type === "P") names.set(fields[0] ?? "", fields[1] ?? "")
+    if (type === "B") found.push(names.get(fields[1] ?? "") ?? "?")
+    at += 1 + length
+  }
+  return found
+}
+
+export const makeRecorder = (url: string): Recorder => {
+  const { hostname, port } = new URL(url)
+  const recorder: Recorder = {
+    writes: [],
+    cutAt: undefined,
+    cutBefore: undefined,
+    stream: () => {
+      const socket = new Socket()
+      const names = new Map<string, string>()
+      let isStarted = false
+      const write = socket.write.bind(socket)
+      const record = (chunk: Uint8Array): boolean => {
+        // The first message (startup or cancel) has no type byte; answers to a password request execute nothing.
+        const statements = isStarted ? statementsOf(chunk, names) : []
+        isStarted = true
+        const { cutAt, cutBefore } = recorder
+        if (cutBefore !== undefined && statements.some((statement) => statement.includes(cutBefore))) {
+          socket.destroy()
+          return false
+        }
+        if (statements.length > 0) recorder.writes.push(statements)
+        if (cutAt !== undefined && statements.some((statement) => statement.includes(cutAt))) {
+          // Nothing is read any more: the answer never arrives.
+          socket.removeAllListeners("data")
+          write(chunk, () => socket.destroy())
+          return true
+        }
+        return write(chunk)
+      }
+      Object.assign(socket, { write: record })
+      return socket.connect(Number(port), hostname)
+    }
+  }
+  return recorder
+}
