@@ -11,7 +11,7 @@ import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import { CurrentJob } from "./CurrentJob.ts"
 import { type Discard, type ErrorClass, ParseError, type Snooze } from "./JobError.ts"
-import { type Handler, JobHandlers, type Transaction } from "./JobHandlers.ts"
+import { type Definition, type Handler, JobHandlers, type Transaction } from "./JobHandlers.ts"
 import * as JobQueue from "./JobQueue.ts"
 import type { Lane } from "./Priority.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
@@ -36,19 +36,7 @@ export interface JobRequest extends RequestOptions {
   readonly type: string
   readonly payload?: unknown
   /** Set by a definition's `request`: the payload is decoded and will be encoded by it. */
-  readonly definition?: Any
-}
-
-/** What the runtime uses of a definition. */
-export interface Any {
-  readonly type: string
-  readonly queue: JobQueue.JobQueue
-  readonly priority: Lane | number | undefined
-  readonly expiresIn: Duration.Input | undefined
-  /** Encodes a decoded payload to JSON text. */
-  readonly encodePayload: (payload: unknown) => Effect.Effect<string, Schema.SchemaError>
-  /** The dedupe key of a payload, decoded (from a typed request) or stored as given; none where it does not decode. */
-  readonly dedupeKeyOf: (payload: unknown, isDecoded: boolean) => Effect.Effect<string | undefined>
+  readonly definition?: Definition
 }
 
 /** The codecs a definition takes: they need no services. */
@@ -56,7 +44,7 @@ export type Codec = Schema.Codec<unknown, unknown>
 
 /** A typed definition. Extend it to give it a name: `class IndexFile extends Job.make("IndexFile", { ... }) {}`. */
 export interface Job<Type extends string, Payload extends Codec, Success extends Codec, Error extends Codec>
-  extends Any
+  extends Definition
 {
   new(_: never): {}
   readonly type: Type
@@ -145,6 +133,7 @@ export const make = <
     run: Handler["run"],
     context: Context.Context<never>
   ): Handler => ({
+    definition: statics,
     type,
     retry: options.retry ?? RetryPolicy.exponential(),
     timeoutMs: options.timeout === undefined

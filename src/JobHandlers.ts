@@ -11,10 +11,24 @@ import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CurrentJob } from "./CurrentJob.ts"
 import { type ErrorClass, ParseError } from "./JobError.ts"
+import type { JobQueue } from "./JobQueue.ts"
+import type { Lane } from "./Priority.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
 
 /** Whether a handler's statements and its job's completion are one transaction (`"job"`), or the handler runs without one. */
 export type Transaction = "job" | "none"
+
+/** What the runtime uses of a job definition. */
+export interface Definition {
+  readonly type: string
+  readonly queue: JobQueue
+  readonly priority: Lane | number | undefined
+  readonly expiresIn: Duration.Input | undefined
+  /** Encodes a decoded payload to JSON text. */
+  readonly encodePayload: (payload: unknown) => Effect.Effect<string, Schema.SchemaError>
+  /** The dedupe key of a payload, decoded (from a typed request) or stored as given; none where it does not decode. */
+  readonly dedupeKeyOf: (payload: unknown, isDecoded: boolean) => Effect.Effect<string | undefined>
+}
 
 /** What the runtime needs to run a type. All functions are total: their failures are data. */
 export interface Handler {
@@ -32,6 +46,8 @@ export interface Handler {
   readonly encodeError: (error: unknown) => Effect.Effect<Schema.Json, Schema.SchemaError>
   /** The class of a typed failure, where the definition says so. */
   readonly classify: (error: unknown) => ErrorClass | undefined
+  /** The definition it belongs to, for requests that name only the type. */
+  readonly definition: Definition | undefined
   /** The services of the place where the handler was registered. */
   readonly context: Context.Context<never>
 }
@@ -130,6 +146,7 @@ export const register = <R>(
       encodeSuccess: jsonText,
       encodeError: encodeJson,
       classify: options.classify ?? (() => undefined),
+      definition: undefined,
       context: context as Context.Context<never>
     })
   })

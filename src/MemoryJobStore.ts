@@ -9,8 +9,19 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
+import { depth, find, intake, reread, waiting } from "./internal/memory/reading.ts"
 import {
-  byCodePoint, dayOf, dedupeKeyOf, fenceKey, type PartitionKey, read, refuseJson, refuseText, type Row, Tables
+  byCodePoint,
+  dayOf,
+  dedupeKeyOf,
+  fenceKey,
+  type PartitionKey,
+  read,
+  refused,
+  refuseJson,
+  refuseText,
+  type Row,
+  Tables
 } from "./internal/memory/tables.ts"
 import { append, type Entry } from "./JobHistory.ts"
 import type { BatchId, JobId } from "./JobId.ts"
@@ -31,15 +42,22 @@ import {
   type Submitted,
   type TenantKey
 } from "./JobStore.ts"
-import { lanes } from "./Priority.ts"
 
-const refuseJob = (job: NewJob): Effect.Effect<void, StoreError> =>
+/** Whether its id is stored already, and not by an earlier sending that its dedupe key tells of. */
+const isKnown = (tables: Tables, job: NewJob): boolean => {
+  const key = dedupeKeyOf(job)
+  return tables.ended.has(job.id) ||
+    (tables.live.has(job.id) && (key === undefined || tables.holders.get(key) !== job.id))
+}
+
+const refuseJob = (tables: Tables) => (job: NewJob): Effect.Effect<void, StoreError> =>
   Effect.all([
     refuseJson("submit", job.payload),
     refuseJson("submit", job.context),
     refuseText("submit", job.type),
     refuseText("submit", job.tenant),
-    refuseText("submit", job.dedupeKey)
+    refuseText("submit", job.dedupeKey),
+    isKnown(tables, job) ? Effect.fail(refused("submit", "23505", `job ${job.id} is stored already`)) : Effect.void
   ], { discard: true })
 
 const refuseSettlement = (settlement: Settlement): Effect.Effect<void, StoreError> =>
@@ -55,59 +73,16 @@ const submit = (
   { batchId, now }: { readonly batchId: BatchId | undefined; readonly now: number }
 ): ReadonlyArray<Submitted> =>
   jobs.map((job) => {
-    // An earlier sending of the same submission had arrived.
-    const known = tables.live.get(job.id) ?? tables.ended.get(job.id)
-    if (known !== undefined) return { id: job.id, isNew: true, seq: "_tag" in known ? 0 : known.seq }
     const key = dedupeKeyOf(job)
     const holder = key === undefined ? undefined : tables.holders.get(key)
+    // Its own row: an earlier sending had arrived.
+    if (holder === job.id) return { id: holder, isNew: true, seq: tables.live.get(holder)?.seq ?? 0 }
     if (holder !== undefined) return { id: holder, isNew: false, seq: 0 }
     const seq = tables.nextSeq()
     const state = job.dueAt !== undefined && job.dueAt > now ? "scheduled" : "queued"
     tables.put({ ...job, state, seq, version: 0, attempt: 0, crashes: 0, batchId, createdAt: now, history: [] })
     return { id: job.id, isNew: true, seq }
   })
-
-/** What every place keeps of a job; what only some keep is absent. */
-const recordOf = (row: Row) => ({
-  id: row.id,
-  queueId: row.queueId,
-  partition: row.partition,
-  lane: undefined,
-  tenant: row.tenant,
-  type: row.type,
-  version: row.version,
-  attempt: row.attempt,
-  crashes: 0,
-  dedupeKey: undefined,
-  batchId: row.batchId,
-  createdAt: row.createdAt,
-  dueAt: undefined,
-  endedAt: undefined,
-  payload: read(row.payload),
-  context: read(row.context),
-  result: null,
-  failure: undefined,
-  history: row.history,
-  running: undefined
-})
-
-/** What is kept of a job that can still run, now or once replayed. */
-const runnableOf = (row: Row) => ({ ...recordOf(row), lane: row.lane, crashes: row.crashes, dedupeKey: row.dedupeKey })
-
-const find = (tables: Tables, id: JobId): Option.Option<JobRecord> => {
-  const row = tables.live.get(id)
-  if (row !== undefined) {
-    const note = tables.notes.get(id)
-    const running = note?.version === row.version
-      ? { startedAt: note.startedAt, progress: note.progress, message: note.message }
-      : undefined
-    return Option.some({ ...runnableOf(row), state: row.state, dueAt: row.dueAt, running })
-  }
-  return Option.map(Option.fromUndefinedOr(tables.ended.get(id)), (ended): JobRecord =>
-    ended._tag === "Dead"
-      ? { ...runnableOf(ended), state: "failed", endedAt: ended.endedAt, failure: ended.failure }
-      : { ...recordOf(ended), state: ended.outcome, endedAt: ended.endedAt, result: read(ended.result) })
-}
 
 const takeOver = (tables: Tables, { partition, queueId }: PartitionKey, name: string) => {
   const before = tables.fences.get(fenceKey({ queueId, partition }))
@@ -140,49 +115,6 @@ const countCrashes = (tables: Tables, owner: Owner, held: ReadonlyArray<JobId>):
   return { counted, busy: [] }
 }
 
-const intake = (tables: Tables, owner: Owner, { held, lanes, marks }: Demand): Intake => {
-  if (!tables.owns(owner)) return { jobs: [], visited: [] }
-  const jobs: Array<Row> = []
-  const visited: Array<{ readonly lane: number; readonly tenant: TenantKey }> = []
-  for (const { after, lane, perTenant, room, tenants } of lanes) {
-    const ready = tables.rowsOf(owner).filter((row) =>
-      row.lane === lane && row.state === "queued" && byCodePoint(row.tenant, after) > 0
-    )
-    const turns = [...Map.groupBy(ready, (row) => row.tenant)]
-      .sort(([left], [right]) => byCodePoint(left, right))
-      .slice(0, tenants)
-    let left = room
-    for (const [tenant, rows] of turns) {
-      if (left <= 0) break
-      const low = Math.max(0, ...marks.filter((mark) => mark.lane === lane && mark.tenant === tenant).map(({ seq }) => seq))
-      const taken = rows
-        .filter((row) => row.seq > low && !held.includes(row.seq))
-        .slice(0, Math.min(perTenant, left))
-      jobs.push(...taken)
-      visited.push({ lane, tenant })
-      // A tenant with nothing new comes back as a row of its own, which takes room.
-      left -= Math.max(taken.length, 1)
-    }
-  }
-  return {
-    jobs: jobs.map((row) => ({
-      id: row.id,
-      lane: row.lane,
-      tenant: row.tenant,
-      seq: row.seq,
-      version: row.version,
-      type: row.type,
-      attempt: row.attempt,
-      crashes: row.crashes,
-      createdAt: row.createdAt,
-      expiresAt: row.expiresAt,
-      payload: read(row.payload),
-      context: read(row.context)
-    })),
-    visited
-  }
-}
-
 const noteRunning = (tables: Tables, owner: Owner, notes: ReadonlyArray<RunNote>): ReadonlyArray<JobId> => {
   if (!tables.owns(owner) || tables.fences.get(fenceKey(owner))?.owner === undefined) return []
   return notes.map((note) => {
@@ -203,7 +135,8 @@ const settle = (tables: Tables, owner: Owner, settlement: Settlement, now: numbe
     case "Finish": {
       const { outcome, purgeAt, result } = settlement
       const attempt = row.attempt + (outcome === "completed" ? 1 : 0)
-      tables.end({ ...row, _tag: "Finished", attempt, history, endedAt: now, outcome, result, purgeOn: dayOf(purgeAt) })
+      const ended = { ...row, attempt, history }
+      tables.end({ _tag: "Finished", row: ended, endedAt: now, outcome, result, purgeOn: dayOf(purgeAt) })
       return true
     }
     case "Retry": {
@@ -216,7 +149,7 @@ const settle = (tables: Tables, owner: Owner, settlement: Settlement, now: numbe
     }
     case "DeadLetter": {
       const attempt = row.attempt + (settlement.isAttempt ? 1 : 0)
-      tables.end({ ...row, _tag: "Dead", attempt, history, endedAt: now, failure: settlement.failure })
+      tables.end({ _tag: "Dead", row: { ...row, attempt, history }, endedAt: now, failure: settlement.failure })
       return true
     }
   }
@@ -230,22 +163,17 @@ const promote = (tables: Tables, owner: Owner, now: number, limit: number): Read
   })
 }
 
-/** The scheduled and retrying rows of a partition, the next one first. */
-const waiting = (tables: Tables, partition: PartitionKey) =>
-  tables.rowsOf(partition)
-    .flatMap((row) => row.state === "queued" || row.dueAt === undefined ? [] : [{ ...row, dueAt: row.dueAt }])
-    .sort((left, right) => left.dueAt - right.dueAt)
-
-const cancel = (tables: Tables, { entry, id, now, owner, purgeAt, version }: Parameters<JobStore["Service"]["cancel"]>[0]) => {
+const cancel = (
+  tables: Tables,
+  { entry, id, now, owner, purgeAt, version }: Parameters<JobStore["Service"]["cancel"]>[0]
+) => {
   const row = tables.at(id, version)
   if (row === undefined) return false
   const isOwners = owner !== undefined && fenceKey(owner) === fenceKey(row) && tables.owns(owner)
   if (row.state === "queued" && !isOwners) return false
-  const history = append(row.history, entry)
   tables.end({
-    ...row,
     _tag: "Finished",
-    history,
+    row: { ...row, history: append(row.history, entry) },
     endedAt: now,
     outcome: "cancelled",
     result: undefined,
@@ -256,20 +184,19 @@ const cancel = (tables: Tables, { entry, id, now, owner, purgeAt, version }: Par
 
 const replay = (tables: Tables, id: JobId, tenant: TenantKey, entry: Entry): Option.Option<Ready> | "taken" => {
   const dead = tables.ended.get(id)
-  if (dead?._tag !== "Dead" || dead.tenant !== tenant) return Option.none()
-  const key = dedupeKeyOf(dead)
+  if (dead?._tag !== "Dead" || dead.row.tenant !== tenant) return Option.none()
+  const key = dedupeKeyOf(dead.row)
   if (key !== undefined && tables.holders.has(key)) return "taken"
-  const { _tag, endedAt, failure, ...row } = dead
   const again: Row = {
-    ...row,
+    ...dead.row,
     state: "queued",
     seq: tables.nextSeq(),
-    version: row.version + 1,
+    version: dead.row.version + 1,
     attempt: 0,
     crashes: 0,
     dueAt: undefined,
     expiresAt: undefined,
-    history: append(row.history, entry)
+    history: append(dead.row.history, entry)
   }
   tables.ended.delete(id)
   tables.put(again)
@@ -277,18 +204,12 @@ const replay = (tables: Tables, id: JobId, tenant: TenantKey, entry: Entry): Opt
 }
 
 const purge = (tables: Tables, now: number): number => {
-  const gone = [...tables.ended.values()].filter((row) => row._tag === "Finished" && row.purgeOn <= dayOf(now))
-  for (const row of gone) tables.ended.delete(row.id)
-  return new Set(gone.map((row) => row._tag === "Finished" ? row.purgeOn : 0)).size
+  const gone = [...tables.ended].flatMap(([id, ended]) =>
+    ended._tag === "Finished" && ended.purgeOn <= dayOf(now) ? [{ id, purgeOn: ended.purgeOn }] : []
+  )
+  for (const { id } of gone) tables.ended.delete(id)
+  return new Set(gone.map(({ purgeOn }) => purgeOn)).size
 }
-
-const reread = (tables: Tables, ids: ReadonlyArray<JobId>): ReadonlyArray<LiveRow> =>
-  ids.flatMap((id) => {
-    const row = tables.live.get(id)
-    if (row === undefined) return []
-    const { lane, seq, state, tenant, version } = row
-    return [{ id, seq, version, state, lane, tenant }]
-  })
 
 const refence = (tables: Tables, owner: Owner, id: JobId, version: number): Option.Option<number> => {
   const row = tables.owns(owner) ? tables.at(id, version) : undefined
@@ -303,11 +224,6 @@ const declareQueue = (tables: Tables, name: string, partitions: number): QueueRo
   const row = { queueId: tables.queues.size + 1, name, partitions }
   tables.queues.set(name, row)
   return row
-}
-
-const depth = (tables: Tables, partition: PartitionKey, atMost: number): ReadonlyArray<number> => {
-  const ready = tables.rowsOf(partition).filter((row) => row.state === "queued")
-  return lanes.map(({ index }) => Math.min(ready.filter((row) => row.lane === index).length, atMost))
 }
 
 const listen = (tables: Tables) =>
@@ -330,7 +246,7 @@ const make = (): JobStore["Service"] => {
     queues: Effect.sync(() => [...tables.queues.values()]),
     submit: (jobs, options) =>
       Effect.andThen(
-        Effect.forEach(jobs, refuseJob, { discard: true }),
+        Effect.forEach(jobs, refuseJob(tables), { discard: true }),
         Effect.sync(() => submit(tables, jobs, options))
       ),
     afterCommit: (effect) => effect,

@@ -8,14 +8,14 @@ import type { PgPool } from "@effect/sql-pg/PgPool"
 import * as Config from "effect/Config"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import type * as Layer from "effect/Layer"
+import * as Layer from "effect/Layer"
 import * as Reactivity from "effect/reactivity/Reactivity"
 import * as Result from "effect/Result"
 import * as Scope from "effect/Scope"
-import type { SqlClient } from "effect/sql/SqlClient"
+import { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import * as LazyClient from "./internal/postgres/lazyClient.ts"
-import { fromSqlError, PostgresError } from "./internal/postgres/PostgresError.ts"
+import { fromSqlError, PostgresError, type Target } from "./internal/postgres/PostgresError.ts"
 import { type Options, resolve, type Settings } from "./internal/postgres/settings.ts"
 import { sqlState } from "./internal/postgres/sqlState.ts"
 
@@ -34,7 +34,7 @@ const versionOf = (pool: PgPool): Effect.Effect<number, SqlError> =>
     (rows) => Number(rows[0]?.[0])
   )
 
-const checkVersion = (version: number, { target }: Settings): Effect.Effect<void, PostgresError> =>
+const checkVersion = (version: number, target: Target): Effect.Effect<void, PostgresError> =>
   version >= oldestVersion ? Effect.void : Effect.fail(
     new PostgresError({
       reason: "VersionUnsupported",
@@ -44,11 +44,12 @@ const checkVersion = (version: number, { target }: Settings): Effect.Effect<void
 
 /** Opens the pool with the fullest set of session settings that this server accepts. */
 const openPool = Effect.fnUntraced(function*(
-  settings: Settings
+  { parameters, pool: shared, target }: Settings
 ): Effect.fn.Return<{ readonly pool: PgPool; readonly config: PgClient.PgPoolConfig }, PostgresError, Scope.Scope> {
   const scope = yield* Effect.scope
-  for (const [index, startupParameters] of settings.parameters.entries()) {
-    const config = { ...settings.pool, startupParameters }
+  let refusal: PostgresError | undefined
+  for (const startupParameters of parameters) {
+    const config = { ...shared, startupParameters }
     const trial = yield* Scope.fork(scope)
     const opened = yield* LazyClient.makePool(config).pipe(
       Scope.provide(trial),
@@ -56,19 +57,18 @@ const openPool = Effect.fnUntraced(function*(
       Effect.result
     )
     if (Result.isSuccess(opened)) {
-      yield* checkVersion(opened.success.version, settings)
+      yield* checkVersion(opened.success.version, target)
+      if (refusal !== undefined) {
+        yield* Effect.logWarning("The locks of a process that died may be held for longer: session settings were refused.")
+          .pipe(Effect.annotateLogs({ refusal: refusal.message }))
+      }
       return { pool: opened.success.pool, config }
     }
     yield* Scope.close(trial, Exit.void)
-    if (!isRefusedParameter(opened.failure) || index === settings.parameters.length - 1) {
-      return yield* fromSqlError(opened.failure, settings.target)
-    }
-    yield* Effect.logWarning(
-      `PostgreSQL at ${settings.target.host}:${settings.target.port} refuses a session setting; going on with fewer. ` +
-        "Locks of a process that died may be held for longer."
-    ).pipe(Effect.annotateLogs({ reason: opened.failure.message }))
+    refusal = fromSqlError(opened.failure, target)
+    if (!isRefusedParameter(opened.failure)) break
   }
-  return yield* new PostgresError({ reason: "Unknown", message: "No session settings to connect with." })
+  return yield* refusal ?? new PostgresError({ reason: "Unknown", message: "There are no session settings to connect with." })
 })
 
 /**
@@ -132,3 +132,14 @@ export const makePool = (
     startupParameters: { ...connection.startupParameters, ...overrides.startupParameters }
   }).pipe(Effect.provideServiceEffect(Reactivity.Reactivity, Reactivity.make))
 }
+
+/** {@link makePool} as the `SqlClient` of what is built on this layer. */
+export const layerPool = (
+  overrides: PgClient.PgPoolConfig
+): Layer.Layer<SqlClient, PostgresError, PgClient.PgClient> =>
+  Layer.effect(
+    SqlClient,
+    Effect.flatMap(PgClient.PgClient, (client) => makePool(client, overrides)).pipe(
+      Effect.mapError((error) => new PostgresError({ reason: "Unknown", message: error.message }))
+    )
+  )

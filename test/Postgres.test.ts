@@ -13,8 +13,9 @@ import * as Queue from "effect/Queue"
 import * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
 import * as SqlClient from "effect/sql/SqlClient"
-import { SqlError } from "effect/sql/SqlError"
+import { SqlError, UnknownError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
+import { connect, createServer } from "node:net"
 import { inspect } from "node:util"
 import { commitWith, hasBegun, isCommitUnknown, sqlState } from "../src/internal/sql/transaction.ts"
 import * as Postgres from "../src/Postgres.ts"
@@ -53,6 +54,9 @@ const sqlErrorOf = <A, E>(exit: Exit.Exit<A, E>): SqlError => {
   return error
 }
 
+/** A connection of the test's own, not watched. */
+const observer = (sql: PgClient) => Postgres.makePool(sql, { stream: undefined, applicationName: "observer", maxConnections: 1 })
+
 /** Sessions of this database that run a statement holding `text`, seen from outside. */
 const running = (sql: PgClient, text: string) =>
   Effect.map(
@@ -60,6 +64,16 @@ const running = (sql: PgClient, text: string) =>
       where state = 'active' and pid <> pg_backend_pid() and datname = current_database() and query like ${`%${text}%`}`,
     (rows) => rows.length
   )
+
+/** Sessions of this database that belong to `Postgres.layer`. */
+const sessions = (sql: PgClient) =>
+  Effect.map(
+    sql`select 1 from pg_stat_activity where datname = current_database() and application_name = 'millrace'
+      and pid <> pg_backend_pid()`,
+    (rows) => rows.length
+  )
+
+const mine = new SqlError({ reason: new UnknownError({ cause: "mine" }) })
 
 const until = <E, R>(condition: Effect.Effect<boolean, E, R>) =>
   Effect.repeat(condition, { until: (isSo) => isSo, schedule: Schedule.spaced("5 millis"), times: 2000 })
@@ -227,15 +241,19 @@ describe("a transaction", () => {
       const { sql } = yield* recorded()
       for (const end of [Effect.void, Effect.fail("no")]) {
         const isOver = yield* Deferred.make<void>()
-        const straggler = yield* sql.withTransaction(Effect.gen(function*() {
-          const fiber = yield* Effect.forkDetach(
-            Deferred.await(isOver).pipe(Effect.andThen(sql`insert into notes values (9)`), Effect.exit)
+        const outcome = yield* Deferred.make<Exit.Exit<unknown, SqlError>>()
+        yield* sql.withTransaction(Effect.gen(function*() {
+          yield* Deferred.await(isOver).pipe(
+            Effect.andThen(sql`insert into notes values (9)`),
+            Effect.exit,
+            Effect.flatMap((exit) => Deferred.succeed(outcome, exit)),
+            Effect.forkDetach
           )
           yield* sql`delete from notes`
-          return yield* Effect.as(end, fiber)
-        })).pipe(Effect.catch(() => Effect.succeed(undefined)))
+          yield* end
+        })).pipe(Effect.exit)
         yield* Deferred.succeed(isOver, undefined)
-        if (straggler !== undefined) assert.match(failureOf(yield* Fiber.join(straggler)).message, /has ended/)
+        assert.match(failureOf(yield* Deferred.await(outcome)).message, /has ended/)
       }
       // Nor one whose transaction never began: it must not open one that nobody ends.
       const isOver = yield* Deferred.make<void>()
@@ -249,8 +267,8 @@ describe("a transaction", () => {
 
   it.live("rolls back without waiting for a statement that a forgotten fiber still runs", () =>
     Effect.gen(function*() {
-      const { sql, url } = yield* recorded()
-      const outside = yield* Postgres.makePool(sql, { stream: undefined, url: Redacted.make(url) })
+      const { sql } = yield* recorded()
+      const outside = yield* observer(sql)
       const exit = yield* sql.withTransaction(Effect.gen(function*() {
         yield* Effect.forkDetach(sql`select pg_sleep(1000), 'forgotten'`)
         yield* until(Effect.map(running(outside, "forgotten"), (count) => count === 1))
@@ -263,8 +281,8 @@ describe("a transaction", () => {
 
   it.live("whose connection dies reports that, not a defect of its rollback", () =>
     Effect.gen(function*() {
-      const { sql, url } = yield* recorded()
-      const outside = yield* Postgres.makePool(sql, { stream: undefined, url: Redacted.make(url) })
+      const { sql } = yield* recorded()
+      const outside = yield* observer(sql)
       const killed = (inner: Effect.Effect<unknown, SqlError>) =>
         sql.withTransaction(Effect.gen(function*() {
           const [row] = yield* sql<{ pid: number }>`select pg_backend_pid() as pid`
@@ -276,8 +294,14 @@ describe("a transaction", () => {
         assert.strictEqual(error.reason._tag, "ConnectionError")
         assert.isFalse(isCommitUnknown(error))
       }
-      const silent = sqlErrorOf(yield* Effect.exit(killed(until(Effect.map(running(outside, "pg_terminate"), (n) => n === 0)))))
-      assert.strictEqual(silent.reason._tag, "ConnectionError")
+      // Seen while no statement was under way: the driver then has the server's own word.
+      for (const inner of [Effect.void, sql.withTransaction(Effect.void), sql.withTransaction(Effect.fail(mine))]) {
+        const isGone = Effect.map(sessions(outside), (count) => count === 0)
+        const exit = yield* Effect.exit(killed(Effect.andThen(until(isGone), Effect.andThen(Effect.sleep("20 millis"), inner))))
+        const error = sqlErrorOf(exit)
+        if (error !== mine) assert.strictEqual(sqlState(error), "57P01")
+        assert.isFalse(isCommitUnknown(error))
+      }
       assert.deepStrictEqual(yield* ids(sql), [])
     }))
 })
@@ -445,8 +469,8 @@ describe("interruption", () => {
   const cancels = (name: string, within: (sql: PgClient, statement: Effect.Effect<unknown, SqlError>) => Effect.Effect<unknown, SqlError>) =>
     it.live(`cancels ${name} on the server`, () =>
       Effect.gen(function*() {
-        const { sql, url } = yield* recorded()
-        const outside = yield* Postgres.makePool(sql, { stream: undefined, url: Redacted.make(url) })
+        const { sql } = yield* recorded()
+        const outside = yield* observer(sql)
         const fiber = yield* Effect.forkChild(within(sql, sql`select pg_sleep(1000), 'sleeper'`))
         yield* until(Effect.map(running(outside, "sleeper"), (count) => count === 1))
         yield* Fiber.interrupt(fiber)
@@ -514,6 +538,39 @@ layer(TestDatabase.layer, { excludeTestServices: true })("the client", (it) => {
       assert.deepStrictEqual(row?.value, { a: [1, null] })
     }))
 })
+
+/** Stands before the server of `url` and refuses session settings that it does not know, as PgBouncer does. */
+const pooler = (url: URL) =>
+  Effect.acquireRelease(
+    Effect.callback<{ readonly href: string; readonly close: () => void }>((resume) => {
+      const server = createServer((client) => {
+        client.once("data", (startup) => {
+          if (startup.includes("tcp_user_timeout")) {
+            const message = "SFATAL\0VFATAL\0C08P01\0Munsupported startup parameter: tcp_user_timeout\0\0"
+            const frame = Buffer.alloc(5 + message.length)
+            frame.write("E", 0)
+            frame.writeInt32BE(4 + message.length, 1)
+            frame.write(message, 5)
+            client.end(frame)
+            return
+          }
+          const upstream = connect(Number(url.port), url.hostname)
+          upstream.write(startup)
+          client.pipe(upstream).pipe(client)
+          client.on("error", () => upstream.destroy())
+          upstream.on("error", () => client.destroy())
+        })
+      })
+      server.listen(0, "127.0.0.1", () => {
+        const address = server.address()
+        const copy = new URL(url)
+        copy.hostname = "127.0.0.1"
+        copy.port = String(typeof address === "object" ? address?.port : 0)
+        resume(Effect.succeed({ href: copy.href, close: () => server.close() }))
+      })
+    }),
+    ({ close }) => Effect.sync(close)
+  )
 
 describe("Postgres.layer", () => {
   const secret = "hunter2/secret"
@@ -597,6 +654,11 @@ describe("Postgres.layer", () => {
       const refused = yield* tried({ url: url.href, startupParameters: { no_such_setting: "1" } })
       assert.strictEqual(refused.reason, "Unknown")
       assert.match(refused.message, /no_such_setting/)
+      // A pooler in between that knows none of ours.
+      const proxy = yield* pooler(url)
+      const sql = yield* Effect.flatMap(Layer.build(Postgres.layer({ url: proxy.href })), (context) => Effect.provide(PgClient, context))
+      const [row] = yield* sql<{ name: string }>`select current_setting('application_name') as name`
+      assert.strictEqual(row?.name, "millrace")
     }))
 
   it.live("reads its options from Config", () =>

@@ -3,11 +3,9 @@
  */
 import * as Effect from "effect/Effect"
 import type { EventBus } from "../EventBus.ts"
-import type { JobFailure } from "../JobError.ts"
 import * as JobEvent from "../JobEvent.ts"
-import type { Entry } from "../JobHistory.ts"
 import * as JobMetrics from "../JobMetrics.ts"
-import { type ReadyJob, type Settlement, tenantId } from "../JobStore.ts"
+import { type Finish, type ReadyJob, type Settlement, tenantId } from "../JobStore.ts"
 
 /** Announces for one queue. */
 export interface Announcer {
@@ -16,8 +14,6 @@ export interface Announcer {
   readonly settled: (job: ReadyJob, settlement: Settlement, at: number) => Effect.Effect<void>
 }
 
-const failureOf = (entry: Entry): JobFailure | undefined => entry.failure
-
 /** An announcer of one queue's jobs. */
 export const make = (bus: EventBus["Service"], queue: string): Announcer => {
   const common = (job: ReadyJob, at: number) => {
@@ -25,22 +21,23 @@ export const make = (bus: EventBus["Service"], queue: string): Announcer => {
     return { jobId: job.id, type: job.type, queue, at, ...(tenant === undefined ? {} : { tenantId: tenant }) }
   }
 
+  const finish = (job: ReadyJob, { entry, outcome }: Finish, at: number): JobEvent.JobEvent => {
+    switch (outcome) {
+      case "completed":
+        return new JobEvent.JobCompleted({ ...common(job, at), attempt: job.attempt + 1 })
+      case "cancelled":
+        return new JobEvent.JobCancelled({ ...common(job, at), ...(entry.by === undefined ? {} : { by: entry.by }) })
+      case "expired":
+        return new JobEvent.JobExpired(common(job, at))
+    }
+  }
+
   const events = (job: ReadyJob, settlement: Settlement, at: number): ReadonlyArray<JobEvent.JobEvent> => {
     const attempt = job.attempt + 1
-    const failure = failureOf(settlement.entry)
+    const failure = settlement.entry.failure
     switch (settlement._tag) {
       case "Finish":
-        switch (settlement.outcome) {
-          case "completed":
-            return [new JobEvent.JobCompleted({ ...common(job, at), attempt })]
-          case "cancelled": {
-            const by = "by" in settlement.entry ? settlement.entry.by : undefined
-            return [new JobEvent.JobCancelled({ ...common(job, at), ...(by === undefined ? {} : { by }) })]
-          }
-          case "expired":
-            return [new JobEvent.JobExpired(common(job, at))]
-        }
-        break
+        return [finish(job, settlement, at)]
       case "Retry":
         return [
           ...(failure === undefined ? [] : [new JobEvent.JobFailed({ ...common(job, at), attempt, failure })]),
@@ -63,7 +60,7 @@ export const make = (bus: EventBus["Service"], queue: string): Announcer => {
       case "Finish":
         return JobMetrics.onFinished(job.type, queue, settlement.outcome)
       case "Retry":
-        return JobMetrics.onRetried(job.type, queue, failureOf(settlement.entry)?.class ?? "System")
+        return JobMetrics.onRetried(job.type, queue, settlement.entry.failure?.class ?? "System")
       case "DeadLetter":
         return Effect.andThen(
           JobMetrics.onFinished(job.type, queue, "failed"),

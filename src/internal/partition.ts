@@ -3,8 +3,7 @@
  *
  * Promise: one intake at a time, a job leaves "held" only when its outcome is confirmed. A crash leaves nothing to undo.
  */
-import * as Clock from "effect/Clock"
-import * as Context from "effect/Context"
+import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"

@@ -151,7 +151,7 @@ begin
     returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.batch_id, j.created_at, j.payload, j.context, j.history
   )
   insert into {schema}.finished_jobs (id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, batch_id, created_at, finished_at, payload, context, result, history)
-  select d.id, d.version, purge, how, d.queue_id, d.partition, d.tenant_id, d.type, d.attempt + 1, d.batch_id, d.created_at, at, d.payload, d.context, res::json, {schema}.append_entry(d.history, entry) from d;
+  select d.id, d.version, purge, how, d.queue_id, d.partition, d.tenant_id, d.type, d.attempt + (how = 0)::int, d.batch_id, d.created_at, at, d.payload, d.context, res::json, {schema}.append_entry(d.history, entry) from d;
   if not found then raise exception 'attempt superseded' using errcode = 'MR001'; end if;
 end $$`
 

@@ -26,7 +26,8 @@ import {
   t0
 } from "./storeFixture.ts"
 
-const times = <A>(count: number, make: (index: number) => A): Array<A> => Array.from({ length: count }, (_, index) => make(index))
+const times = <A>(count: number, make: (index: number) => A): Array<A> =>
+  Array.from({ length: count }, (_, index) => make(index))
 const sorted = (ids: Iterable<string>) => [...ids].sort()
 
 /** Runs the suite against a store. Tests share the layer, never a queue. */
@@ -106,7 +107,11 @@ export const conformance = (name: string, store: Layer.Layer<JobStore, unknown>)
       it.effect("one bad row stores nothing of its batch", () =>
         Effect.gen(function*() {
           const { job, readyIds, store } = yield* fresh
-          for (const bad of [{ payload: "{not json" }, { context: "nor this" }, { dedupeKey: "a\u0000b" }, { type: "\u0000" }]) {
+          for (
+            const bad of [{ payload: "{not json" }, { context: "nor this" }, { dedupeKey: "a\u0000b" }, {
+              type: "\u0000"
+            }]
+          ) {
             const good = [job(), job({ dedupeKey: "free" })]
             const error = yield* Effect.flip(
               store.submit([good[0]!, job(bad), good[1]!], { batchId: newBatch(), now: t0 })
@@ -140,15 +145,19 @@ export const conformance = (name: string, store: Layer.Layer<JobStore, unknown>)
           }
         }))
 
-      it.effect("a submission sent again, because nobody knew whether it had arrived, is stored once", () =>
+      it.effect("an id that is stored already overwrites nothing", () =>
         Effect.gen(function*() {
-          const { job, readyIds, submit } = yield* fresh
-          for (const jobs of [[job(), job()], [job({ dedupeKey: "a" }), job()]]) {
-            const before = yield* readyIds()
-            const answers = yield* submit(...jobs)
-            assert.deepStrictEqual(yield* submit(...jobs), answers)
-            assert.deepStrictEqual(yield* readyIds(), [...before, ...jobs.map(({ id }) => id)])
-          }
+          const { get, job, readyIds, store, submit } = yield* fresh
+          const one = job()
+          yield* submit(one)
+          const other = job()
+          const error = yield* Effect.flip(
+            submit(other, { ...one, payload: "{\"name\":\"Eve\"}", tenant: tenantKey("eve") })
+          )
+          assert.strictEqual(error.reason, "Refused")
+          assert.deepStrictEqual((yield* get(one.id)).payload, { name: "Ada" })
+          assert.isTrue(Option.isNone(yield* store.find(other.id)))
+          assert.deepStrictEqual(yield* readyIds(), [one.id])
         }))
 
       it.effect("a job due already is ready at once, one due in a millisecond is not", () =>
@@ -166,7 +175,9 @@ export const conformance = (name: string, store: Layer.Layer<JobStore, unknown>)
       it.effect("fifty submissions of one key at the same time store one job, and all are told its id", () =>
         Effect.gen(function*() {
           const { job, readyIds, submit } = yield* fresh
-          const answers = yield* Effect.all(times(50, () => submit(job({ dedupeKey: "one" }))), { concurrency: "unbounded" })
+          const answers = yield* Effect.all(times(50, () => submit(job({ dedupeKey: "one" }))), {
+            concurrency: "unbounded"
+          })
           const all = answers.flat()
           assert.strictEqual(new Set(all.map(({ id }) => id)).size, 1)
           assert.strictEqual(all.filter(({ isNew }) => isNew).length, 1)
@@ -371,7 +382,8 @@ export const conformance = (name: string, store: Layer.Layer<JobStore, unknown>)
           const { job, owner, store, submit } = yield* fresh
           yield* submit(...["a", "b", "c", "d"].map((tenant) => job({ tenant: tenantKey(tenant) })))
           const visit = (after: string) =>
-            Effect.map(store.intake(owner, oneLane({ after, tenants: 3 })), ({ visited }) => visited.map(({ tenant }) => tenant))
+            Effect.map(store.intake(owner, oneLane({ after, tenants: 3 })), ({ visited }) =>
+              visited.map(({ tenant }) => tenant))
           assert.deepStrictEqual(yield* visit(""), ["a", "b", "c"].map(tenantKey))
           assert.deepStrictEqual(yield* visit(tenantKey("c")), [tenantKey("d")])
           assert.deepStrictEqual(yield* visit(tenantKey("bb")), ["c", "d"].map(tenantKey))
@@ -476,7 +488,10 @@ export const conformance = (name: string, store: Layer.Layer<JobStore, unknown>)
           const { queueId, readyIds, store, stored, takeOver } = yield* fresh
           yield* stored({ partition: 1 })
           // Epoch 1 exists in partition 0 only, as long as nobody has taken partition 1.
-          assert.deepStrictEqual(yield* store.intake({ queueId, partition: 1, epoch: 1 }, everything()), { jobs: [], visited: [] })
+          assert.deepStrictEqual(yield* store.intake({ queueId, partition: 1, epoch: 1 }, everything()), {
+            jobs: [],
+            visited: []
+          })
           assert.strictEqual((yield* readyIds(yield* takeOver(1))).length, 1)
         }))
     })
@@ -528,7 +543,12 @@ export const conformance = (name: string, store: Layer.Layer<JobStore, unknown>)
           for (const _ of times(10, (index) => index)) {
             const one = yield* stored()
             const outcomes = yield* Effect.all(
-              [settle(owner, finish(one)), settle(owner, retry(one)), settle(owner, bury(one)), settle(owner, putBack(one))],
+              [
+                settle(owner, finish(one)),
+                settle(owner, retry(one)),
+                settle(owner, bury(one)),
+                settle(owner, putBack(one))
+              ],
               { concurrency: "unbounded" }
             )
             assert.deepStrictEqual(outcomes.flat(), [one.id])
@@ -587,7 +607,12 @@ export const conformance = (name: string, store: Layer.Layer<JobStore, unknown>)
           const one = yield* stored()
           yield* settle(owner, putBack(one, { dueAt: t0 + 10 }))
           const record = yield* get(one.id)
-          assert.deepStrictEqual([record.state, record.version, record.attempt, record.dueAt], ["scheduled", 1, 0, t0 + 10])
+          assert.deepStrictEqual([record.state, record.version, record.attempt, record.dueAt], [
+            "scheduled",
+            1,
+            0,
+            t0 + 10
+          ])
           assert.deepStrictEqual(record.history, [attempted(1, "put back")])
         }))
 
@@ -610,7 +635,10 @@ export const conformance = (name: string, store: Layer.Layer<JobStore, unknown>)
             const entry = { ...attempted(1, "retried"), failure: nasty }
             assert.deepStrictEqual(yield* settle(owner, retry(one, { entry })), [one.id])
             const last = { ...attempted(2, "dead-lettered"), failure: nasty }
-            assert.deepStrictEqual(yield* settle(owner, bury({ id: one.id, version: 1 }, { entry: last, failure: nasty })), [one.id])
+            assert.deepStrictEqual(
+              yield* settle(owner, bury({ id: one.id, version: 1 }, { entry: last, failure: nasty })),
+              [one.id]
+            )
             const record = yield* get(one.id)
             assert.strictEqual(record.state, "failed")
             assert.strictEqual(record.history.length, 2)
@@ -624,8 +652,10 @@ export const conformance = (name: string, store: Layer.Layer<JobStore, unknown>)
           for (const n of times(45, (index) => index + 1)) {
             yield* settle(owner, retry({ id: one.id, version: n - 1 }, { entry: attempted(n, "retried") }))
           }
-          const numbers = Effect.map(get(one.id), ({ history }) =>
-            history.map((entry) => entry.kind === "attempt" ? entry.attempt : 0))
+          const numbers = Effect.map(
+            get(one.id),
+            ({ history }) => history.map((entry) => entry.kind === "attempt" ? entry.attempt : 0)
+          )
           const first = times(20, (index) => index + 1)
           assert.deepStrictEqual(yield* numbers, [...first, ...times(20, (index) => index + 26)])
           yield* settle(owner, bury({ id: one.id, version: 45 }, { entry: attempted(46, "dead-lettered") }))
@@ -655,7 +685,8 @@ export const conformance = (name: string, store: Layer.Layer<JobStore, unknown>)
           const { owner, stateOf, store, stored } = yield* fresh
           const one = yield* stored()
           const failed = yield* Effect.flip(
-            store.transact(owner, Effect.fail("boom" as const), () => Effect.succeed({ settlement: finish(one), now: t0 }))
+            store.transact(owner, Effect.fail("boom" as const), () =>
+              Effect.succeed({ settlement: finish(one), now: t0 }))
           )
           assert.strictEqual(failed, "boom")
           assert.strictEqual(yield* stateOf(one.id), "queued")
@@ -815,7 +846,11 @@ export const conformance = (name: string, store: Layer.Layer<JobStore, unknown>)
           yield* settle(owner, retry(one))
           yield* store.promote(owner, t0 + 1000, 10)
           assert.strictEqual((yield* get(one.id)).running, undefined)
-          yield* store.noteRunning(owner, [note({ id: one.id, version: 2 }, { attempt: 2, startedAt: t0 + 2000 })], t0 + 2000)
+          yield* store.noteRunning(
+            owner,
+            [note({ id: one.id, version: 2 }, { attempt: 2, startedAt: t0 + 2000 })],
+            t0 + 2000
+          )
           assert.deepStrictEqual((yield* get(one.id)).running, {
             startedAt: t0 + 2000,
             progress: undefined,
@@ -925,10 +960,17 @@ export const conformance = (name: string, store: Layer.Layer<JobStore, unknown>)
           const record = yield* get(one.id)
           assert.strictEqual(record.state, "queued")
           assert.strictEqual(record.createdAt, t0)
-          assert.deepStrictEqual([record.attempt, record.crashes, record.failure, record.endedAt], [0, 0, undefined, undefined])
+          assert.deepStrictEqual([record.attempt, record.crashes, record.failure, record.endedAt], [
+            0,
+            0,
+            undefined,
+            undefined
+          ])
           assert.deepStrictEqual(record.history, [attempted(1, "retried"), attempted(1, "dead-lettered"), again])
           assert.isAbove(record.version, 1)
-          for (const version of [0, 1]) assert.deepStrictEqual(yield* settle(owner, finish({ id: one.id, version })), [])
+          for (const version of [0, 1]) {
+            assert.deepStrictEqual(yield* settle(owner, finish({ id: one.id, version })), [])
+          }
           const { jobs } = yield* store.intake(owner, everything())
           assert.deepStrictEqual(jobs.map(({ id }) => id), [later!.id, one.id])
           // It has been waiting past its time already: it would expire at once.
@@ -940,7 +982,9 @@ export const conformance = (name: string, store: Layer.Layer<JobStore, unknown>)
           const { owner, readyIds, settle, store, stored } = yield* fresh
           const one = yield* stored()
           yield* settle(owner, bury(one))
-          const answers = yield* Effect.all(times(10, () => store.replay(one.id, acme, again)), { concurrency: "unbounded" })
+          const answers = yield* Effect.all(times(10, () => store.replay(one.id, acme, again)), {
+            concurrency: "unbounded"
+          })
           assert.strictEqual(answers.filter((answer) => answer !== "taken" && Option.isSome(answer)).length, 1)
           assert.deepStrictEqual(yield* readyIds(), [one.id])
         }))

@@ -62,8 +62,8 @@ export const makeRecorder = (url: string): Recorder => {
         }
         return write(chunk)
       }
-      Object.assign(socket, { write: record })
-      return socket.connect(Number(port), hostname)
+      // `connect` puts its own `write` back, so ours comes after it.
+      return Object.assign(socket.connect(Number(port), hostname), { write: record })
     }
   }
   return recorder

@@ -8,7 +8,20 @@ import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type { JobId } from "../../src/JobId.ts"
 import { type JobRecord, JobStore, type Owner, type Settlement, tenantKey } from "../../src/JobStore.ts"
-import { attempted, bury, day, failure, finish, newBatch, newId, note, noted, putBack, retry, t0 } from "./storeFixture.ts"
+import {
+  attempted,
+  bury,
+  day,
+  failure,
+  finish,
+  newBatch,
+  newId,
+  note,
+  noted,
+  putBack,
+  retry,
+  t0
+} from "./storeFixture.ts"
 
 const upTo = (maximum: number) => Schema.Int.check(Schema.isBetween({ minimum: 0, maximum }))
 const some = <S extends Schema.Constraint>(item: S) =>
@@ -59,6 +72,7 @@ export const Command = Schema.Union([
   Replay,
   Replay,
   Schema.Struct({ _tag: Schema.tag("TakeOver") }),
+  Schema.Struct({ _tag: Schema.tag("Crash"), running: some(Pick), held: upTo(3) }),
   Schema.Struct({ _tag: Schema.tag("HandOver"), by: By }),
   Schema.Struct({ _tag: Schema.tag("Note"), by: By, job: Pick, reading: Reading, progress: Schema.Boolean }),
   Schema.Struct({ _tag: Schema.tag("NoteDone"), by: By, job: Pick }),
@@ -106,6 +120,7 @@ export const live = Effect.fnUntraced(function*(
   const seqs = new Map<number, string>()
   /** The version at which a job was last seen ready: what an owner would settle it with. */
   const seen = new Map<JobId, number>()
+  const dead: Array<JobId> = []
   let now = t0
   let drawn = 0
   const take = Effect.map(store.takeOver(partition, { owner: "runner", now }), ({ isCareful, owner }) => {
@@ -171,9 +186,13 @@ export const live = Effect.fnUntraced(function*(
     })
   })
 
-  const marks = Effect.fnUntraced(function*(numbers: ReadonlyArray<number>) {
-    return yield* store.reread([...new Set(numbers.map(pick))])
-  })
+  const rowsOf = (numbers: ReadonlyArray<number>) => store.reread([...new Set(numbers.map(pick))])
+
+  const countCrashes = (by: Owner, held: ReadonlyArray<JobId>) =>
+    Effect.map(store.countCrashes(by, held), ({ busy, counted }) => ({
+      busy,
+      counted: counted.map((one) => ({ ...one, id: number(one.id) })).sort((a, b) => a.id - b.id)
+    }))
 
   const answer = Effect.fnUntraced(function*(command: Command) {
     switch (command._tag) {
@@ -181,8 +200,12 @@ export const live = Effect.fnUntraced(function*(
         return yield* submit(command)
       case "Settle": {
         const settlements = yield* Effect.forEach(command.items, settlement)
-        const distinct = settlements.filter(({ id }, index) => settlements.findIndex((other) => other.id === id) === index)
-        return numbers(yield* store.settle(owner(command.by), distinct, now))
+        const distinct = settlements.filter(({ id }, index) =>
+          settlements.findIndex((other) => other.id === id) === index
+        )
+        const settled = yield* store.settle(owner(command.by), distinct, now)
+        for (const { _tag, id } of distinct) if (_tag === "DeadLetter" && settled.has(id)) dead.push(id)
+        return numbers(settled)
       }
       case "Intake": {
         const { jobs, visited } = yield* store.intake(owner(command.by), {
@@ -193,13 +216,26 @@ export const live = Effect.fnUntraced(function*(
             perTenant: command.perTenant + 1,
             room: command.room + 1
           })),
-          marks: command.mark === undefined ? [] : yield* marks([command.mark]),
-          held: (yield* marks(command.held)).map(({ seq }) => seq)
+          marks: command.mark === undefined ? [] : yield* rowsOf([command.mark]),
+          held: (yield* rowsOf(command.held)).map(({ seq }) => seq)
         })
         return { jobs: jobs.map((job) => ({ ...job, id: number(job.id), seq: seqs.get(job.seq) })), visited }
       }
       case "TakeOver":
         return yield* take
+      case "Crash": {
+        const running = yield* Effect.forEach(
+          [...new Set(command.running.map(pick))],
+          (id) => Effect.map(version(id, 0), (at) => note({ id, version: at }))
+        )
+        const noted = numbers(yield* store.noteRunning(owner(0), running, now))
+        const taken = yield* take
+        return {
+          noted,
+          taken,
+          ...(yield* countCrashes(owner(0), command.held === 3 ? running.slice(0, 1).map(({ id }) => id) : []))
+        }
+      }
       case "HandOver":
         return yield* store.handOver(owner(command.by))
       case "Note": {
@@ -210,10 +246,8 @@ export const live = Effect.fnUntraced(function*(
       }
       case "NoteDone":
         return yield* store.noteDone(owner(command.by), [pick(command.job)])
-      case "CountCrashes": {
-        const { busy, counted } = yield* store.countCrashes(owner(command.by), command.held.map(pick))
-        return { busy, counted: counted.map((one) => ({ ...one, id: number(one.id) })).sort((a, b) => a.id - b.id) }
-      }
+      case "CountCrashes":
+        return yield* countCrashes(owner(command.by), command.held.map(pick))
       case "Promote": {
         now += command.seconds * 1000
         const ready = yield* store.promote(owner(command.by), now, command.limit + 1)
@@ -233,7 +267,8 @@ export const live = Effect.fnUntraced(function*(
         })
       }
       case "Replay": {
-        const id = pick(command.job)
+        // One that was a dead letter once, so that there is something to replay.
+        const id = dead[command.job % dead.length] ?? pick(command.job)
         const tenant = (yield* find(id))?.tenant ?? tenantKey("acme")
         const stranger = tenants.find((other) => other !== tenant) ?? tenant
         const ready = yield* store.replay(id, command.isStranger === 5 ? stranger : tenant, noted("replayed"))
@@ -255,7 +290,11 @@ export const live = Effect.fnUntraced(function*(
     watch?.({ command, answer: step, jobs: yield* everyone })
   }
   log.push((yield* everyone).map((record, index) => record === undefined ? undefined : plain(record, index)))
-  log.push((yield* store.reread(ids)).map((row) => ({ ...row, id: number(row.id), seq: seqs.get(row.seq) })).sort((a, b) => a.id - b.id))
+  log.push(
+    (yield* store.reread(ids)).map((row) => ({ ...row, id: number(row.id), seq: seqs.get(row.seq) })).sort((a, b) =>
+      a.id - b.id
+    )
+  )
   log.push(yield* store.depth(partition, 3))
   log.push(Option.getOrUndefined(yield* store.nextDue(owner(0))))
   return log

@@ -143,10 +143,10 @@ export const fresh = Effect.gen(function*() {
     ...rest
   })
   const submit = (...jobs: ReadonlyArray<NewJob>) => store.submit(jobs, { batchId: undefined, now: t0 })
-  const stored = (rest: Partial<NewJob> = {}) => Effect.map(submit(job(rest)), ([one]) => ({ id: one!.id, seq: one!.seq, version: 0 }))
+  const stored = (rest: Partial<NewJob> = {}) =>
+    Effect.map(submit(job(rest)), ([one]) => ({ id: one!.id, seq: one!.seq, version: 0 }))
 
-  const get = (id: JobId): Effect.Effect<JobRecord> =>
-    Effect.orDie(Effect.flatMap(store.find(id), Effect.fromOption))
+  const get = (id: JobId): Effect.Effect<JobRecord> => Effect.orDie(Effect.flatMap(store.find(id), Effect.fromOption))
   const stateOf = (id: JobId) =>
     Effect.map(store.find(id), (found) => Option.getOrUndefined(Option.map(found, (record) => record.state)))
   const readyIds = (by: Owner = owner, demand: Demand = everything()) =>

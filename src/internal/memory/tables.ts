@@ -10,7 +10,15 @@ import type { JobFailure } from "../../JobError.ts"
 import type { Entry } from "../../JobHistory.ts"
 import type { BatchId, JobId } from "../../JobId.ts"
 import type { Outcome } from "../../JobState.ts"
-import { type LiveRow, type NewJob, type Owner, type QueueRow, type Ready, type RunNote, StoreError } from "../../JobStore.ts"
+import {
+  type LiveRow,
+  type NewJob,
+  type Owner,
+  type QueueRow,
+  type Ready,
+  type RunNote,
+  StoreError
+} from "../../JobStore.ts"
 
 /** A row of `jobs`. JSON stays text and is parsed by each reading, so that no reader shares an object with another. */
 export interface Row extends NewJob {
@@ -25,15 +33,17 @@ export interface Row extends NewJob {
 }
 
 /** A row of `dead_letters`. */
-export interface DeadRow extends Row {
+export interface Dead {
   readonly _tag: "Dead"
+  readonly row: Row
   readonly endedAt: number
   readonly failure: JobFailure
 }
 
 /** A row of `finished_jobs`. */
-export interface FinishedRow extends Row {
+export interface Finished {
   readonly _tag: "Finished"
+  readonly row: Row
   readonly endedAt: number
   readonly outcome: Outcome
   readonly result: string | undefined
@@ -53,7 +63,7 @@ type NoteRow = RunNote & Owner
 export class Tables {
   /** In the order of `seq`: an update keeps a row's place, a replay appends it. */
   readonly live = new Map<JobId, Row>()
-  readonly ended = new Map<JobId, DeadRow | FinishedRow>()
+  readonly ended = new Map<JobId, Dead | Finished>()
   readonly notes = new Map<JobId, NoteRow>()
   readonly fences = new Map<string, Fence>()
   readonly queues = new Map<string, QueueRow>()
@@ -72,9 +82,10 @@ export class Tables {
     if (key !== undefined) this.holders.set(key, row.id)
   }
 
-  end(row: DeadRow | FinishedRow): void {
+  end(ended: Dead | Finished): void {
+    const { row } = ended
     this.live.delete(row.id)
-    this.ended.set(row.id, row)
+    this.ended.set(row.id, ended)
     const key = dedupeKeyOf(row)
     if (key !== undefined) this.holders.delete(key)
   }
@@ -118,7 +129,7 @@ const parse = Schema.decodeUnknownResult(Schema.fromJsonString(Schema.Unknown))
 /** Absent JSON reads as `null`, as the driver does. */
 export const read = (json: string | undefined): unknown => json === undefined ? null : JSON.parse(json)
 
-const refused = (operation: string, sqlState: string, because: string): StoreError =>
+export const refused = (operation: string, sqlState: string, because: string): StoreError =>
   new StoreError({ reason: "Refused", operation, sqlState, cause: new Error(because) })
 
 export const refuseJson = (operation: string, json: string | undefined): Effect.Effect<void, StoreError> =>

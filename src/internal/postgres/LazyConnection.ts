@@ -18,7 +18,7 @@ import type { Connection } from "effect/sql/SqlConnection"
 import { ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import * as SessionConnection from "./connection.ts"
-import { sqlState } from "./sqlState.ts"
+import { hasLostConnection, sqlState } from "./sqlState.ts"
 
 /** A statement as it goes to the driver: its text with `$1`, `$2`, ... and its parameters. */
 export interface LastStatement {
@@ -209,7 +209,7 @@ export class LazyConnection implements Connection {
       if (this.failed !== undefined) return Effect.succeed([])
       return this.session.pinned.query(sql).pipe(
         Effect.as([]),
-        Effect.catch((error) => sqlState(error) === undefined ? Effect.succeed([]) : Effect.fail(error))
+        Effect.catch((error) => hasLostConnection(error) ? Effect.succeed([]) : Effect.fail(error))
       )
     }))
   }
@@ -227,21 +227,23 @@ export class LazyConnection implements Connection {
     )
     return Effect.andThen(idle, session.pinned.query(rollbackStatement)).pipe(
       Effect.catch(() => this.pool.invalidate(session.base)),
-      Effect.asVoid
+      // Whoever still waits here is told that it is over.
+      Effect.ensuring(this.gate.release(1)),
+      Effect.asVoid,
+      Effect.uninterruptible
     )
   })
 
   /** Ends the transaction with its writes. Fails with the server's reason, or with an error that `isCommitUnknown`. */
   readonly commit: Effect.Effect<void, SqlError> = Effect.suspend(() => {
     const last = this.last
-    if (this.session === undefined) {
+    // Without a session no statement was sent: there is nothing to commit, or the last one alone, which is a transaction by
+    // itself. (One that was asked to begin in its own way does.)
+    if (this.session === undefined && (last === undefined || this.beginning?.sql === beginStatement)) {
       this.ended = true
-      if (last === undefined) return Effect.void
-      // A single statement is a transaction already, unless this one was asked to begin in its own way.
-      if (this.beginning?.sql === beginStatement) return this.commitAlone(last)
-      this.ended = false
+      return last === undefined ? Effect.void : this.commitAlone(last)
     }
-    return Effect.flatMap(this.gate.take(1), () =>
+    return this.gate.withPermit(
       Effect.flatMap(Effect.exit(this.open), (opened) => {
         this.ended = true
         const session = this.session
@@ -254,7 +256,8 @@ export class LazyConnection implements Connection {
             () => this.cleanUp(base)
           )
         })
-      }))
+      })
+    )
   })
 
   private commitAlone(last: LastStatement): Effect.Effect<void, SqlError> {

@@ -1,16 +1,25 @@
 /**
- * SQLSTATE of an error that the server sent.
+ * What the server said about an error, if it said anything.
  */
 import * as Predicate from "effect/Predicate"
 import type { SqlError } from "effect/sql/SqlError"
 
-/**
- * The five characters of the SQLSTATE, or `undefined` where the error did not come from the server (a lost connection, a parameter
- * that could not be encoded). The severity is asked for as well: Node's own `code`s (`EPIPE`) look the same.
- */
-export const sqlState = (error: SqlError): string | undefined => {
+/** A field of the server's ErrorResponse. The severity is asked for as well: Node's own `code`s (`EPIPE`) look like SQLSTATEs. */
+const field = (error: SqlError, name: "code" | "severityUnlocalized"): string | undefined => {
   const cause = error.reason.cause
-  return Predicate.hasProperty(cause, "severity") && Predicate.hasProperty(cause, "code") && typeof cause.code === "string"
-    ? cause.code
+  return Predicate.hasProperty(cause, "severity") && Predicate.hasProperty(cause, name) && typeof cause[name] === "string"
+    ? cause[name]
     : undefined
 }
+
+/**
+ * The five characters of the SQLSTATE, or `undefined` where the error did not come from the server (a lost connection, a parameter
+ * that could not be encoded).
+ */
+export const sqlState = (error: SqlError): string | undefined => field(error, "code")
+
+/** Whether the session is gone: the line was lost, or the server closed it and said why (a shutdown, an idle transaction). */
+export const hasLostConnection = (error: SqlError): boolean =>
+  sqlState(error) === undefined
+    ? error.reason._tag === "ConnectionError"
+    : ["FATAL", "PANIC"].includes(field(error, "severityUnlocalized") ?? "")

@@ -49,7 +49,7 @@ export const payloads = (ready: ReadonlyArray<Ready>): ReadonlyArray<string> => 
 }
 
 export const announce = (db: Database) => {
-  const sql = "select 1 from (select pg_notify($1, p) from unnest($2) as u(p)) sent"
+  const sql = "select count(pg_notify($1, p))::int4 as sent from unnest($2) as u(p)"
   return (ready: ReadonlyArray<Ready>): Effect.Effect<void, StoreError> => {
     const sent = payloads(ready)
     return sent.length === 0 ? Effect.void : Effect.asVoid(db.run("announce", sql, [text(channelOf(db.schema)), texts(sent)]))
@@ -68,7 +68,7 @@ export const announcements = (
   schema: string
 ): Effect.Effect<Queue.Dequeue<ReadonlyArray<Ready>, StoreError>, StoreError, Scope.Scope> =>
   Effect.gen(function*() {
-    const source = yield* pool.listen(channelOf(schema))
+    const source = yield* Effect.mapError(pool.listen(channelOf(schema)), toStoreError("announcements"))
     const heard = yield* Effect.acquireRelease(Queue.unbounded<ReadonlyArray<Ready>, StoreError>(), Queue.shutdown)
     yield* Queue.take(source).pipe(
       Effect.flatMap(({ payload }) => {
@@ -81,4 +81,4 @@ export const announcements = (
       Effect.forkScoped
     )
     return heard
-  }).pipe(Effect.mapError((error) => error._tag === "SqlError" ? toStoreError("announcements")(error) : error))
+  })

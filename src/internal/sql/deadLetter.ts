@@ -8,6 +8,7 @@ import type { Entry } from "../../JobHistory.ts"
 import type { JobId } from "../../JobId.ts"
 import type { JobStore, Ready, StoreError, TenantKey } from "../../JobStore.ts"
 import type { Database } from "./database.ts"
+import type { InDays } from "./retention.ts"
 import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
 
 /** A row of `jobs` that has become ready. */
@@ -86,6 +87,3 @@ export const cancel = (db: Database, inDays: InDays): JobStore["Service"]["cance
       (rows) => rows.length > 0
     )
 }
-
-/** Runs a statement that writes finished rows into these days, whose partitions are made first. */
-export type InDays = <A>(days: ReadonlySet<number>, statement: Effect.Effect<A, StoreError>) => Effect.Effect<A, StoreError>

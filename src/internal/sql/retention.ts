@@ -8,8 +8,13 @@ import type { Connection } from "effect/sql/SqlConnection"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import type { StoreError } from "../../JobStore.ts"
 import { type Database, isMissingDay, toStoreError } from "./database.ts"
-import type { InDays } from "./deadLetter.ts"
 import { dayOf, int4 } from "./rows.ts"
+
+/** Runs a statement that writes finished rows into these days, whose partitions are made first. */
+export type InDays = <A>(days: ReadonlySet<number>, statement: Effect.Effect<A, StoreError>) => Effect.Effect<A, StoreError>
+
+/** Remembers how long finished rows are kept, so that purge can make tomorrow's partitions ahead of time. */
+export type Foresee = (now: number, purgeAt: number) => void
 
 /** At most so many days are dropped by one purge. */
 const maxDrops = 100
@@ -34,7 +39,7 @@ export const make = (db: Database) => {
   const { schema } = db
   /** Days whose partitions this process has seen. Another one's purge may drop them: see `inDays`. */
   const known = new Set<number>()
-  /** How far ahead of the day of finishing this process's settlements lie. */
+  /** How many days after their finishing this process's rows may go. */
   const horizons = new Set<number>()
   const ensure = `select 1 from ${schema}.ensure_partition(date '1970-01-01' + $1)`
   const days = daysSql(schema)
@@ -55,8 +60,8 @@ export const make = (db: Database) => {
       Effect.retry({ times: 3, while: isDayMissing })
     )
 
-  const noteHorizon = (now: number, wanted: Iterable<number>) => {
-    for (const day of wanted) horizons.add(day - dayOf(now))
+  const foresee: Foresee = (now, purgeAt) => {
+    horizons.add(dayOf(purgeAt) - dayOf(now))
   }
 
   const remove = (connection: Connection, { how, name }: Day): Effect.Effect<void, SqlError> => {
@@ -96,5 +101,5 @@ export const make = (db: Database) => {
     )
   }
 
-  return { inDays, noteHorizon, purge }
+  return { foresee, inDays, purge }
 }

@@ -8,6 +8,7 @@ import type { JobId } from "../../JobId.ts"
 import { outcomeCodes } from "../../JobState.ts"
 import type { DeadLetter, Finish, Owner, PutBack, Retry, Settlement, StoreError } from "../../JobStore.ts"
 import type { Database } from "./database.ts"
+import type { Foresee, InDays } from "./retention.ts"
 import { byId, dayOf, entryJson, int2, int2s, int4, int4s, int8, storable, texts, timestamp, timestamps, uuids } from "./rows.ts"
 
 /** The epoch spares a late owner's work and turns it away early; id and version decide. */
@@ -63,16 +64,16 @@ const fence = ({ epoch, partition, queueId }: Owner) => [int4(queueId), int2(par
 const attempted = (rows: ReadonlyArray<Settlement>) => [uuids(rows.map(({ id }) => id)), int4s(rows.map(({ version }) => version))]
 const entries = (rows: ReadonlyArray<Settlement>) => texts(rows.map(({ entry }) => entryJson(entry)))
 
-/** `prepare` makes sure that the days of purge are there. */
-export const settle = (db: Database, prepare: (days: ReadonlySet<number>) => Effect.Effect<void, StoreError>) => {
+export const settle = (db: Database, inDays: InDays, foresee: Foresee) => {
   const finishStatement = finishSql(db.schema)
   const retryStatement = laterSql(db.schema, 2)
   const putBackStatement = laterSql(db.schema, 1)
   const deadLetterStatement = deadLetterSql(db.schema)
 
-  const finish = (owner: Owner, rows: ReadonlyArray<Finish>, now: number) =>
-    Effect.andThen(
-      prepare(new Set(rows.map(({ purgeAt }) => dayOf(purgeAt)))),
+  const finish = (owner: Owner, rows: ReadonlyArray<Finish>, now: number) => {
+    for (const { purgeAt } of rows) foresee(now, purgeAt)
+    return inDays(
+      new Set(rows.map(({ purgeAt }) => dayOf(purgeAt))),
       db.run<Settled>("settle", finishStatement, [
         ...fence(owner),
         ...attempted(rows),
@@ -83,6 +84,7 @@ export const settle = (db: Database, prepare: (days: ReadonlySet<number>) => Eff
         entries(rows)
       ])
     )
+  }
 
   const later = (statement: string) => (owner: Owner, rows: ReadonlyArray<Retry | PutBack>) =>
     db.run<Settled>("settle", statement, [

@@ -161,14 +161,11 @@ export const make = (db: Database, client: SqlClient, lockTimeoutMs: number) => 
   }
 
   const onOwnPool = (jobs: Jobs, options: Options): Effect.Effect<Answers, StoreError> => {
-    let isFirst = true
+    let isUncertain = false
     const attempt = Effect.suspend((): Effect.Effect<Answers, StoreError> => {
       // A failed attempt's answers were rolled back, or are found again.
       const answers: Answers = new Map()
-      if (isFirst) {
-        isFirst = false
-        return Effect.as(send(jobs, options, answers), answers)
-      }
+      if (!isUncertain) return Effect.as(send(jobs, options, answers), answers)
       return db.run<Stored>("submit", statements.known, [uuids(jobs.map(({ id }) => id))]).pipe(
         Effect.flatMap((known) => {
           store(answers, known)
@@ -180,7 +177,10 @@ export const make = (db: Database, client: SqlClient, lockTimeoutMs: number) => 
     })
     return onLiveClock(Effect.retry(attempt, {
       schedule: resending,
-      while: (error) => error.reason === "Unavailable" || error.reason === "Conflict" || isStoredAlready(error)
+      while: (error) => {
+        if (error.reason === "Unavailable") isUncertain = true
+        return error.reason === "Unavailable" || error.reason === "Conflict" || (isUncertain && isStoredAlready(error))
+      }
     }))
   }
 
@@ -208,9 +208,12 @@ export const make = (db: Database, client: SqlClient, lockTimeoutMs: number) => 
     const distinct = collapsed.flatMap(({ first, job }) => first === job ? [job] : [])
     const transaction = yield* Effect.serviceOption(client.transactionService)
     const answers = yield* Option.isSome(transaction) ? inTransaction(distinct, options) : onOwnPool(distinct, options)
-    return collapsed.map(({ first, job }): Submitted => {
-      const answer = answers.get(first.id) ?? { id: first.id, isNew: true, seq: 0 }
-      return first === job ? answer : { id: answer.id, isNew: false, seq: 0 }
-    })
+    const result: Array<Submitted> = []
+    for (const { first, job } of collapsed) {
+      const answer = answers.get(first.id)
+      if (answer === undefined) return yield* Effect.die(new Error(`submit: no answer for job ${first.id}`))
+      result.push(first === job ? answer : { id: answer.id, isNew: false, seq: 0 })
+    }
+    return result
   })
 }

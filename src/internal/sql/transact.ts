@@ -14,6 +14,7 @@ import type { JobId } from "../../JobId.ts"
 import { outcomeCodes } from "../../JobState.ts"
 import type { Finish, Owner, StoreError, Transacted } from "../../JobStore.ts"
 import { type Database, isMissingDay, toStoreError } from "./database.ts"
+import type { Foresee } from "./retention.ts"
 import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
 import { commitWith, hasBegun, isCommitUnknown, sqlState } from "./transaction.ts"
 
@@ -57,13 +58,14 @@ const conclude = (error: SqlError, isCommitting: boolean): Effect.Effect<Transac
 }
 
 /** See {@link JobStore.transact}. */
-export const transact = (schema: string, client: SqlClient) => {
+export const transact = (schema: string, client: SqlClient, foresee: Foresee) => {
   const sql = settleSql(schema)
 
   const end = (owner: Owner, { now, settlement }: Completion, onSettled: () => void): Effect.Effect<Transacted, SqlError> =>
     Effect.gen(function*() {
       const begun = yield* hasBegun(client)
       if (begun === "idle" || begun === "none") return { _tag: "Pending", settlement }
+      foresee(now, settlement.purgeAt)
       const params = settleParameters(owner, settlement, now)
       const travels = yield* commitWith(client, { sql, params })
       if (!travels) {

@@ -10,7 +10,7 @@ import type { SqlError } from "effect/sql/SqlError"
 import { commitUnknown, type LastStatement, LazyConnection } from "../postgres/LazyConnection.ts"
 
 export type { LastStatement } from "../postgres/LazyConnection.ts"
-export { sqlState } from "../postgres/sqlState.ts"
+export { hasLostConnection, sqlState } from "../postgres/sqlState.ts"
 
 /** The current transaction of `sql` in this fiber: its connection and its depth (0: outermost, more: inside savepoints). */
 const current = (sql: SqlClient) => Effect.serviceOption(sql.transactionService)

@@ -1,0 +1,450 @@
+/**
+ * The service applications use: submit work, see how it stands, wait for it, cancel it, replay what failed.
+ */
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import type * as Schema from "effect/Schema"
+import * as Stream from "effect/Stream"
+import { SecureRandom } from "effect/crypto/SecureRandom"
+import { EventBus } from "./EventBus.ts"
+import { onLiveClock } from "./internal/liveClock.ts"
+import { Owners } from "./internal/owners.ts"
+import { Queues } from "./internal/queues.ts"
+import * as Submitter from "./internal/submitter.ts"
+import { Waker } from "./internal/waker.ts"
+import type { Codec, Job, JobRequest, RequestOptions } from "./Job.ts"
+import {
+  DeadLetterNotFound,
+  DedupeKeyBusy,
+  DedupeKeyTaken,
+  EmptyBatch,
+  InvalidField,
+  JobAlreadyFinal,
+  type JobFailure,
+  JobNotFound,
+  JobUnsuccessful,
+  PartitionUnavailable,
+  StoreUnavailable,
+  SubmitError
+} from "./JobError.ts"
+import * as JobEvent from "./JobEvent.ts"
+import { JobHandlers } from "./JobHandlers.ts"
+import * as JobHistory from "./JobHistory.ts"
+import { BatchId, JobId } from "./JobId.ts"
+import * as JobMetrics from "./JobMetrics.ts"
+import { isFinal, type JobState } from "./JobState.ts"
+import { type JobRecord, JobStore, type Ready, type StoreError, tenantId } from "./JobStore.ts"
+import * as Priority from "./Priority.ts"
+import * as RequestContext from "./RequestContext.ts"
+
+/** What a batch's submission answers: ids in the order of the requests. */
+export interface Batch {
+  readonly batchId: BatchId
+  readonly jobIds: ReadonlyArray<JobId>
+}
+
+/** Defaults for the requests of a batch; a request's own options win. */
+export type BatchOptions = Pick<RequestOptions, "queue" | "priority">
+
+/** How a job stands. Times are milliseconds since 1970. */
+export interface JobStatus<Success = unknown, Failure = unknown> {
+  readonly jobId: JobId
+  readonly type: string
+  readonly queue: string
+  readonly state: JobState
+  /** Attempts that have ended and counted. */
+  readonly attempts: number
+  /** How often the process died while it ran. */
+  readonly crashes: number
+  readonly priority: Priority.Lane | undefined
+  readonly dedupeKey: string | undefined
+  readonly batchId: BatchId | undefined
+  /** Who asked for it. */
+  readonly request: RequestContext.RequestContext
+  readonly submittedAt: number
+  /** When it is due, for `scheduled` and `retrying`. */
+  readonly dueAt: number | undefined
+  /** Since when it runs, for `running`. */
+  readonly startedAt: number | undefined
+  readonly endedAt: number | undefined
+  readonly progress: { readonly fraction: number; readonly message: string | undefined } | undefined
+  /** The result of a `completed` job. */
+  readonly result: Success | undefined
+  /** Why a `failed` job failed. */
+  readonly failure: JobFailure | undefined
+  /** The typed error of a `failed` job, where its definition names it. */
+  readonly error: Failure | undefined
+  /** Every move, from the submission on. */
+  readonly history: ReadonlyArray<JobHistory.Moved>
+}
+
+/** A definition, or nothing: then results are JSON as stored. */
+type Typed<Success extends Codec, Failure extends Codec> = Pick<
+  Job<string, Codec, Success, Failure>,
+  "success" | "error" | "decodeSuccess" | "decodeError"
+>
+
+/** The service. */
+export class Jobs extends Context.Service<Jobs, {
+  /**
+   * Stores one request, or many: all of them or none. Answers when they are stored and does not wait for the work. Inside a transaction
+   * of the caller's `SqlClient` the jobs become visible exactly when it commits. A request whose dedupe key is held by a live job is
+   * answered with that job's id.
+   */
+  readonly submit: {
+    (request: JobRequest): Effect.Effect<JobId, SubmitError>
+    (requests: ReadonlyArray<JobRequest>, options?: BatchOptions): Effect.Effect<Batch, SubmitError>
+  }
+  /** How a job stands; with its definition the result and the error are typed. */
+  readonly status: {
+    (jobId: JobId): Effect.Effect<JobStatus, JobNotFound | StoreUnavailable>
+    <Success extends Codec, Failure extends Codec>(
+      jobId: JobId,
+      definition: Typed<Success, Failure>
+    ): Effect.Effect<
+      JobStatus<Success["Type"], Failure["Type"]>,
+      JobNotFound | StoreUnavailable | Schema.SchemaError
+    >
+  }
+  /** Waits for the end: the result, or the failure. With its definition both are typed. */
+  readonly await: {
+    (jobId: JobId): Effect.Effect<unknown, JobNotFound | JobUnsuccessful | StoreUnavailable>
+    <Success extends Codec, Failure extends Codec>(
+      jobId: JobId,
+      definition: Typed<Success, Failure>
+    ): Effect.Effect<
+      Success["Type"],
+      Failure["Type"] | JobNotFound | JobUnsuccessful | StoreUnavailable | Schema.SchemaError
+    >
+  }
+  /** Puts a dead letter back into its queue: same id, history kept. Once, also when called twice at the same time. */
+  readonly replayJob: (
+    deadLetterId: JobId
+  ) => Effect.Effect<void, DeadLetterNotFound | DedupeKeyTaken | StoreUnavailable>
+  /** Cancels a job that has not ended; a running one is interrupted and rolled back. */
+  readonly cancel: (
+    jobId: JobId
+  ) => Effect.Effect<void, JobNotFound | JobAlreadyFinal | PartitionUnavailable | StoreUnavailable>
+}>()("millrace/Jobs") {}
+
+const storeUnavailable = (operation: string) => (error: StoreError) => new StoreUnavailable({ operation, cause: error })
+
+const definedOr = <A>(value: A | null | undefined): A | undefined => value ?? undefined
+
+/** The service on whatever store, owners and bus there are. */
+export const layer: Layer.Layer<
+  Jobs,
+  never,
+  JobStore | Queues | Owners | Waker | EventBus | JobHandlers | SecureRandom
+> = Layer.effect(
+  Jobs,
+  Effect.gen(function*() {
+    const store = yield* JobStore
+    const queues = yield* Queues
+    const owners = yield* Owners
+    const waker = yield* Waker
+    const bus = yield* EventBus
+    const handlers = yield* JobHandlers
+    const random = yield* SecureRandom
+
+    // ------------------------------------------------------------------------------------------- submit
+
+    const announce = (stored: ReadonlyArray<Submitter.Prepared>, seqs: ReadonlyArray<number>, now: number, batchId: BatchId | undefined) =>
+      Effect.gen(function*() {
+        waker.wake(stored.map(({ job }, index): Ready => ({
+          queueId: job.queueId,
+          partition: job.partition,
+          lane: job.lane,
+          tenant: job.tenant,
+          seq: seqs[index] ?? 0,
+          ...(job.dueAt === undefined ? {} : { dueAt: job.dueAt })
+        })))
+        for (const { job, queue } of stored) {
+          const tenant = tenantId(job.tenant)
+          yield* JobMetrics.onSubmitted(job.type, queue, 1)
+          yield* bus.publish(
+            new JobEvent.JobSubmitted({
+              jobId: job.id,
+              type: job.type,
+              queue,
+              at: now,
+              ...(tenant === undefined ? {} : { tenantId: tenant }),
+              ...(batchId === undefined ? {} : { batchId }),
+              ...(job.dueAt === undefined ? {} : { dueAt: job.dueAt })
+            })
+          )
+        }
+      })
+
+    const storeAll = (requests: ReadonlyArray<JobRequest>, options: BatchOptions | undefined, batchId: BatchId | undefined) =>
+      Effect.gen(function*() {
+        const now = yield* store.now
+        const span = yield* Effect.option(Effect.currentSpan)
+        const submission: Submitter.Submission = {
+          request: yield* RequestContext.Request,
+          trace: Option.isSome(span)
+            ? { traceId: span.value.traceId, spanId: span.value.spanId, sampled: span.value.sampled }
+            : undefined,
+          now,
+          priority: options?.priority,
+          queue: options?.queue,
+          definitionOf: (type) => handlers.get(type)?.definition
+        }
+        const prepared = yield* Effect.forEach(requests, (request, index) =>
+          Submitter.prepare(random, queues, submission, request, batchId === undefined ? "" : `[${index}].`))
+        const stored = yield* store.submit(prepared.map(({ job }) => job), { batchId, now }).pipe(
+          Effect.mapError((error) => error.reason === "LockTimeout"
+            ? new SubmitError({ reason: new DedupeKeyBusy() })
+            : Submitter.unavailable(error))
+        )
+        const fresh = prepared.filter((_, index) => stored[index]?.isNew === true)
+        const seqs = stored.filter(({ isNew }) => isNew).map(({ seq }) => seq)
+        yield* store.afterCommit(announce(fresh, seqs, now, batchId))
+        return stored.map(({ id }) => id)
+      }).pipe(
+        Effect.withSpan(`send ${nameOf(options?.queue ?? requests[0]?.queue ?? requests[0]?.definition?.queue)}`, {
+          kind: "producer",
+          attributes: {
+            "messaging.system": "millrace",
+            "messaging.operation.name": "send",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": nameOf(options?.queue ?? requests[0]?.queue ?? requests[0]?.definition?.queue),
+            ...(batchId === undefined ? {} : { "messaging.batch.message_count": requests.length })
+          }
+        })
+      )
+
+    const submitMany = (requests: ReadonlyArray<JobRequest>, options: BatchOptions | undefined) =>
+      Effect.gen(function*() {
+        if (requests.length === 0) return yield* new SubmitError({ reason: new EmptyBatch() })
+        const batchId = yield* Submitter.batchId(random)
+        return { batchId, jobIds: yield* storeAll(requests, options, batchId) }
+      })
+
+    const submitOne = (request: JobRequest) =>
+      Effect.flatMap(storeAll([request], undefined, undefined), ([jobId]) =>
+        jobId === undefined ? Effect.die(new Error("submit: the store answered without an id")) : Effect.succeed(jobId))
+
+    function submit(request: JobRequest): Effect.Effect<JobId, SubmitError>
+    function submit(requests: ReadonlyArray<JobRequest>, options?: BatchOptions): Effect.Effect<Batch, SubmitError>
+    function submit(
+      input: JobRequest | ReadonlyArray<JobRequest>,
+      options?: BatchOptions
+    ): Effect.Effect<JobId | Batch, SubmitError> {
+      if (isMany(input)) return submitMany(input, options)
+      if (typeof input !== "object" || input === null) {
+        const reason = new InvalidField({ field: "request", expected: "a request or an array of requests", received: String(input) })
+        return Effect.fail(new SubmitError({ reason }))
+      }
+      return submitOne(input)
+    }
+
+    // ------------------------------------------------------------------------------------------- status
+
+    const find = (jobId: JobId): Effect.Effect<JobRecord, JobNotFound | StoreUnavailable> =>
+      Effect.gen(function*() {
+        const { tenantId: mine } = yield* RequestContext.Request
+        const record = yield* Effect.mapError(store.find(jobId), storeUnavailable("status"))
+        if (Option.isNone(record)) return yield* new JobNotFound({ jobId })
+        if (mine !== undefined && tenantId(record.value.tenant) !== mine) return yield* new JobNotFound({ jobId })
+        return record.value
+      })
+
+    const addressOf = (record: JobRecord) =>
+      Effect.map(
+        Effect.orElseSucceed(queues.byId(record.queueId), () => Option.none<never>()),
+        (known) => ({
+          queue: Option.isSome(known) ? known.value.row.name : String(record.queueId),
+          partition: record.partition
+        })
+      )
+
+    const statusOf = (record: JobRecord): Effect.Effect<JobStatus> =>
+      Effect.gen(function*() {
+        const address = yield* addressOf(record)
+        const live = record.state === "queued"
+          ? yield* Effect.orElseSucceed(owners.view(address, record.id), () => undefined)
+          : undefined
+        const noted = record.state === "queued" ? record.running : undefined
+        const isRunning = live?.isRunning ?? noted !== undefined
+        const fraction = live?.progress ?? noted?.progress
+        const { cluster: _, scheduledFor, ...request } = RequestContext.fromStored(record.context)
+        const startedAt = live?.startedAt ?? noted?.startedAt
+        const history = JobHistory.transitions({ createdAt: record.createdAt, scheduledFor, history: record.history })
+        return {
+          jobId: record.id,
+          type: record.type,
+          queue: address.queue,
+          state: isRunning ? "running" : record.state,
+          attempts: record.attempt,
+          crashes: record.crashes,
+          priority: record.lane === undefined ? undefined : Priority.laneName(record.lane),
+          dedupeKey: record.dedupeKey,
+          batchId: record.batchId,
+          request,
+          submittedAt: record.createdAt,
+          dueAt: record.dueAt,
+          startedAt: isRunning ? startedAt : undefined,
+          endedAt: record.endedAt,
+          progress: fraction === undefined || !isRunning
+            ? undefined
+            : { fraction, message: live?.message ?? noted?.message },
+          result: record.state === "completed" ? definedOr(record.result) : undefined,
+          failure: record.failure,
+          error: record.failure?.error,
+          history: isRunning && startedAt !== undefined
+            ? [...history, { move: "started", to: "running", at: startedAt, attempt: record.attempt + 1 }]
+            : history
+        }
+      })
+
+    function status(jobId: JobId): Effect.Effect<JobStatus, JobNotFound | StoreUnavailable>
+    function status<Success extends Codec, Failure extends Codec>(
+      jobId: JobId,
+      definition: Typed<Success, Failure>
+    ): Effect.Effect<JobStatus<Success["Type"], Failure["Type"]>, JobNotFound | StoreUnavailable | Schema.SchemaError>
+    function status(jobId: JobId, definition?: Typed<Codec, Codec>) {
+      return Effect.gen(function*() {
+        const plain = yield* Effect.flatMap(find(jobId), statusOf)
+        if (definition === undefined) return plain
+        return {
+          ...plain,
+          result: plain.state === "completed" ? yield* definition.decodeSuccess(plain.result ?? null) : undefined,
+          error: plain.error === undefined ? undefined : yield* definition.decodeError(plain.error)
+        }
+      })
+    }
+
+    // ------------------------------------------------------------------------------------------- await
+
+    const ended = (jobId: JobId) =>
+      Effect.gen(function*() {
+        const events = yield* bus.subscribe({
+          jobId,
+          tags: ["JobCompleted", "JobDeadLettered", "JobCancelled", "JobExpired"]
+        })
+        const told = Stream.runHead(events)
+        // Events of other processes may not come here: look from time to time, ever more rarely.
+        for (let pause = 100;; pause = Math.min(pause * 2, 5_000)) {
+          const record = yield* find(jobId)
+          if (isFinal(record.state)) return yield* statusOf(record)
+          yield* Effect.raceFirst(told, onLiveClock(Effect.sleep(Duration.millis(pause))))
+        }
+      }).pipe(Effect.scoped)
+
+    const unsuccessful = ({ failure, jobId, state }: JobStatus) =>
+      new JobUnsuccessful({
+        jobId,
+        jobState: state,
+        ...(failure === undefined ? {} : { errorTag: failure.tag, errorMessage: failure.message })
+      })
+
+    function awaitEnd(jobId: JobId): Effect.Effect<unknown, JobNotFound | JobUnsuccessful | StoreUnavailable>
+    function awaitEnd<Success extends Codec, Failure extends Codec>(
+      jobId: JobId,
+      definition: Typed<Success, Failure>
+    ): Effect.Effect<
+      Success["Type"],
+      Failure["Type"] | JobNotFound | JobUnsuccessful | StoreUnavailable | Schema.SchemaError
+    >
+    function awaitEnd(jobId: JobId, definition?: Typed<Codec, Codec>): Effect.Effect<unknown, unknown> {
+      return Effect.gen(function*() {
+        const status = yield* ended(jobId)
+        if (status.state === "completed") {
+          return definition === undefined ? status.result : yield* definition.decodeSuccess(status.result ?? null)
+        }
+        if (definition === undefined || status.error === undefined) return yield* unsuccessful(status)
+        return yield* Effect.flatMap(definition.decodeError(status.error), Effect.fail)
+      })
+    }
+
+    // ------------------------------------------------------------------------------------------- replay and cancel
+
+    const by = Effect.map(RequestContext.Request, ({ userId }) => userId === undefined ? {} : { by: userId })
+
+    const replayJob = (jobId: JobId) =>
+      Effect.gen(function*() {
+        const found = yield* Effect.catchTag(find(jobId), "JobNotFound", () => new DeadLetterNotFound({ jobId }))
+        if (found.state !== "failed") return yield* new DeadLetterNotFound({ jobId, jobState: found.state })
+        const now = yield* store.now
+        const entry: JobHistory.Entry = { kind: "replayed", at: now, ...(yield* by) }
+        const replayed = yield* Effect.mapError(store.replay(jobId, found.tenant, entry), storeUnavailable("replayJob"))
+        if (replayed === "taken") return yield* new DedupeKeyTaken({ jobId })
+        if (Option.isNone(replayed)) return yield* new DeadLetterNotFound({ jobId, jobState: "queued" })
+        const ready = replayed.value
+        const { queue } = yield* addressOf(found)
+        const tenant = tenantId(found.tenant)
+        yield* store.afterCommit(Effect.suspend(() => {
+          waker.wake([ready])
+          return bus.publish(
+            new JobEvent.JobReplayed({
+              jobId,
+              type: found.type,
+              queue,
+              at: now,
+              ...(tenant === undefined ? {} : { tenantId: tenant }),
+              ...("by" in entry && entry.by !== undefined ? { by: entry.by } : {})
+            })
+          )
+        }))
+      })
+
+    const cancelWaiting = (record: JobRecord, now: number, who: { readonly by?: string }) =>
+      Effect.gen(function*() {
+        const known = yield* Effect.mapError(queues.byId(record.queueId), storeUnavailable("cancel"))
+        const retentionMs = Option.isSome(known) ? known.value.queue.retention.cancelledMs : 0
+        const isCancelled = yield* Effect.mapError(
+          store.cancel({
+            id: record.id,
+            version: record.version,
+            owner: undefined,
+            now,
+            purgeAt: now + retentionMs,
+            entry: { kind: "cancelled", at: now, ...who }
+          }),
+          storeUnavailable("cancel")
+        )
+        if (!isCancelled) return false
+        const { queue } = yield* addressOf(record)
+        const tenant = tenantId(record.tenant)
+        yield* JobMetrics.onFinished(record.type, queue, "cancelled")
+        yield* bus.publish(
+          new JobEvent.JobCancelled({
+            jobId: record.id,
+            type: record.type,
+            queue,
+            at: now,
+            ...(tenant === undefined ? {} : { tenantId: tenant }),
+            ...who
+          })
+        )
+        return true
+      })
+
+    const cancel = (jobId: JobId) =>
+      Effect.gen(function*() {
+        const who = yield* by
+        // Each turn sees the job where it has moved to; it cannot move for ever.
+        for (let turn = 0; turn < 20; turn++) {
+          const record = yield* find(jobId)
+          if (isFinal(record.state)) return yield* new JobAlreadyFinal({ jobId, jobState: record.state })
+          const isCancelled = record.state === "queued"
+            ? yield* owners.cancel(yield* addressOf(record), jobId, who.by)
+            : yield* cancelWaiting(record, yield* store.now, who)
+          if (isCancelled) return
+          yield* onLiveClock(Effect.sleep(Duration.millis(5 * turn)))
+        }
+        return yield* new PartitionUnavailable({ entity: jobId })
+      })
+
+    return Jobs.of({ submit, status, await: awaitEnd, replayJob, cancel })
+  })
+)
+
+const isMany = (input: JobRequest | ReadonlyArray<JobRequest>): input is ReadonlyArray<JobRequest> => Array.isArray(input)
+
+const nameOf = (queue: RequestOptions["queue"]): string =>
+  queue === undefined ? "default" : typeof queue === "string" ? queue : queue.name

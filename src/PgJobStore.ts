@@ -1,0 +1,90 @@
+/**
+ * The durable mailbox on PostgreSQL. Each verb is one file in `internal/sql`, with its statement, invariants and serving index.
+ *
+ * A job's row is written once and deleted once on its straight way; whoever deletes it, at the version it read, owns the outcome. A crash at
+ * any line leaves a live row that is run again, or its outcome, never both and never neither.
+ */
+import { PgClient } from "@effect/sql-pg/PgClient"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import type * as Scope from "effect/Scope"
+import { announce, announcements } from "./internal/sql/announce.ts"
+import * as Clock from "./internal/sql/clock.ts"
+import * as Database from "./internal/sql/database.ts"
+import { cancel, replay } from "./internal/sql/deadLetter.ts"
+import { intake, reread } from "./internal/sql/intake.ts"
+import { declareQueue, depth, find, queues } from "./internal/sql/query.ts"
+import * as Retention from "./internal/sql/retention.ts"
+import { nextDue, promote } from "./internal/sql/schedule.ts"
+import { settle } from "./internal/sql/settle.ts"
+import * as Submit from "./internal/sql/submit.ts"
+import { countCrashes, handOver, noteDone, noteRunning, takeOver } from "./internal/sql/takeOver.ts"
+import { refence, transact } from "./internal/sql/transact.ts"
+import { JobStore, type StoreError } from "./JobStore.ts"
+import * as Migrations from "./Migrations.ts"
+import * as Postgres from "./Postgres.ts"
+
+/** What {@link layer} takes. */
+export interface Options {
+  /** The schema that holds everything of Millrace, `millrace` by default: lower-case letters, digits, underscores. */
+  readonly schema?: string | undefined
+  /** Connections for Millrace's own statements, 4 by default. Listening for announcements takes one more. */
+  readonly connections?: number | undefined
+  /** How long a statement of the store waits for a lock, 5 seconds by default. */
+  readonly lockTimeout?: Duration.Input | undefined
+}
+
+/**
+ * Makes the store. Handlers and callers use `PgClient` as it is given; Millrace's own statements get a small pool to the same database. The
+ * schema is brought up to date first, so that a wrong database fails here and not at the first job.
+ */
+export const make = Effect.fnUntraced(function*(
+  options: Options = {}
+): Effect.fn.Return<JobStore["Service"], Migrations.MigrationError | StoreError, PgClient | Scope.Scope> {
+  const client = yield* PgClient
+  const schema = options.schema ?? "millrace"
+  const connections = options.connections ?? 4
+  const lockTimeout = Duration.fromInputUnsafe(options.lockTimeout ?? "5 seconds")
+  const pool = yield* Postgres.makePool(client, {
+    maxConnections: connections + 1,
+    applicationName: "millrace",
+    startupParameters: Database.startupParameters(lockTimeout)
+  }).pipe(Effect.mapError(Database.toStoreError("connect")))
+  yield* Migrations.run(pool, { schema })
+
+  const db = Database.make(pool, schema)
+  const offset = yield* Clock.measureOffset(db)
+  const retention = Retention.make(db)
+  const settleMany = settle(db, retention.inDays, retention.foresee)
+  return {
+    now: Clock.now(offset),
+    declareQueue: declareQueue(db),
+    queues: queues(db),
+    submit: Submit.make(db, client, Math.ceil(Duration.toMillis(lockTimeout))),
+    afterCommit: (effect) => client.afterCommit(effect),
+    announce: announce(db),
+    announcements: announcements(pool, schema),
+    find: find(db),
+    takeOver: takeOver(db),
+    handOver: handOver(db),
+    countCrashes: countCrashes(db),
+    intake: intake(db),
+    reread: reread(db),
+    noteRunning: noteRunning(db),
+    noteDone: noteDone(db),
+    settle: settleMany,
+    transact: transact(schema, client, retention.foresee),
+    refence: refence(db),
+    promote: promote(db),
+    nextDue: nextDue(db),
+    cancel: cancel(db, retention.inDays),
+    replay: replay(db),
+    depth: depth(db),
+    purge: retention.purge
+  }
+})
+
+/** The store over the `PgClient` in context. */
+export const layer = (options: Options = {}): Layer.Layer<JobStore, Migrations.MigrationError | StoreError, PgClient> =>
+  Layer.effect(JobStore, make(options))

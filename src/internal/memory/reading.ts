@@ -1,0 +1,115 @@
+/**
+ * What MemoryJobStore's readers see: the same rows, in the same order, as the statements of `internal/sql` give. Nothing here writes.
+ */
+import * as Option from "effect/Option"
+import type { JobId } from "../../JobId.ts"
+import type { Demand, Intake, JobRecord, LiveRow, Owner, TenantKey } from "../../JobStore.ts"
+import { lanes } from "../../Priority.ts"
+import { byCodePoint, type PartitionKey, read, type Row, type Tables } from "./tables.ts"
+
+/** What every place keeps of a job; what only some keep is absent. */
+const recordOf = (row: Row) => ({
+  id: row.id,
+  queueId: row.queueId,
+  partition: row.partition,
+  lane: undefined,
+  tenant: row.tenant,
+  type: row.type,
+  version: row.version,
+  attempt: row.attempt,
+  crashes: 0,
+  dedupeKey: undefined,
+  batchId: row.batchId,
+  createdAt: row.createdAt,
+  dueAt: undefined,
+  endedAt: undefined,
+  payload: read(row.payload),
+  context: read(row.context),
+  result: null,
+  failure: undefined,
+  history: row.history,
+  running: undefined
+})
+
+/** What is kept of a job that can still run, now or once replayed. */
+const runnableOf = (row: Row) => ({ ...recordOf(row), lane: row.lane, crashes: row.crashes, dedupeKey: row.dedupeKey })
+
+export const find = (tables: Tables, id: JobId): Option.Option<JobRecord> => {
+  const row = tables.live.get(id)
+  if (row !== undefined) {
+    const note = tables.notes.get(id)
+    const running = note?.version === row.version
+      ? { startedAt: note.startedAt, progress: note.progress, message: note.message }
+      : undefined
+    return Option.some({ ...runnableOf(row), state: row.state, dueAt: row.dueAt, running })
+  }
+  return Option.map(Option.fromUndefinedOr(tables.ended.get(id)), (ended): JobRecord =>
+    ended._tag === "Dead"
+      ? { ...runnableOf(ended.row), state: "failed", endedAt: ended.endedAt, failure: ended.failure }
+      : { ...recordOf(ended.row), state: ended.outcome, endedAt: ended.endedAt, result: read(ended.result) })
+}
+
+export const intake = (tables: Tables, owner: Owner, { held, lanes, marks }: Demand): Intake => {
+  if (!tables.owns(owner)) return { jobs: [], visited: [] }
+  const jobs: Array<Row> = []
+  const visited: Array<{ readonly lane: number; readonly tenant: TenantKey }> = []
+  for (const { after, lane, perTenant, room, tenants } of lanes) {
+    const ready = tables.rowsOf(owner).filter((row) =>
+      row.lane === lane && row.state === "queued" && byCodePoint(row.tenant, after) > 0
+    )
+    const turns = [...Map.groupBy(ready, (row) => row.tenant)]
+      .sort(([left], [right]) => byCodePoint(left, right))
+      .slice(0, tenants)
+    let left = room
+    for (const [tenant, rows] of turns) {
+      if (left <= 0) break
+      const low = Math.max(
+        0,
+        ...marks.filter((mark) => mark.lane === lane && mark.tenant === tenant).map(({ seq }) => seq)
+      )
+      const taken = rows
+        .filter((row) => row.seq > low && !held.includes(row.seq))
+        .slice(0, Math.min(perTenant, left))
+      jobs.push(...taken)
+      visited.push({ lane, tenant })
+      // A tenant with nothing new comes back as a row of its own, which takes room.
+      left -= Math.max(taken.length, 1)
+    }
+  }
+  return {
+    jobs: jobs.map((row) => ({
+      id: row.id,
+      lane: row.lane,
+      tenant: row.tenant,
+      seq: row.seq,
+      version: row.version,
+      type: row.type,
+      attempt: row.attempt,
+      crashes: row.crashes,
+      createdAt: row.createdAt,
+      expiresAt: row.expiresAt,
+      payload: read(row.payload),
+      context: read(row.context)
+    })),
+    visited
+  }
+}
+
+export const reread = (tables: Tables, ids: ReadonlyArray<JobId>): ReadonlyArray<LiveRow> =>
+  ids.flatMap((id) => {
+    const row = tables.live.get(id)
+    if (row === undefined) return []
+    const { lane, seq, state, tenant, version } = row
+    return [{ id, seq, version, state, lane, tenant }]
+  })
+
+/** The scheduled and retrying rows of a partition, the next one first. */
+export const waiting = (tables: Tables, partition: PartitionKey) =>
+  tables.rowsOf(partition)
+    .flatMap((row) => row.state === "queued" || row.dueAt === undefined ? [] : [{ ...row, dueAt: row.dueAt }])
+    .sort((left, right) => left.dueAt - right.dueAt)
+
+export const depth = (tables: Tables, partition: PartitionKey, atMost: number): ReadonlyArray<number> => {
+  const ready = tables.rowsOf(partition).filter((row) => row.state === "queued")
+  return lanes.map(({ index }) => Math.min(ready.filter((row) => row.lane === index).length, atMost))
+}

@@ -1,0 +1,52 @@
+/**
+ * How this process reaches the owners of partitions. Implemented by QueueEntity; a submitting-only process reaches none.
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import { PartitionUnavailable } from "../JobError.ts"
+import type { JobId } from "../JobId.ts"
+import type { Ready } from "../JobStore.ts"
+
+/** A partition by its queue's name. */
+export interface Address {
+  readonly queue: string
+  readonly partition: number
+}
+
+/** What an owner knows of a ready job. */
+export interface View {
+  readonly isRunning: boolean
+  readonly startedAt?: number
+  readonly progress?: number
+  readonly message?: string
+}
+
+/** The entity id of a partition. */
+export const entityId = ({ partition, queue }: Address): string => `${queue}/${partition}`
+
+/** Reaches owners of partitions. */
+export class Owners extends Context.Service<Owners, {
+  /** Whether the owner is in reach. */
+  readonly isReachable: (address: Address) => boolean
+  /** Best effort, bounded: a lost wake is found by the owner's sweep. */
+  readonly wake: (address: Address, ready: ReadonlyArray<Ready>) => Effect.Effect<void>
+  /** `false`: the job is neither ready nor running there. */
+  readonly cancel: (
+    address: Address,
+    jobId: JobId,
+    by: string | undefined
+  ) => Effect.Effect<boolean, PartitionUnavailable>
+  readonly view: (address: Address, jobId: JobId) => Effect.Effect<View | undefined, PartitionUnavailable>
+}>()("millrace/internal/Owners") {}
+
+/** No owner is in reach: this process only submits. */
+export const layerNone: Layer.Layer<Owners> = Layer.succeed(
+  Owners,
+  Owners.of({
+    isReachable: () => false,
+    wake: () => Effect.void,
+    cancel: (address) => Effect.fail(new PartitionUnavailable({ entity: entityId(address) })),
+    view: (address) => Effect.fail(new PartitionUnavailable({ entity: entityId(address) }))
+  })
+)

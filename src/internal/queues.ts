@@ -1,0 +1,69 @@
+/**
+ * The queues this process knows: those declared in code, with their row, and those others have declared in the database.
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as JobQueue from "../JobQueue.ts"
+import { JobStore, type QueueRow, type StoreError } from "../JobStore.ts"
+
+/** A queue with its identity in the database. `isDeclared`: in this process's code. */
+export interface KnownQueue {
+  readonly queue: JobQueue.JobQueue
+  readonly row: QueueRow
+  readonly isDeclared: boolean
+}
+
+/** Looks queues up. */
+export class Queues extends Context.Service<Queues, {
+  readonly declared: ReadonlyArray<KnownQueue>
+  readonly byName: (name: string) => Effect.Effect<Option.Option<KnownQueue>, StoreError>
+  readonly byId: (queueId: number) => Effect.Effect<Option.Option<KnownQueue>, StoreError>
+  readonly names: Effect.Effect<ReadonlyArray<string>, StoreError>
+}>()("millrace/internal/Queues") {}
+
+const unique = (queues: ReadonlyArray<JobQueue.JobQueue>): ReadonlyArray<JobQueue.JobQueue> => {
+  const byName = new Map<string, JobQueue.JobQueue>([[JobQueue.fallback.name, JobQueue.fallback]])
+  for (const queue of queues) {
+    const other = byName.get(queue.name)
+    if (other !== undefined && other !== queue && other !== JobQueue.fallback) {
+      throw new RangeError(`JobRuntime: the queue "${queue.name}" is declared twice; make it once and share the value`)
+    }
+    byName.set(queue.name, queue)
+  }
+  return [...byName.values()]
+}
+
+/** Makes the declared queues known to the database, and `default` with them. */
+export const layer = (queues: ReadonlyArray<JobQueue.JobQueue>): Layer.Layer<Queues, StoreError, JobStore> =>
+  Layer.effect(
+    Queues,
+    Effect.gen(function*() {
+      const store = yield* JobStore
+      const known = new Map<string, KnownQueue>()
+      for (const queue of unique(queues)) {
+        const row = yield* store.declareQueue(queue.name, 1)
+        known.set(queue.name, { queue, row, isDeclared: true })
+      }
+      const refresh = Effect.map(store.queues, (rows) => {
+        for (const row of rows) {
+          if (!known.has(row.name)) known.set(row.name, { queue: JobQueue.make(row.name), row, isDeclared: false })
+        }
+      })
+      const find = (choose: (queue: KnownQueue) => boolean) => {
+        const lookUp = Effect.sync(() => Option.fromUndefinedOr([...known.values()].find(choose)))
+        return Effect.flatMap(lookUp, (found) =>
+          Option.isSome(found) ? Effect.succeed(found) : Effect.andThen(refresh, lookUp))
+      }
+      return Queues.of({
+        declared: [...known.values()],
+        byName: (name) => {
+          const queue = known.get(name)
+          return queue === undefined ? find(({ row }) => row.name === name) : Effect.succeedSome(queue)
+        },
+        byId: (queueId) => find(({ row }) => row.queueId === queueId),
+        names: Effect.map(refresh, () => [...known.keys()])
+      })
+    })
+  )

@@ -1,0 +1,179 @@
+/**
+ * From a request to a row: looks its queue up, checks every field, encodes the payload. Nothing is stored before all are right.
+ */
+import * as DateTime from "effect/DateTime"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import type { SecureRandom } from "effect/crypto/SecureRandom"
+import type { JobRequest } from "../Job.ts"
+import { InvalidField, PayloadTooLarge, StoreUnavailable, SubmitError, UnknownQueue } from "../JobError.ts"
+import { type Definition, jsonText } from "../JobHandlers.ts"
+import { BatchId, JobId } from "../JobId.ts"
+import * as JobQueue from "../JobQueue.ts"
+import { type NewJob, type StoreError, tenantKey } from "../JobStore.ts"
+import * as Priority from "../Priority.ts"
+import type { RequestContext, Stored, Trace } from "../RequestContext.ts"
+import type { KnownQueue, Queues } from "./queues.ts"
+
+/** What all requests of one submission share. */
+export interface Submission {
+  readonly request: RequestContext
+  readonly trace: Trace | undefined
+  readonly now: number
+  /** Defaults of a batch; a request's own options win. */
+  readonly priority: JobRequest["priority"]
+  readonly queue: JobRequest["queue"]
+  /** Definitions known by type, for requests that are plain objects. */
+  readonly definitionOf: (type: string) => Definition | undefined
+}
+
+/** A row, and what is told of it. */
+export interface Prepared {
+  readonly job: NewJob
+  readonly queue: string
+}
+
+const maxKey = 512
+const maxText = 200
+
+const invalid = (field: string, expected: string, received: unknown) =>
+  Effect.fail(
+    new SubmitError({ reason: new InvalidField({ field, expected, received: show(received) }) })
+  )
+
+const show = (value: unknown): string => {
+  const text = typeof value === "string" ? JSON.stringify(value) : String(value)
+  return text.length > 100 ? `${text.slice(0, 100)}...` : text
+}
+
+/** The store's failure as a submitter sees it. */
+export const unavailable = (error: StoreError): SubmitError =>
+  new SubmitError({ reason: new StoreUnavailable({ operation: "submit", cause: error }) })
+
+const newId = (random: SecureRandom["Service"]) => random.uuidV7()
+
+/** A new job id. */
+export const jobId = (random: SecureRandom["Service"]): Effect.Effect<JobId> => Effect.map(newId(random), JobId.make)
+
+/** A new batch id. */
+export const batchId = (random: SecureRandom["Service"]): Effect.Effect<BatchId> =>
+  Effect.map(newId(random), BatchId.make)
+
+/** The partition of a job: its id's last 32 bits are random. */
+const partitionOf = (id: JobId, partitions: number): number =>
+  partitions === 1 ? 0 : Number.parseInt(id.slice(-8), 16) % partitions
+
+/** Checks and encodes one request. `at` is its place in messages: `""`, or `[3].`. */
+export const prepare = (
+  random: SecureRandom["Service"],
+  queues: Queues["Service"],
+  submission: Submission,
+  request: JobRequest,
+  at: string
+): Effect.Effect<Prepared, SubmitError> =>
+  Effect.gen(function*() {
+    if (typeof request.type !== "string" || request.type.length === 0 || request.type.length > maxText) {
+      return yield* invalid(`${at}type`, `1 to ${maxText} characters`, request.type)
+    }
+    const definition = request.definition ?? submission.definitionOf(request.type)
+    const known = yield* queueOf(queues, request.queue ?? submission.queue ?? definition?.queue ?? JobQueue.fallback, at)
+    const priority = request.priority ?? submission.priority ?? definition?.priority ?? "normal"
+    const lane = Priority.laneOf(priority)
+    if (Option.isNone(lane)) {
+      return yield* invalid(`${at}priority`, "critical, high, normal, low, or a number from 0 to 100", priority)
+    }
+    const payload = yield* encode(request, at)
+    const bytes = Buffer.byteLength(payload)
+    if (bytes > known.queue.maxPayloadBytes) {
+      const reason = new PayloadTooLarge({ field: `${at}payload`, bytes, limitBytes: known.queue.maxPayloadBytes })
+      return yield* new SubmitError({ reason })
+    }
+    const dedupeKey = request.dedupeKey ??
+      (yield* definition?.dedupeKeyOf(request.payload, request.definition !== undefined) ?? Effect.undefined)
+    if (dedupeKey !== undefined && (dedupeKey.length === 0 || dedupeKey.length > maxKey || dedupeKey.includes("\0"))) {
+      return yield* invalid(`${at}dedupeKey`, `1 to ${maxKey} characters without NUL`, dedupeKey)
+    }
+    const dueAt = yield* dueTime(request, submission.now, at)
+    const lifetime = request.expiresIn ?? definition?.expiresIn
+    const expiresAt = lifetime === undefined ? undefined : submission.now + (yield* millis(lifetime, `${at}expiresIn`))
+    const id = yield* jobId(random)
+    const stored: Stored = {
+      ...submission.request,
+      ...(submission.trace === undefined ? {} : { trace: submission.trace }),
+      ...(dueAt === undefined ? {} : { scheduledFor: dueAt })
+    }
+    return {
+      queue: known.row.name,
+      job: {
+        id,
+        queueId: known.row.queueId,
+        partition: partitionOf(id, known.row.partitions),
+        lane: Priority.laneIndex(lane.value),
+        tenant: tenantKey(submission.request.tenantId),
+        type: request.type,
+        dueAt,
+        expiresAt,
+        dedupeKey,
+        payload,
+        context: Object.keys(stored).length === 0 ? undefined : JSON.stringify(stored)
+      }
+    }
+  })
+
+const queueOf = (
+  queues: Queues["Service"],
+  asked: string | JobQueue.JobQueue,
+  at: string
+): Effect.Effect<KnownQueue, SubmitError> =>
+  Effect.gen(function*() {
+    const name = typeof asked === "string" ? asked : asked.name
+    const found = yield* Effect.mapError(queues.byName(name), unavailable)
+    if (Option.isSome(found)) return found.value
+    const known = yield* Effect.mapError(queues.names, unavailable)
+    return yield* new SubmitError({ reason: new UnknownQueue({ field: `${at}queue`, queue: name, known }) })
+  })
+
+const encode = (request: JobRequest, at: string) => {
+  const encoded = request.definition === undefined
+    ? jsonText(request.payload)
+    : request.definition.encodePayload(request.payload)
+  return Effect.catchCause(encoded, (cause) =>
+    invalid(`${at}payload`, request.definition === undefined ? "a JSON value" : `a payload of ${request.type}`, messageOf(cause)))
+}
+
+const messageOf = (cause: { readonly reasons: ReadonlyArray<unknown> }): string => {
+  const [first] = cause.reasons
+  const error = typeof first === "object" && first !== null && "error" in first ? first.error : first
+  return error instanceof Error ? error.message : "a value that cannot be encoded"
+}
+
+const dueTime = (request: JobRequest, now: number, at: string): Effect.Effect<number | undefined, SubmitError> => {
+  const { delay, runAt } = request
+  if (runAt !== undefined && delay !== undefined) {
+    return invalid(`${at}delay`, "either runAt or delay, not both", "both")
+  }
+  const due = delay !== undefined
+    ? Effect.map(millis(delay, `${at}delay`), (ms) => now + ms)
+    : runAt === undefined
+    ? Effect.undefined
+    : timeOf(runAt, `${at}runAt`)
+  return Effect.map(due, (time) => time !== undefined && time > now ? time : undefined)
+}
+
+const latest = Date.UTC(9999, 0)
+
+const timeOf = (time: NonNullable<JobRequest["runAt"]>, field: string): Effect.Effect<number, SubmitError> => {
+  const value = typeof time === "number" ? time : time instanceof Date ? time.getTime() : DateTime.toEpochMillis(time)
+  return Number.isFinite(value) && value >= 0 && value < latest
+    ? Effect.succeed(value)
+    : invalid(field, "a time between 1970 and 9999", time)
+}
+
+const millis = (input: Duration.Input, field: string): Effect.Effect<number, SubmitError> => {
+  const duration = Duration.fromInput(input)
+  const value = Option.isSome(duration) ? Duration.toMillis(duration.value) : Number.NaN
+  return Number.isFinite(value) && value >= 0 && value < latest
+    ? Effect.succeed(value)
+    : invalid(field, "a duration that is finite and not negative", input)
+}

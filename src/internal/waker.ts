@@ -1,0 +1,82 @@
+/**
+ * Carries "rows have become ready" from submitters to owners: one fiber a process, coalesced, never waited for.
+ *
+ * A crash here loses a wake; the owner's sweep finds the rows.
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Latch from "effect/Latch"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import { JobStore, type Ready } from "../JobStore.ts"
+import { type Address, Owners } from "./owners.ts"
+import { onLiveClock } from "./liveClock.ts"
+import { type KnownQueue, Queues } from "./queues.ts"
+
+/** Wakes owners. */
+export class Waker extends Context.Service<Waker, {
+  /** Returns at once. */
+  readonly wake: (ready: ReadonlyArray<Ready>) => void
+}>()("millrace/internal/Waker") {}
+
+const keyOf = (ready: Ready) => `${ready.queueId} ${ready.partition} ${ready.lane} ${ready.dueAt === undefined} ${ready.tenant}`
+
+/** Owners in reach get a message; the others hear of it through the database. */
+export const layer: Layer.Layer<Waker, never, JobStore | Owners | Queues> = Layer.effect(
+  Waker,
+  Effect.gen(function*() {
+    const store = yield* JobStore
+    const owners = yield* Owners
+    const queues = yield* Queues
+    const latch = yield* Latch.make(false)
+    const pending = new Map<string, Ready>()
+
+    const addressOf = (ready: Ready) =>
+      Effect.map(
+        Effect.orElseSucceed(queues.byId(ready.queueId), () => Option.none<KnownQueue>()),
+        Option.map(({ row }): Address => ({ queue: row.name, partition: ready.partition }))
+      )
+
+    const tell = (all: ReadonlyArray<Ready>) =>
+      Effect.gen(function*() {
+        const groups = new Map<string, Array<Ready>>()
+        for (const ready of all) {
+          const key = `${ready.queueId} ${ready.partition}`
+          const group = groups.get(key)
+          if (group === undefined) groups.set(key, [ready])
+          else group.push(ready)
+        }
+        const unreached: Array<Ready> = []
+        for (const group of groups.values()) {
+          const [first] = group
+          const address = first === undefined ? Option.none<Address>() : yield* addressOf(first)
+          if (Option.isSome(address) && owners.isReachable(address.value)) yield* owners.wake(address.value, group)
+          else unreached.push(...group)
+        }
+        if (unreached.length > 0) yield* store.announce(unreached)
+      }).pipe(
+        Effect.timeoutOption("2 seconds"),
+        onLiveClock,
+        Effect.catchCause((cause) => Effect.logDebug("A wake was lost; the sweep will find the jobs", cause))
+      )
+
+    yield* Effect.gen(function*() {
+      yield* latch.await
+      latch.closeUnsafe()
+      const all = [...pending.values()]
+      pending.clear()
+      yield* tell(all)
+    }).pipe(Effect.forever, Effect.withTracerEnabled(false), Effect.forkScoped)
+
+    return Waker.of({
+      wake: (ready) => {
+        for (const one of ready) {
+          const key = keyOf(one)
+          const other = pending.get(key)
+          if (other === undefined || one.seq < other.seq) pending.set(key, one)
+        }
+        latch.openUnsafe()
+      }
+    })
+  })
+)

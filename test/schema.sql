@@ -1,0 +1,208 @@
+-- Written by npm run schema, from src/migrations. Do not edit.
+
+create table millrace.dead_letters (
+  id uuid not null,
+  version integer not null,
+  queue_id integer not null,
+  partition smallint not null,
+  lane smallint not null,
+  attempt smallint not null,
+  crashes smallint not null,
+  created_at timestamp with time zone not null,
+  dead_at timestamp with time zone not null,
+  tenant_id text collate "C" not null,
+  type text not null,
+  dedupe_key text,
+  batch_id uuid,
+  error_tag text not null,
+  error_class text not null,
+  failure json not null,
+  payload json not null,
+  context json,
+  history jsonb not null,
+  constraint dead_letters_pkey PRIMARY KEY (id)
+);
+
+create table millrace.finished_jobs (
+  id uuid not null,
+  created_at timestamp with time zone not null,
+  finished_at timestamp with time zone not null,
+  purge_on date not null,
+  version integer not null,
+  queue_id integer not null,
+  partition smallint not null,
+  outcome smallint not null,
+  attempt smallint not null,
+  tenant_id text collate "C" not null,
+  type text not null,
+  batch_id uuid,
+  payload json,
+  context json,
+  result json,
+  history jsonb not null,
+  constraint finished_jobs_outcome CHECK ((outcome = ANY (ARRAY[0, 1, 2]))),
+  constraint finished_jobs_pkey PRIMARY KEY (id, purge_on)
+) partition by RANGE (purge_on);
+
+create table millrace.jobs (
+  id uuid not null,
+  seq bigint not null default nextval('millrace.jobs_seq'::regclass),
+  version integer not null default 0,
+  queue_id integer not null,
+  partition smallint not null,
+  lane smallint not null,
+  state smallint not null,
+  attempt smallint not null default 0,
+  crashes smallint not null default 0,
+  created_at timestamp with time zone not null,
+  due_at timestamp with time zone,
+  expires_at timestamp with time zone,
+  tenant_id text collate "C" not null default '='::text,
+  type text not null,
+  dedupe_key text,
+  batch_id uuid,
+  payload json not null,
+  context json,
+  history jsonb not null default '[]'::jsonb,
+  constraint jobs_due_at CHECK (((state = 0) OR (due_at IS NOT NULL))),
+  constraint jobs_lane CHECK (((lane >= 0) AND (lane <= 3))),
+  constraint jobs_pkey PRIMARY KEY (id),
+  constraint jobs_state CHECK ((state = ANY (ARRAY[0, 1, 2])))
+) with (
+  autovacuum_analyze_scale_factor=0,
+  autovacuum_analyze_threshold=20000,
+  autovacuum_vacuum_cost_delay=0,
+  autovacuum_vacuum_insert_scale_factor=0,
+  autovacuum_vacuum_insert_threshold=50000,
+  autovacuum_vacuum_scale_factor=0,
+  autovacuum_vacuum_threshold=5000,
+  fillfactor=100,
+  toast.autovacuum_vacuum_scale_factor=0,
+  toast.autovacuum_vacuum_threshold=5000
+);
+
+create table millrace.migrations (
+  number integer not null,
+  name text not null,
+  checksum text not null,
+  serves_from integer not null,
+  applied_at timestamp with time zone not null default now(),
+  constraint migrations_pkey PRIMARY KEY (number)
+);
+
+create table millrace.partitions (
+  queue_id integer not null,
+  partition smallint not null,
+  epoch bigint not null default 0,
+  owner text,
+  careful boolean not null default false,
+  taken_at timestamp with time zone,
+  constraint partitions_pkey PRIMARY KEY (queue_id, partition),
+  constraint partitions_queue_id_fkey FOREIGN KEY (queue_id) REFERENCES millrace.queues(id)
+) with (
+  autovacuum_vacuum_scale_factor=0,
+  autovacuum_vacuum_threshold=50,
+  fillfactor=50
+);
+
+create table millrace.queues (
+  id integer generated always as identity not null,
+  name text not null,
+  partitions smallint not null default 1,
+  layout integer not null default 1,
+  paused_at timestamp with time zone,
+  constraint queues_name_key UNIQUE (name),
+  constraint queues_pkey PRIMARY KEY (id)
+);
+
+create table millrace.running_jobs (
+  id uuid not null,
+  version integer not null,
+  queue_id integer not null,
+  partition smallint not null,
+  epoch bigint not null,
+  started_at timestamp with time zone not null,
+  attempt smallint not null,
+  progress double precision,
+  message text,
+  heartbeat_at timestamp with time zone not null,
+  constraint running_jobs_pkey PRIMARY KEY (id)
+) with (
+  autovacuum_vacuum_scale_factor=0,
+  autovacuum_vacuum_threshold=500,
+  fillfactor=70
+);
+
+create sequence millrace.jobs_seq;
+
+CREATE INDEX dead_letters_list ON millrace.dead_letters USING btree (tenant_id, queue_id, dead_at, id);
+
+CREATE INDEX jobs_due ON millrace.jobs USING btree (queue_id, partition, due_at) WHERE (state = ANY (ARRAY[1, 2]));
+
+CREATE INDEX jobs_ready ON millrace.jobs USING btree (queue_id, partition, lane, tenant_id, seq) WHERE (state = 0);
+
+CREATE INDEX running_jobs_owner ON millrace.running_jobs USING btree (queue_id, partition, epoch);
+
+CREATE UNIQUE INDEX jobs_dedupe ON millrace.jobs USING btree (tenant_id, queue_id, dedupe_key) WHERE (dedupe_key IS NOT NULL);
+
+CREATE OR REPLACE FUNCTION millrace.append_entry(history jsonb, entry jsonb)
+ RETURNS jsonb
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+  select case when jsonb_array_length(history) >= 40 then history - 20 else history end || entry
+$function$
+;
+
+CREATE OR REPLACE FUNCTION millrace.ensure_partition(d date)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'millrace', 'pg_temp'
+AS $function$
+declare n text := 'finished_jobs_' || to_char(d, 'YYYYMMDD');
+begin
+  if to_regclass('millrace.' || n) is not null then return; end if;
+  perform pg_advisory_xact_lock(hashtext('millrace.ensure_partition'));
+  if to_regclass('millrace.' || n) is not null then return; end if;
+  execute format('create table millrace.%I (like millrace.finished_jobs including defaults including constraints, check (purge_on >= %L and purge_on < %L))', n, d, d + 1);
+  execute format('alter table millrace.finished_jobs attach partition millrace.%I for values from (%L) to (%L)', n, d, d + 1);
+end $function$
+;
+
+CREATE OR REPLACE FUNCTION millrace.settle(job uuid, ver integer, queue integer, part smallint, ep bigint, how smallint, at timestamp with time zone, purge date, res text, entry jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET enable_seqscan TO 'off'
+AS $function$
+begin
+  if to_regclass('millrace.finished_jobs_' || to_char(purge, 'YYYYMMDD')) is null then perform millrace.ensure_partition(purge); end if;
+  with d as (
+    delete from millrace.jobs j where j.id = job and j.version = ver
+      and exists (select from millrace.partitions p where p.queue_id = queue and p.partition = part and p.epoch = ep)
+    returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.batch_id, j.created_at, j.payload, j.context, j.history
+  )
+  insert into millrace.finished_jobs (id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, batch_id, created_at, finished_at, payload, context, result, history)
+  select d.id, d.version, purge, how, d.queue_id, d.partition, d.tenant_id, d.type, d.attempt + (how = 0)::int, d.batch_id, d.created_at, at, d.payload, d.context, res::json, millrace.append_entry(d.history, entry) from d;
+  if not found then raise exception 'attempt superseded' using errcode = 'MR001'; end if;
+end $function$
+;
+
+create view millrace.job_history as
+ SELECT j.id,
+    h.number,
+    h.entry
+   FROM (millrace.jobs j
+     CROSS JOIN LATERAL jsonb_array_elements(j.history) WITH ORDINALITY h(entry, number))
+UNION ALL
+ SELECT d.id,
+    h.number,
+    h.entry
+   FROM (millrace.dead_letters d
+     CROSS JOIN LATERAL jsonb_array_elements(d.history) WITH ORDINALITY h(entry, number))
+UNION ALL
+ SELECT f.id,
+    h.number,
+    h.entry
+   FROM (millrace.finished_jobs f
+     CROSS JOIN LATERAL jsonb_array_elements(f.history) WITH ORDINALITY h(entry, number));
