@@ -9,7 +9,7 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
-import { CurrentJob } from "./CurrentJob.ts"
+import type { CurrentJob } from "./CurrentJob.ts"
 import { type Discard, type ErrorClass, ParseError, type Snooze } from "./JobError.ts"
 import { type Definition, type Handler, JobHandlers, type Transaction } from "./JobHandlers.ts"
 import * as JobQueue from "./JobQueue.ts"
@@ -120,6 +120,8 @@ export const make = <
   if (type.length === 0 || type.length > 200) {
     throw new RangeError(`Job.make: type: expected 1 to 200 characters, received ${JSON.stringify(type)}`)
   }
+  // Where an option is left out its type parameter is the default below: the compiler cannot see the two together.
+  // oxlint-disable typescript/no-unsafe-type-assertion -- see above; and handlers are stored with their payload's type erased
   const payload = (options.payload ?? Schema.Void) as Payload
   const success = (options.success ?? Schema.Void) as Success
   const error = (options.error ?? Schema.Never) as Error
@@ -161,7 +163,7 @@ export const make = <
       Layer.effectDiscard(Effect.gen(function*() {
         const handlers = yield* JobHandlers
         const context = yield* Effect.context<Exclude<R, CurrentJob | Scope.Scope>>()
-        yield* handlers.add(handlerOf(handler as Handler["run"], context as Context.Context<never>))
+        yield* handlers.add(handlerOf(handler as Handler["run"], context))
       })),
     encodePayload: Schema.encodeUnknownEffect(Schema.fromJsonString(payloadCodec)),
     dedupeKeyOf: (value, isDecoded) =>
@@ -175,5 +177,5 @@ export const make = <
     decodeSuccess: Schema.decodeUnknownEffect(successCodec),
     decodeError: Schema.decodeUnknownEffect(errorCodec)
   }
-  return Object.assign(class {}, statics) as unknown as Job<Type, Payload, Success, Error>
+  return Object.assign(class {}, statics)
 }

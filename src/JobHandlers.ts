@@ -10,7 +10,8 @@ import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CurrentJob } from "./CurrentJob.ts"
-import { type ErrorClass, ParseError } from "./JobError.ts"
+import type { ParseError } from "./JobError.ts";
+import { type ErrorClass } from "./JobError.ts"
 import type { JobQueue } from "./JobQueue.ts"
 import type { Lane } from "./Priority.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
@@ -142,11 +143,13 @@ export const register = <R>(
         : Duration.toMillis(Duration.fromInputUnsafe(options.timeout)),
       transaction: options.transaction ?? "job",
       decode: Effect.succeed,
+      // What the context does not hold is what every attempt is given.
+      // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- `Exclude` of a type parameter is opaque to the compiler
       run: (payload) => Effect.provideContext(handler(payload), context) as Effect.Effect<unknown, unknown, CurrentJob>,
       encodeSuccess: jsonText,
       encodeError: encodeJson,
       classify: options.classify ?? (() => undefined),
       definition: undefined,
-      context: context as Context.Context<never>
+      context
     })
   })

@@ -1,7 +1,7 @@
 /**
  * What Millrace counts and measures, with Effect's `Metric`. Names and attributes are promises to dashboards.
  */
-import * as Effect from "effect/Effect"
+import type * as Effect from "effect/Effect"
 import * as Metric from "effect/Metric"
 import type { Outcome } from "./JobState.ts"
 

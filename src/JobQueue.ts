@@ -2,6 +2,7 @@
  * A queue: a named, durable, priority-weighted mailbox. Declared in code, agreed on through the table `queues`.
  */
 import * as Duration from "effect/Duration"
+import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import * as Priority from "./Priority.ts"
 
@@ -43,9 +44,6 @@ const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/
 /** Whether a queue may have this name: 1 to 100 letters, digits, `.`, `_`, `-`, the first one a letter or a digit. */
 export const isName = (name: string): boolean => namePattern.test(name)
 
-const days = (input: Duration.Input | undefined): number =>
-  Duration.toMillis(Duration.fromInputUnsafe(input ?? "7 days"))
-
 const refuse = (name: string, field: string, expected: string, received: unknown): never => {
   throw new RangeError(`JobQueue.make("${name}"): ${field}: expected ${expected}, received ${String(received)}`)
 }
@@ -54,6 +52,17 @@ const positive = (name: string, field: string, value: number, most: number): num
   Number.isInteger(value) && value >= 1 && value <= most
     ? value
     : refuse(name, field, `an integer from 1 to ${most}`, value)
+
+const mostDays = 36_500
+
+/** Forever would put the day of purge beyond any date, and no job could be settled. */
+const keptFor = (name: string, field: "completed" | "cancelled" | "expired", input: Duration.Input = "7 days"): number => {
+  const kept = Duration.fromInput(input)
+  const millis = Option.isSome(kept) ? Duration.toMillis(kept.value) : NaN
+  return millis >= 0 && millis <= mostDays * 86_400_000
+    ? millis
+    : refuse(name, `retention.${field}`, `0 to ${mostDays} days`, input)
+}
 
 /**
  * Declares a queue. Wrong options are a mistake of the program and throw a `RangeError` that names the field.
@@ -71,9 +80,9 @@ export const make = (name: string, options: Options = {}): JobQueue => {
       (issue) => refuse(name, "weights", "an integer from 1 to 1000 for each lane", String(issue))
     ),
     retention: {
-      completedMs: days(options.retention?.completed),
-      cancelledMs: days(options.retention?.cancelled),
-      expiredMs: days(options.retention?.expired)
+      completedMs: keptFor(name, "completed", options.retention?.completed),
+      cancelledMs: keptFor(name, "cancelled", options.retention?.cancelled),
+      expiredMs: keptFor(name, "expired", options.retention?.expired)
     },
     maxPayloadBytes: positive(name, "maxPayloadBytes", options.maxPayloadBytes ?? 1024 * 1024, 512 * 1024 * 1024)
   }

@@ -92,7 +92,9 @@ const cluster = (options: ClientOptions) => {
     entityMailboxCapacity: "unbounded",
     maxResidentEntities: "unbounded",
     entityTerminationTimeout: Duration.seconds(5),
-    simulateRemoteSerialization: false
+    simulateRemoteSerialization: false,
+    // The entities end first, with their grace period, while the locks are still held and refreshed.
+    preemptiveShutdown: false
   })
   // Its tables lie in our schema, so the migrations have to come first. Two connections: with one it hangs.
   const pool = Postgres.layerPool({
@@ -179,7 +181,7 @@ const standby = Layer.effectDiscard(Effect.gen(function*() {
  * )
  */
 export const layer = (options: Options = {}): Layer.Layer<Services, StoreError | MigrationError, PgClient> => {
-  const entities = Layer.unwrap(Effect.map(Effect.context<never>(), (services) =>
+  const entities = Layer.unwrap(Effect.map(Effect.context(), (services) =>
     QueueEntity.layer({
       runner: `${address.host}:${address.port}`,
       graceMs: Duration.toMillis(Duration.fromInputUnsafe(options.gracePeriod ?? "25 seconds")),

@@ -33,7 +33,7 @@ import {
 import * as JobEvent from "./JobEvent.ts"
 import { JobHandlers } from "./JobHandlers.ts"
 import * as JobHistory from "./JobHistory.ts"
-import { BatchId, JobId } from "./JobId.ts"
+import type { BatchId, JobId } from "./JobId.ts"
 import * as JobMetrics from "./JobMetrics.ts"
 import { isFinal, type JobState } from "./JobState.ts"
 import { type JobRecord, JobStore, type Ready, type StoreError, tenantId } from "./JobStore.ts"
@@ -255,7 +255,7 @@ export const layer: Layer.Layer<
 
     const addressOf = (record: JobRecord) =>
       Effect.map(
-        Effect.orElseSucceed(queues.byId(record.queueId), () => Option.none<never>()),
+        Effect.orElseSucceed(queues.byId(record.queueId), () => Option.none()),
         (known) => ({
           queue: Option.isSome(known) ? known.value.row.name : String(record.queueId),
           partition: record.partition

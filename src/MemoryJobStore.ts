@@ -1,8 +1,8 @@
 /**
  * The job store in memory: the model that PostgreSQL is compared with, and what `Testing` gives to users.
  *
- * Promise: every verb answers as PgJobStore's does. But there is no transaction to join and no row lock: `transact` answers `Pending`,
- * nothing is ever busy. A crash of the process leaves nothing behind.
+ * Promise: every verb answers as PgJobStore's does. But there is no transaction to join and no row lock: `transact`
+ * answers `Pending`, nothing is ever busy. A crash of the process leaves nothing behind.
  */
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
@@ -11,12 +11,10 @@ import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
 import { depth, find, intake, reread, waiting } from "./internal/memory/reading.ts"
 import {
-  byCodePoint,
   dayOf,
   dedupeKeyOf,
   fenceKey,
   type PartitionKey,
-  read,
   refused,
   refuseJson,
   refuseText,
@@ -27,11 +25,7 @@ import { append, type Entry } from "./JobHistory.ts"
 import type { BatchId, JobId } from "./JobId.ts"
 import {
   type Crashes,
-  type Demand,
-  type Intake,
-  type JobRecord,
   JobStore,
-  type LiveRow,
   type NewJob,
   type Owner,
   type QueueRow,

@@ -3,7 +3,7 @@
  *
  * No job ever travels in a message: the table is the mailbox. A lost message costs a sweep.
  */
-import * as Context from "effect/Context"
+import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
@@ -17,7 +17,7 @@ import { onLiveClock } from "./internal/liveClock.ts"
 import { type Address, entityId, Owners } from "./internal/owners.ts"
 import * as Partition from "./internal/partition.ts"
 import { type KnownQueue, Queues } from "./internal/queues.ts"
-import { ShardLocks } from "./internal/supervisor.ts"
+import { ShardLocks, shardName } from "./internal/supervisor.ts"
 import { PartitionUnavailable } from "./JobError.ts"
 import { JobHandlers } from "./JobHandlers.ts"
 import { JobId } from "./JobId.ts"
@@ -96,7 +96,7 @@ const layerEntity = (options: Options) =>
         queue: known.queue,
         queueId: known.row.queueId,
         partition: index,
-        position: { runner: options.runner, shard: address.shardId.toString(), entity: address.entityId },
+        position: { runner: options.runner, shard: shardName(address.shardId), entity: address.entityId },
         services: options.services,
         graceMs: options.graceMs,
         handlerGraceMs: options.handlerGraceMs,

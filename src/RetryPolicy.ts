@@ -116,18 +116,24 @@ const delayOf = (delays: Delays, question: Question): number | undefined => {
     }
     case "Exponential": {
       const plain = Math.min(delays.baseMs * delays.factor ** (question.attempt - 1), delays.capMs)
-      return Math.round(plain * (1 + delays.jitter * (2 * question.jitter - 1)))
+      return plain * (1 + delays.jitter * (2 * question.jitter - 1))
     }
   }
 }
 
-/** Retry, dead-letter, snooze or discard: pure. */
+/** 100 years: a due time beyond what the store can hold would be refused again and again, and its job never settled. */
+const maxDelayMs = 3_155_760_000_000
+
+/** Whole milliseconds from 0 to {@link maxDelayMs}; `NaN` is 0. */
+const bounded = (delayMs: number): number => delayMs > 0 ? Math.min(Math.round(delayMs), maxDelayMs) : 0
+
+/** Retry, dead-letter, snooze or discard: pure. Delays are whole milliseconds, never negative, at most 100 years. */
 export const decide = (question: Question): Decision => {
   const { asked, policy } = question
   if (asked !== undefined) {
     return "discard" in asked
       ? { _tag: "Discard", because: asked.discard }
-      : { _tag: "Snooze", delayMs: asked.snoozeMs }
+      : { _tag: "Snooze", delayMs: bounded(asked.snoozeMs) }
   }
   const own = policy.classes[question.class]
   if (own === undefined && (question.class === "Permanent" || question.class === "Validation")) {
@@ -136,5 +142,5 @@ export const decide = (question: Question): Decision => {
   const chosen = own ?? policy
   if (question.attempt >= chosen.maxAttempts) return { _tag: "DeadLetter" }
   const delayMs = question.retryAfterMs ?? delayOf(chosen.delays, question)
-  return delayMs === undefined ? { _tag: "DeadLetter" } : { _tag: "Retry", delayMs }
+  return delayMs === undefined ? { _tag: "DeadLetter" } : { _tag: "Retry", delayMs: bounded(delayMs) }
 }

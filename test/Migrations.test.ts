@@ -16,7 +16,7 @@ import { TestDatabase } from "./utils/database.ts"
 const own = Effect.flatMap(PgClient, (client) => Effect.orDie(Postgres.makePool(client, { maxConnections: 1 })))
 
 const inDatabase = <A, E>(test: Effect.Effect<A, E, PgClient | TestDatabase | Scope>) =>
-  Effect.scoped(Effect.provide(test, TestDatabase.layer))
+  Effect.provide(Effect.scoped(test), TestDatabase.layer)
 
 const step = (number: number, servesFrom: number, ...statements: ReadonlyArray<string>): Migrations.Migration => ({
   number,
@@ -82,7 +82,9 @@ describe("Migrations", () => {
       const { name } = yield* TestDatabase
       const role = `role_${name}`
       yield* sql.unsafe(`create role ${role} login password 'p'`)
-      yield* Effect.addFinalizer(() => Effect.orDie(sql.unsafe(`drop owned by ${role}; `).pipe(Effect.andThen(sql.unsafe(`drop role ${role}`)))))
+      yield* Effect.addFinalizer(() => 
+        Effect.orDie(Effect.andThen(sql.unsafe(`drop owned by ${role}`), sql.unsafe(`drop role ${role}`)))
+      )
       yield* sql.unsafe(`create schema tenant_jobs authorization ${role}`)
       yield* sql.unsafe(`set role ${role}`)
       assert.deepStrictEqual(yield* Migrations.run(sql, { schema: "tenant_jobs" }), [1])

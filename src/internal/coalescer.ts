@@ -4,7 +4,7 @@
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Scope from "effect/Scope"
+import type * as Scope from "effect/Scope"
 
 /** Sends one item with whatever travels at the same time, and waits for its own answer. */
 export type Coalescer<A, B, E> = (item: A) => Effect.Effect<B, E>

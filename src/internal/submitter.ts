@@ -51,14 +51,12 @@ const show = (value: unknown): string => {
 export const unavailable = (error: StoreError): SubmitError =>
   new SubmitError({ reason: new StoreUnavailable({ operation: "submit", cause: error }) })
 
-const newId = (random: SecureRandom["Service"]) => random.uuidV7()
-
 /** A new job id. */
-export const jobId = (random: SecureRandom["Service"]): Effect.Effect<JobId> => Effect.map(newId(random), JobId.make)
+export const jobId = (random: SecureRandom["Service"]): Effect.Effect<JobId> => Effect.map(random.uuidV7(), (id) => JobId.make(id))
 
 /** A new batch id. */
 export const batchId = (random: SecureRandom["Service"]): Effect.Effect<BatchId> =>
-  Effect.map(newId(random), BatchId.make)
+  Effect.map(random.uuidV7(), (id) => BatchId.make(id))
 
 /** The partition of a job: its id's last 32 bits are random. */
 const partitionOf = (id: JobId, partitions: number): number =>
@@ -161,10 +159,11 @@ const dueTime = (request: JobRequest, now: number, at: string): Effect.Effect<nu
   return Effect.map(due, (time) => time !== undefined && time > now ? time : undefined)
 }
 
-const latest = Date.UTC(9999, 0)
+/** The start of the year 9999. */
+const latest = 253_370_764_800_000
 
 const timeOf = (time: NonNullable<JobRequest["runAt"]>, field: string): Effect.Effect<number, SubmitError> => {
-  const value = typeof time === "number" ? time : time instanceof Date ? time.getTime() : DateTime.toEpochMillis(time)
+  const value = typeof time === "number" ? time : DateTime.isDateTime(time) ? DateTime.toEpochMillis(time) : time.getTime()
   return Number.isFinite(value) && value >= 0 && value < latest
     ? Effect.succeed(value)
     : invalid(field, "a time between 1970 and 9999", time)

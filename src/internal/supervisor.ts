@@ -10,6 +10,9 @@ import { RunnerStorage } from "effect/cluster/RunnerStorage"
 import type { ShardId } from "effect/cluster/ShardId"
 import { liveClock, onLiveClock } from "./liveClock.ts"
 
+/** A shard as text: its group and number. */
+export const shardName = ({ group, id }: ShardId): string => `${group}:${id}`
+
 /** What is known of the shard locks of this process. */
 export class ShardLocks extends Context.Service<ShardLocks, {
   /** Ends when the lock is not surely held: a refresh failed, came back short, or is overdue. */
@@ -22,22 +25,29 @@ export const layer = (expiration: Duration.Duration): Layer.Layer<RunnerStorage 
     const confirmedAt = new Map<string, number>()
     const confirm = (shards: Iterable<ShardId>) => {
       const now = liveClock.currentTimeMillisUnsafe()
-      for (const shard of shards) confirmedAt.set(shard.toString(), now)
+      for (const shard of shards) confirmedAt.set(shardName(shard), now)
     }
     const overdueMs = Duration.toMillis(expiration) * 0.9
     const isHeld = (shardId: ShardId) => {
-      const at = confirmedAt.get(shardId.toString())
+      const at = confirmedAt.get(shardName(shardId))
       return at !== undefined && liveClock.currentTimeMillisUnsafe() - at < overdueMs
     }
+    // Once this runner has left, who else is there concerns it no more; asking would only log that no runner is healthy.
+    let hasLeft = false
     const decorated = RunnerStorage.of({
       ...storage,
+      unregister: (address) =>
+        Effect.tap(storage.unregister(address), () => Effect.sync(() => {
+          hasLeft = true
+        })),
+      getRunners: Effect.suspend(() => hasLeft ? Effect.never : storage.getRunners),
       acquire: (address, shards) => Effect.tap(storage.acquire(address, shards), (acquired) => Effect.sync(() => confirm(acquired))),
       refresh: (address, shards) => {
         const asked = [...shards]
         return storage.refresh(address, asked).pipe(
           Effect.tap((refreshed) =>
             Effect.sync(() => {
-              for (const shard of asked) confirmedAt.delete(shard.toString())
+              for (const shard of asked) confirmedAt.delete(shardName(shard))
               confirm(refreshed)
             })
           ),

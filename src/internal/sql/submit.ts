@@ -69,10 +69,20 @@ select k.id as asked, j.id, j.seq::float8 as seq from unnest($1, $2, $3, $4) as 
 join ${schema}.jobs j on j.tenant_id = k.tenant_id collate "C" and j.queue_id = k.queue_id and j.dedupe_key = k.dedupe_key`
 
 // After a connection lost during submit: it may have committed, and even finished. All three places, before sending it again.
+// Serving indexes: the primary keys.
 const knownSql = (schema: string) => `
-select id, seq::float8 as seq from ${schema}.jobs where id = any($1)
-union all select id, 0 from ${schema}.dead_letters where id = any($1)
-union all select id, 0 from ${schema}.finished_jobs where id = any($1)`
+select j.id, j.seq::float8 as seq from unnest($1) as k(id) join ${schema}.jobs j on j.id = k.id
+union all select d.id, 0 from unnest($1) as k(id) join ${schema}.dead_letters d on d.id = k.id
+union all select f.id, 0 from unnest($1) as k(id) join ${schema}.finished_jobs f on f.id = k.id`
+
+export const existingParameters = (jobs: Jobs) => [
+  uuids(jobs.map(({ id }) => id)),
+  texts(jobs.map(({ tenant }) => tenant)),
+  int4s(jobs.map(({ queueId }) => queueId)),
+  texts(jobs.map(({ dedupeKey }) => dedupeKey))
+]
+
+export const knownParameters = (jobs: Jobs) => [uuids(jobs.map(({ id }) => id))]
 
 interface Stored {
   readonly id: JobId
@@ -118,12 +128,7 @@ export const makeStatements = (schema: string) => {
       store(answers, yield* run<Stored>("submit", insertKeyed, parameters(open, options)))
       open = open.filter(({ id }) => !answers.has(id))
       if (open.length === 0) return
-      const holders = yield* run<Existing>("submit", existing, [
-        uuids(open.map(({ id }) => id)),
-        texts(open.map(({ tenant }) => tenant)),
-        int4s(open.map(({ queueId }) => queueId)),
-        texts(open.map(({ dedupeKey }) => dedupeKey))
-      ])
+      const holders = yield* run<Existing>("submit", existing, existingParameters(open))
       for (const { asked, id, seq } of holders) {
         // Its own row: an earlier sending had arrived.
         answers.set(asked, id === asked ? { id, isNew: true, seq } : { id, isNew: false, seq: 0 })
@@ -166,7 +171,7 @@ export const make = (db: Database, client: SqlClient, lockTimeoutMs: number) => 
       // A failed attempt's answers were rolled back, or are found again.
       const answers: Answers = new Map()
       if (!isUncertain) return Effect.as(send(jobs, options, answers), answers)
-      return db.run<Stored>("submit", statements.known, [uuids(jobs.map(({ id }) => id))]).pipe(
+      return db.run<Stored>("submit", statements.known, knownParameters(jobs)).pipe(
         Effect.flatMap((known) => {
           store(answers, known)
           const rest = jobs.filter(({ id }) => !answers.has(id))

@@ -1,0 +1,73 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Duration from "effect/Duration"
+import * as JobQueue from "../src/JobQueue.ts"
+
+const day = 86_400_000
+
+/** What a wrong option says. */
+const complaint = (options: JobQueue.Options, name = "documents"): string => {
+  let message = ""
+  assert.throws(() => {
+    try {
+      JobQueue.make(name, options)
+    } catch (error) {
+      message = error instanceof RangeError ? error.message : `not a RangeError: ${String(error)}`
+      throw error
+    }
+  })
+  return message
+}
+
+describe("JobQueue", () => {
+  it("a name is enough", () => {
+    const week = 7 * day
+    assert.deepStrictEqual(JobQueue.make("documents"), {
+      name: "documents",
+      concurrency: 10,
+      weights: { critical: 8, high: 4, normal: 2, low: 1 },
+      retention: { completedMs: week, cancelledMs: week, expiredMs: week },
+      maxPayloadBytes: 1024 * 1024
+    })
+  })
+
+  it("what is given replaces the default beside it, and only that", () => {
+    const queue = JobQueue.make("documents", {
+      concurrency: 3,
+      weights: { low: 5 },
+      retention: { completed: "1 hour", expired: 0 }
+    })
+    assert.strictEqual(queue.concurrency, 3)
+    assert.deepStrictEqual(queue.weights, { critical: 8, high: 4, normal: 2, low: 5 })
+    assert.deepStrictEqual(queue.retention, { completedMs: 3_600_000, cancelledMs: 7 * day, expiredMs: 0 })
+  })
+
+  it("wrong options are refused where they are written, naming queue, field and what was given", () => {
+    for (const concurrency of [0, -1, 1.5, NaN, Infinity, 10_001]) {
+      assert.strictEqual(
+        complaint({ concurrency }),
+        `JobQueue.make("documents"): concurrency: expected an integer from 1 to 10000, received ${concurrency}`
+      )
+    }
+    assert.include(complaint({ maxPayloadBytes: 0 }), "maxPayloadBytes: expected")
+    assert.include(complaint({ weights: { low: 0 } }), "weights: expected")
+    assert.include(complaint({ weights: { high: 1.5 } }), "weights: expected")
+  })
+
+  it("a retention without an end, which no date can hold, is refused: it would keep every job from being settled", () => {
+    assert.strictEqual(
+      complaint({ retention: { completed: Duration.infinity } }),
+      "JobQueue.make(\"documents\"): retention.completed: expected 0 to 36500 days, received Infinity"
+    )
+    assert.include(complaint({ retention: { cancelled: -1 } }), "retention.cancelled: expected")
+    // @ts-expect-error a word that is no duration
+    assert.include(complaint({ retention: { expired: "for ever" } }), "retention.expired: expected")
+  })
+
+  it("names that would break an entity id, a path or a metric are refused", () => {
+    for (const name of ["", " ", "a/b", "a b", "-a", ".a", "_a", "ü", "a\n", "a".repeat(101), "a;drop"]) {
+      assert.isFalse(JobQueue.isName(name), JSON.stringify(name))
+      assert.include(complaint({}, name), "name: expected")
+    }
+    for (const name of ["a", "Documents", "eu-west.mail_2", "0", "a".repeat(100)]) assert.isTrue(JobQueue.isName(name))
+  })
+})
