@@ -164,9 +164,10 @@ const services = (
 const withAttemptSpan =
   (environment: Environment, job: ReadyJob, stored: RequestContext.Stored) =>
   <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, Exclude<R, Tracer.ParentSpan>> => {
-    const submitting = stored.trace === undefined ? undefined : Tracer.externalSpan(stored.trace)
+    const trace = stored.trace === undefined ? undefined : RequestContext.traceOf(stored.trace)
+    const submitting = trace === undefined ? undefined : Tracer.externalSpan(trace)
     const isChild = submitting !== undefined && stored.scheduledFor === undefined
-    return Effect.withSpan(effect, `process ${environment.queue.name}`, {
+    return Effect.withSpan(withErrorType(effect), `process ${environment.queue.name}`, {
       kind: "consumer",
       ...(isChild ? { parent: submitting } : { root: true }),
       links: submitting === undefined ? [] : [{ span: submitting, attributes: {} }],
@@ -184,18 +185,28 @@ const withAttemptSpan =
     })
   }
 
+/** `error.type` of the conventions, on a span whose effect fails. An interruption is not a failure. */
+const withErrorType = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.tapCause(effect, (cause) =>
+    Cause.hasInterruptsOnly(cause)
+      ? Effect.void
+      : Effect.annotateCurrentSpan("error.type", JobError.tagOf(Cause.squash(cause))))
+
 const entryOf = (
   environment: Environment,
   job: ReadyJob,
   startedAt: number,
   span: Tracer.AnySpan | undefined
-): Omit<Attempt, "outcome" | "endedAt"> => ({
-  kind: "attempt",
-  attempt: job.attempt + 1,
-  startedAt,
-  runner: environment.position.runner,
-  ...(span === undefined ? {} : { traceId: span.traceId, spanId: span.spanId })
-})
+): Omit<Attempt, "outcome" | "endedAt"> => {
+  const trace = span === undefined ? undefined : RequestContext.traceOf(span)
+  return {
+    kind: "attempt",
+    attempt: job.attempt + 1,
+    startedAt,
+    runner: environment.position.runner,
+    ...(trace === undefined ? {} : { traceId: trace.traceId, spanId: trace.spanId })
+  }
+}
 
 const conclude = (
   exit: Exit.Exit<Transacted, unknown>,

@@ -13,7 +13,7 @@ import type { CurrentJob } from "./CurrentJob.ts"
 import { type Discard, type ErrorClass, ParseError, type Snooze } from "./JobError.ts"
 import { type Definition, type Handler, JobHandlers, type Transaction } from "./JobHandlers.ts"
 import * as JobQueue from "./JobQueue.ts"
-import type { Lane } from "./Priority.ts"
+import { type Lane, laneOf } from "./Priority.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
 
 /** Options of one request. They win over the definition's. */
@@ -71,6 +71,13 @@ export interface Job<Type extends string, Payload extends Codec, Success extends
   readonly decodeError: (error: unknown) => Effect.Effect<Error["Type"], Schema.SchemaError>
 }
 
+/** `NaN`, which no check takes, for what is no finite duration. */
+const millis = (input: Duration.Input | undefined): number | undefined => {
+  if (input === undefined) return undefined
+  const value = Option.match(Duration.fromInput(input), { onNone: () => Number.NaN, onSome: Duration.toMillis })
+  return Number.isFinite(value) ? value : Number.NaN
+}
+
 /** The success of a definition. */
 export type Success<J extends { readonly success: Codec }> = J["success"]["Type"]
 
@@ -117,9 +124,20 @@ export const make = <
   Success extends Codec = typeof Schema.Void,
   Error extends Codec = typeof Schema.Never
 >(type: Type, options: Options<Payload, Success, Error> = {}): Job<Type, Payload, Success, Error> => {
-  if (type.length === 0 || type.length > 200) {
-    throw new RangeError(`Job.make: type: expected 1 to 200 characters, received ${JSON.stringify(type)}`)
+  const check = (isRight: boolean, field: string, expected: string, received: unknown) => {
+    if (!isRight) throw new RangeError(`Job.make("${type}"): ${field}: expected ${expected}, received ${String(received)}`)
   }
+  check(type.length >= 1 && type.length <= 200, "type", "1 to 200 characters", type)
+  const timeoutMs = millis(options.timeout)
+  check(timeoutMs === undefined || timeoutMs > 0, "timeout", "a finite duration above zero", options.timeout)
+  const lifetimeMs = millis(options.expiresIn)
+  check(lifetimeMs === undefined || lifetimeMs >= 0, "expiresIn", "a finite duration", options.expiresIn)
+  check(
+    options.priority === undefined || Option.isSome(laneOf(options.priority)),
+    "priority",
+    "critical, high, normal, low, or a number from 0 to 100",
+    options.priority
+  )
   // Where an option is left out its type parameter is the default below: the compiler cannot see the two together.
   // oxlint-disable typescript/no-unsafe-type-assertion -- see above; and handlers are stored with their payload's type erased
   const payload = (options.payload ?? Schema.Void) as Payload
@@ -138,9 +156,7 @@ export const make = <
     definition: statics,
     type,
     retry: options.retry ?? RetryPolicy.exponential(),
-    timeoutMs: options.timeout === undefined
-      ? undefined
-      : Duration.toMillis(Duration.fromInputUnsafe(options.timeout)),
+    timeoutMs,
     transaction: options.transaction ?? "job",
     decode: (json) => Effect.mapError(decodePayload(json), (issue) => new ParseError({ issue: issue.message })),
     run,

@@ -256,12 +256,12 @@ export const errorClassOf = (error: unknown): ErrorClass | undefined => {
   return ErrorClass.literals.find((literal) => literal === named)
 }
 
-/** The delay a typed error asks for, by a property `retryAfter` (any `Duration.Input`), in milliseconds. */
+/** The delay a typed error asks for, by a property `retryAfter` (a `Duration`, or milliseconds), in milliseconds. */
 export const retryAfterOf = (error: unknown): number | undefined => {
   if (!Predicate.hasProperty(error, "retryAfter")) return undefined
   const asked = error.retryAfter
   if (!Duration.isDuration(asked) && typeof asked !== "number") return undefined
-  const millis = Duration.toMillis(Duration.fromInputUnsafe(asked))
+  const millis = Duration.toMillis(asked)
   return Number.isFinite(millis) && millis >= 0 ? millis : undefined
 }
 
@@ -293,19 +293,22 @@ export const toFailure = (error: unknown, as: {
   /** The encoded typed error; absent for defects. */
   readonly encoded?: Schema.Json
 }): JobFailure => {
-  const tag = Predicate.hasProperty(error, "_tag") && typeof error._tag === "string"
-    ? error._tag
-    : error instanceof Error
-    ? error.name
-    : "UnknownError"
   const isTyped = as.encoded !== undefined
   return {
     class: as.class,
-    tag: text(tag).slice(0, 200),
+    tag: text(tagOf(error)).slice(0, 200),
     message: text(error instanceof Error ? error.message : describe(error)),
     ...(error instanceof Error && error.stack !== undefined && !isTyped ? { stack: text(error.stack) } : {}),
     ...(as.encoded === undefined ? {} : { error: as.encoded })
   }
 }
+
+/** What kind of error it is, in one word: its tag, or its name. */
+export const tagOf = (error: unknown): string =>
+  Predicate.hasProperty(error, "_tag") && typeof error._tag === "string"
+    ? error._tag
+    : error instanceof Error
+    ? error.name
+    : "UnknownError"
 
 const describe = (value: unknown): string => typeof value === "string" ? value : Formatter.format(value)

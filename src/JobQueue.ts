@@ -56,7 +56,11 @@ const positive = (name: string, field: string, value: number, most: number): num
 const mostDays = 36_500
 
 /** Forever would put the day of purge beyond any date, and no job could be settled. */
-const keptFor = (name: string, field: "completed" | "cancelled" | "expired", input: Duration.Input = "7 days"): number => {
+const keptFor = (
+  name: string,
+  field: "completed" | "cancelled" | "expired",
+  input: Duration.Input = "7 days"
+): number => {
   const kept = Duration.fromInput(input)
   const millis = Option.isSome(kept) ? Duration.toMillis(kept.value) : NaN
   return millis >= 0 && millis <= mostDays * 86_400_000

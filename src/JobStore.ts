@@ -118,7 +118,10 @@ export interface Demand {
   readonly held: ReadonlyArray<number>
 }
 
-/** A ready job, read but not written. `payload` and `context` are parsed JSON. */
+/** The largest payload that is read ahead, in bytes of JSON. Larger ones are read when their job starts: memory stays bounded. */
+export const inlinePayloadBytes = 8_192
+
+/** A ready job, read but not written. `payload` and `context` are parsed JSON. `isLarge`: the payload was left where it is. */
 export interface ReadyJob {
   readonly id: JobId
   readonly lane: number
@@ -131,6 +134,7 @@ export interface ReadyJob {
   readonly crashes: number
   readonly createdAt: number
   readonly expiresAt: number | undefined
+  readonly isLarge: boolean
   readonly payload: unknown
   readonly context: unknown
 }
@@ -290,6 +294,8 @@ export class JobStore extends Context.Service<JobStore, {
 
   /** Reads ready jobs, writes nothing. A superseded owner reads nothing. */
   readonly intake: (owner: Owner, demand: Demand) => Effect.Effect<Intake, StoreError>
+  /** The payload of a job that was too large to read ahead, as parsed JSON. None: the row has moved on. */
+  readonly payload: (id: JobId, version: number) => Effect.Effect<Option.Option<unknown>, StoreError>
   /** What has become of rows whose settlement did not come back. Missing: someone has the outcome. */
   readonly reread: (ids: ReadonlyArray<JobId>) => Effect.Effect<ReadonlyArray<LiveRow>, StoreError>
 

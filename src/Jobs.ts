@@ -185,9 +185,7 @@ export const layer: Layer.Layer<
         const span = yield* Effect.option(Effect.currentSpan)
         const submission: Submitter.Submission = {
           request: yield* RequestContext.Request,
-          trace: Option.isSome(span)
-            ? { traceId: span.value.traceId, spanId: span.value.spanId, sampled: span.value.sampled }
-            : undefined,
+          trace: Option.isSome(span) ? RequestContext.traceOf(span.value) : undefined,
           now,
           priority: options?.priority,
           queue: options?.queue,
@@ -203,19 +201,31 @@ export const layer: Layer.Layer<
         const fresh = prepared.filter((_, index) => stored[index]?.isNew === true)
         const seqs = stored.filter(({ isNew }) => isNew).map(({ seq }) => seq)
         yield* store.afterCommit(announce(fresh, seqs, now, batchId))
-        return stored.map(({ id }) => id)
+        const ids = stored.map(({ id }) => id)
+        if (batchId === undefined) yield* Effect.annotateCurrentSpan("messaging.message.id", ids[0])
+        return ids
       }).pipe(
-        Effect.withSpan(`send ${nameOf(options?.queue ?? requests[0]?.queue ?? requests[0]?.definition?.queue)}`, {
-          kind: "producer",
-          attributes: {
-            "messaging.system": "millrace",
-            "messaging.operation.name": "send",
-            "messaging.operation.type": "send",
-            "messaging.destination.name": nameOf(options?.queue ?? requests[0]?.queue ?? requests[0]?.definition?.queue),
-            ...(batchId === undefined ? {} : { "messaging.batch.message_count": requests.length })
-          }
-        })
+        Effect.tapError(({ reason }) => Effect.annotateCurrentSpan("error.type", reason._tag)),
+        withSendSpan(requests, options, batchId)
       )
+
+    /** Named by OpenTelemetry's messaging conventions; a batch over several queues has no destination. */
+    const withSendSpan = (requests: ReadonlyArray<JobRequest>, options: BatchOptions | undefined, batchId: BatchId | undefined) => {
+      const queues = new Set(requests.map(({ definition, queue, type }) =>
+        nameOf(queue ?? options?.queue ?? definition?.queue ?? handlers.get(type)?.definition?.queue)
+      ))
+      const [destination] = queues.size === 1 ? queues : []
+      return Effect.withSpan(destination === undefined ? "send" : `send ${destination}`, {
+        kind: "producer",
+        attributes: {
+          "messaging.system": "millrace",
+          "messaging.operation.name": "send",
+          "messaging.operation.type": "send",
+          ...(destination === undefined ? {} : { "messaging.destination.name": destination }),
+          ...(batchId === undefined ? {} : { "messaging.batch.message_count": requests.length, "millrace.batch.id": batchId })
+        }
+      })
+    }
 
     const submitMany = (requests: ReadonlyArray<JobRequest>, options: BatchOptions | undefined) =>
       Effect.gen(function*() {

@@ -9,7 +9,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
-import { depth, find, intake, reread, waiting } from "./internal/memory/reading.ts"
+import { depth, find, intake, payload, reread, waiting } from "./internal/memory/reading.ts"
 import {
   dayOf,
   dedupeKeyOf,
@@ -256,6 +256,7 @@ const make = (): JobStore["Service"] => {
     handOver: (owner) => Effect.sync(() => handOver(tables, owner)),
     countCrashes: (owner, held) => Effect.sync(() => countCrashes(tables, owner, held)),
     intake: (owner, demand) => Effect.sync(() => intake(tables, owner, demand)),
+    payload: (id, version) => Effect.sync(() => payload(tables, id, version)),
     reread: (ids) => Effect.sync(() => reread(tables, ids)),
     noteRunning: (owner, notes) => Effect.sync(() => noteRunning(tables, owner, notes)),
     noteDone: (owner, ids) =>

@@ -8,6 +8,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import { createHash } from "node:crypto"
+import { messageOf } from "./internal/sql/database.ts"
 import { sqlState } from "./internal/sql/transaction.ts"
 import store from "./migrations/0001_store.ts"
 
@@ -54,7 +55,7 @@ const failed = (error: SqlError): MigrationError => {
   const state = sqlState(error)
   return new MigrationError({
     reason: "Failed",
-    message: `the schema could not be prepared: ${error.message}`,
+    message: `the schema could not be prepared: ${messageOf(error)}`,
     cause: error,
     ...(state === undefined ? {} : { sqlState: state })
   })

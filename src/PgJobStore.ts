@@ -13,7 +13,7 @@ import { announce, announcements } from "./internal/sql/announce.ts"
 import * as Clock from "./internal/sql/clock.ts"
 import * as Database from "./internal/sql/database.ts"
 import { cancel, replay } from "./internal/sql/deadLetter.ts"
-import { intake, reread } from "./internal/sql/intake.ts"
+import { intake, payload, reread } from "./internal/sql/intake.ts"
 import { declareQueue, depth, find, queues } from "./internal/sql/query.ts"
 import * as Retention from "./internal/sql/retention.ts"
 import { nextDue, promote } from "./internal/sql/schedule.ts"
@@ -70,6 +70,7 @@ export const make = Effect.fnUntraced(function*(
     handOver: handOver(db),
     countCrashes: countCrashes(db),
     intake: intake(db),
+    payload: payload(db),
     reread: reread(db),
     noteRunning: noteRunning(db),
     noteDone: noteDone(db),

@@ -17,6 +17,13 @@ export const Trace = Schema.Struct({
 /** W3C trace context of the submitting span. */
 export type Trace = typeof Trace.Type
 
+/**
+ * What is stored of a span, or nothing where its ids name no trace: tracing is off (`noop`), no provider is registered (zeros), or
+ * somebody else wrote the row. A child of such a span would join a trace that is not there, and could not be exported.
+ */
+export const traceOf = ({ sampled, spanId, traceId }: Trace): Trace | undefined =>
+  /^(?!0*$)[0-9a-f]{16,32}$/.test(traceId) && /^(?!0*$)[0-9a-f]{16}$/.test(spanId) ? { traceId, spanId, sampled } : undefined
+
 /** Where an attempt runs. Present only inside a handler. */
 export const ClusterPosition = Schema.Struct({
   runner: Schema.String,

@@ -104,7 +104,7 @@ describe("Migrations", () => {
       }
       assert.deepStrictEqual(codesOf("jobs_state"), Object.values(liveCodes).sort())
       assert.deepStrictEqual(codesOf("finished_jobs_outcome"), Object.values(outcomeCodes).sort())
-      assert.deepStrictEqual(codesOf("jobs_lane"), [lanes[0]?.index, lanes.at(-1)?.index])
+      assert.deepStrictEqual(codesOf("jobs_lane"), [0, lanes.length - 1])
     })))
 
   it.live("test/schema.sql is the schema that the steps make: npm run schema writes it", () =>

@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Duration from "effect/Duration"
+import { pipe } from "effect/Function"
 import * as Schema from "effect/Schema"
 import { ErrorClass } from "../src/JobError.ts"
 import * as RetryPolicy from "../src/RetryPolicy.ts"
@@ -83,7 +84,8 @@ describe("RetryPolicy", () => {
   })
 
   it("a class's own policy replaces the number of attempts too, in both directions", () => {
-    const policy = RetryPolicy.exponential({ maxAttempts: 3, jitter: 0 }).pipe(
+    const policy = pipe(
+      RetryPolicy.exponential({ maxAttempts: 3, jitter: 0 }),
       RetryPolicy.forClass("Timeout", RetryPolicy.none),
       RetryPolicy.forClass("Transient", RetryPolicy.fixed("1 second", { maxAttempts: 6 }))
     )

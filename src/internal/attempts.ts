@@ -233,6 +233,16 @@ export const make = (options: {
       message: run.message
     })
 
+    const withPayload = (job: ReadyJob): Effect.Effect<ReadyJob | undefined> =>
+      job.isLarge
+        ? Effect.flatMap(untilAnswered(store.payload(job.id, job.version)), (answer) => {
+          const payload = Option.flatten(answer)
+          return Option.isSome(payload)
+            ? Effect.succeed({ ...job, payload: payload.value })
+            : Effect.as(lookAgain(job), undefined)
+        })
+        : Effect.succeed(job)
+
     const attempt = (run: Run, isNotedFirst: boolean): Effect.Effect<Settlement | undefined> =>
       Effect.gen(function*() {
         if (isNotedFirst) {
@@ -243,8 +253,10 @@ export const make = (options: {
           }
           run.notedAt = liveClock.currentTimeMillisUnsafe()
         }
-        yield* announcer.started(run.job, run.startedAt)
-        const conclusion = yield* Execution.run(environment, run.job, run.handler, control(run))
+        const job = yield* withPayload(run.job)
+        if (job === undefined) return undefined
+        yield* announcer.started(job, run.startedAt)
+        const conclusion = yield* Execution.run(environment, job, run.handler, control(run))
         return yield* concluded(run, conclusion)
       })
 

@@ -80,9 +80,10 @@ export const make = (options: {
           if (only === undefined) return Effect.succeed<ReadonlyArray<Settled>>([])
           if (error.reason === "Refused" && others.length > 0) {
             const half = Math.ceil(batch.length / 2)
+            // What was of another kind may have been written before the refusal.
             return Effect.zipWith(
-              write(batch.slice(0, half), 0, isResent),
-              write(batch.slice(half), 0, isResent),
+              write(batch.slice(0, half), 0, true),
+              write(batch.slice(half), 0, true),
               (left, right) => [...left, ...right]
             )
           }

@@ -87,8 +87,7 @@ export const prepare = (
       const reason = new PayloadTooLarge({ field: `${at}payload`, bytes, limitBytes: known.queue.maxPayloadBytes })
       return yield* new SubmitError({ reason })
     }
-    const dedupeKey = request.dedupeKey ??
-      (yield* definition?.dedupeKeyOf(request.payload, request.definition !== undefined) ?? Effect.undefined)
+    const dedupeKey = request.dedupeKey ?? (yield* keyOf(request, definition, at))
     if (dedupeKey !== undefined && (dedupeKey.length === 0 || dedupeKey.length > maxKey || dedupeKey.includes("\0"))) {
       return yield* invalid(`${at}dedupeKey`, `1 to ${maxKey} characters without NUL`, dedupeKey)
     }
@@ -118,6 +117,13 @@ export const prepare = (
       }
     }
   })
+
+const keyOf = (request: JobRequest, definition: Definition | undefined, at: string) =>
+  (definition?.dedupeKeyOf(request.payload, request.definition !== undefined) ?? Effect.undefined).pipe(
+    Effect.catchCause((cause) =>
+      invalid(`${at}dedupeKey`, `the dedupeKey function of ${request.type} to return a key`, messageOf(cause))
+    )
+  )
 
 const queueOf = (
   queues: Queues["Service"],

@@ -41,7 +41,7 @@ create table {schema}.jobs (
   created_at  timestamptz not null,
   due_at      timestamptz,
   expires_at  timestamptz,
-  tenant_id   text     not null default '=' collate "C",              -- '=' || name; '=' is the system; so '' sorts before all
+  tenant_id   text     not null default '=' collate "C",              -- '@' || id; '=' is the system; never empty, so '' sorts before all
   type        text     not null,
   dedupe_key  text,
   batch_id    uuid,

@@ -30,6 +30,11 @@ export const t0 = Date.UTC(2026, 0, 5, 12)
 /** One day in milliseconds. */
 export const day = 86_400_000
 
+export const times = <A>(count: number, make: (index: number) => A): Array<A> =>
+  Array.from({ length: count }, (_, index) => make(index))
+
+export const sorted = (ids: Iterable<string>): Array<string> => [...ids].sort()
+
 export const newId = (): JobId => Schema.decodeUnknownSync(JobId)(randomUUID())
 export const newBatch = (): BatchId => Schema.decodeUnknownSync(BatchId)(randomUUID())
 

@@ -3,7 +3,15 @@
  */
 import * as Option from "effect/Option"
 import type { JobId } from "../../JobId.ts"
-import type { Demand, Intake, JobRecord, LiveRow, Owner, TenantKey } from "../../JobStore.ts"
+import {
+  type Demand,
+  inlinePayloadBytes,
+  type Intake,
+  type JobRecord,
+  type LiveRow,
+  type Owner,
+  type TenantKey
+} from "../../JobStore.ts"
 import { lanes } from "../../Priority.ts"
 import { byCodePoint, type PartitionKey, read, type Row, type Tables } from "./tables.ts"
 
@@ -49,6 +57,13 @@ export const find = (tables: Tables, id: JobId): Option.Option<JobRecord> => {
       : { ...recordOf(ended.row), state: ended.outcome, endedAt: ended.endedAt, result: read(ended.result) })
 }
 
+const isLarge = ({ payload }: Row): boolean => Buffer.byteLength(payload) > inlinePayloadBytes
+
+export const payload = (tables: Tables, id: JobId, version: number): Option.Option<unknown> => {
+  const row = tables.live.get(id)
+  return row?.version === version ? Option.some(read(row.payload)) : Option.none()
+}
+
 export const intake = (tables: Tables, owner: Owner, { held, lanes, marks }: Demand): Intake => {
   if (!tables.owns(owner)) return { jobs: [], visited: [] }
   const jobs: Array<Row> = []
@@ -88,7 +103,8 @@ export const intake = (tables: Tables, owner: Owner, { held, lanes, marks }: Dem
       crashes: row.crashes,
       createdAt: row.createdAt,
       expiresAt: row.expiresAt,
-      payload: read(row.payload),
+      isLarge: isLarge(row),
+      payload: isLarge(row) ? null : read(row.payload),
       context: read(row.context)
     })),
     visited

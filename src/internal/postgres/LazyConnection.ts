@@ -6,11 +6,12 @@
  */
 import type { PgConnection } from "@effect/sql-pg/PgConnection"
 import type { PgPool } from "@effect/sql-pg/PgPool"
+import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Option from "effect/Option"
 import * as References from "effect/References"
-import * as Result from "effect/Result"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
@@ -59,6 +60,8 @@ const notAllowed = transactionError(
   "BEGIN, COMMIT and ROLLBACK are sent by withTransaction only. Fail to roll back, or use sql.withTransaction for a part of the work.",
   "execute"
 )
+
+const wasInterrupted = transactionError("The transaction was interrupted while it began.", "execute")
 
 const wasAborted = transactionError("COMMIT found the transaction aborted by an earlier error and rolled it back.", "commit")
 
@@ -135,18 +138,22 @@ export class LazyConnection implements Connection {
     return Stream.unwrap(
       Effect.andThen(
         this.gate.takeScoped(1),
-        Effect.map(this.open, (session) => session.statements.executeStream(sql, params, transform))
+        Effect.map(Effect.suspend(() => this.open()), (session) => session.statements.executeStream(sql, params, transform))
       )
     )
   }
 
   private run<A>(sql: string, statement: (statements: Connection) => Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> {
     if (forbidden.test(sql)) return Effect.fail(notAllowed)
-    return this.gate.withPermit(Effect.flatMap(this.open, (session) => statement(session.statements)))
+    return this.gate.withPermit(Effect.suspend(() =>
+      this.session !== undefined && !this.ended && this.failed === undefined
+        ? statement(this.session.statements)
+        : Effect.flatMap(this.open(), (session) => statement(session.statements))
+    ))
   }
 
   /** The session with its transaction open; BEGIN goes out here. Callers hold the gate. */
-  private readonly open: Effect.Effect<Session, SqlError> = Effect.suspend(() => {
+  private open(): Effect.Effect<Session, SqlError> {
     if (this.ended) return Effect.fail(hasEnded)
     if (this.failed !== undefined) return Effect.fail(this.failed)
     if (this.session !== undefined) return Effect.succeed(this.session)
@@ -154,20 +161,24 @@ export class LazyConnection implements Connection {
       Effect.flatMap(this.lease(restore), (session) => {
         // From here on a ROLLBACK is owed, whatever becomes of BEGIN.
         this.session = session
-        const begin = this.beginning
-        const statements: Array<Begin> = this.savepoints.map((sql) => ({ sql, isPrepared: true }))
-        if (begin !== undefined) statements.unshift(begin)
-        return restore(Effect.forEach(statements, ({ isPrepared, sql }) => session.pinned.query(sql, [], isPrepared), { discard: true }))
-          .pipe(
-            Effect.tapError((error) => Effect.sync(() => this.failed = error)),
-            Effect.onInterrupt(() =>
-              Effect.sync(() => this.failed = transactionError("The transaction was interrupted while it began.", "execute"))
-            ),
-            Effect.as(session)
-          )
+        return Effect.as(
+          Effect.onError(restore(this.sendBegin(session.pinned)), (cause) =>
+            Effect.sync(() => {
+              this.failed = Option.getOrElse(Cause.findErrorOption(cause), () => wasInterrupted)
+            })),
+          session
+        )
       })
     )
-  })
+  }
+
+  private sendBegin(pinned: PgConnection): Effect.Effect<unknown, SqlError> {
+    const { isPrepared, sql } = this.beginning ?? { sql: beginStatement, isPrepared: true }
+    const begin = pinned.query(sql, [], isPrepared)
+    return this.savepoints.length === 0
+      ? begin
+      : Effect.andThen(begin, Effect.forEach(this.savepoints, (savepoint) => pinned.query(savepoint), { discard: true }))
+  }
 
   /** Takes a session out of the pool until the transaction's scope closes. Waits, interruptibly, while all are in use. */
   private lease(
@@ -189,7 +200,7 @@ export class LazyConnection implements Connection {
       this.beginning = { sql, isPrepared }
       return Effect.succeed([])
     }
-    if (sql === rollbackStatement) return Effect.as(this.rollback, [])
+    if (sql === rollbackStatement) return Effect.as(this.rollback(), [])
     const match = controls.exec(sql)
     if (match === null) return undefined
     const [, isRollback, isRelease, name] = match
@@ -203,7 +214,7 @@ export class LazyConnection implements Connection {
         return Effect.succeed([])
       }
       if (isRollback === undefined && isRelease === undefined) {
-        return Effect.as(Effect.flatMap(this.open, ({ pinned }) => pinned.query(sql)), [])
+        return Effect.as(Effect.flatMap(this.open(), ({ pinned }) => pinned.query(sql)), [])
       }
       // The client turns a failure here into a defect, which would hide what went wrong before it.
       if (this.failed !== undefined) return Effect.succeed([])
@@ -215,7 +226,7 @@ export class LazyConnection implements Connection {
   }
 
   /** Ends the transaction without its writes. Never fails: a session that cannot be rolled back is thrown away, which does it too. */
-  private readonly rollback: Effect.Effect<void> = Effect.suspend(() => {
+  private rollback(): Effect.Effect<void> {
     this.ended = true
     const session = this.session
     if (session === undefined) return Effect.void
@@ -232,10 +243,10 @@ export class LazyConnection implements Connection {
       Effect.asVoid,
       Effect.uninterruptible
     )
-  })
+  }
 
   /** Ends the transaction with its writes. Fails with the server's reason, or with an error that `isCommitUnknown`. */
-  readonly commit: Effect.Effect<void, SqlError> = Effect.suspend(() => {
+  commit(): Effect.Effect<void, SqlError> {
     const last = this.last
     // Without a session no statement was sent: there is nothing to commit, or the last one alone, which is a transaction by
     // itself. (One that was asked to begin in its own way does.)
@@ -244,52 +255,45 @@ export class LazyConnection implements Connection {
       return last === undefined ? Effect.void : this.commitAlone(last)
     }
     return this.gate.withPermit(
-      Effect.flatMap(Effect.exit(this.open), (opened) => {
+      Effect.flatMap(Effect.exit(Effect.suspend(() => this.open())), (opened) => {
         this.ended = true
         const session = this.session
         if (session === undefined) return Effect.asVoid(opened)
         const { base, pin } = session
         return Effect.flatMap(Scope.close(pin, Exit.void), () => {
           if (Exit.isFailure(opened)) return Effect.andThen(this.cleanUp(base), Effect.asVoid(opened))
-          return Effect.onError(
-            last === undefined ? this.commitNow(base) : this.commitAfter(base, last),
-            () => this.cleanUp(base)
-          )
+          return last === undefined ? this.commitNow(base) : this.commitAfter(base, last)
         })
       })
     )
-  })
+  }
 
   private commitAlone(last: LastStatement): Effect.Effect<void, SqlError> {
-    return Effect.flatMap(Scope.provide(this.pool.get, this.scope), (base) =>
-      Effect.gen(function*() {
-        const sent = yield* send(base, last.sql, last.params)
-        if (Exit.isExit(sent)) return yield* sent
-        return yield* Effect.mapError(Fiber.join(sent), asUnanswered)
-      }))
+    // The wait for a session can still be interrupted: nothing has been sent.
+    return Effect.flatMap(Effect.interruptible(Scope.provide(this.pool.get, this.scope)), (base) =>
+      Effect.flatMap(send(base, last), (sent) =>
+        Exit.isExit(sent) ? Effect.asVoid(sent) : Effect.asVoid(Effect.mapError(Fiber.join(sent), asUnanswered))))
   }
 
   private commitNow(base: PgConnection): Effect.Effect<void, SqlError> {
-    return Effect.gen(function*() {
-      const sent = yield* send(base, commitStatement, [])
-      if (Exit.isExit(sent)) return yield* sent
-      const result = yield* Effect.mapError(Fiber.join(sent), asUnanswered)
-      if (result.command === rollbackStatement) return yield* Effect.fail(wasAborted)
+    return Effect.matchEffect(base.query(commitStatement), {
+      onFailure: (error) => Effect.andThen(this.cleanUp(base), Effect.fail(asUnanswered(error))),
+      onSuccess: checkCommitted
     })
   }
 
   /** The last statement and COMMIT in one write: both are queued before the driver flushes its queue, in a microtask. */
   private commitAfter(base: PgConnection, last: LastStatement): Effect.Effect<void, SqlError> {
-    return Effect.gen(function*() {
-      const sent = yield* send(base, last.sql, last.params)
+    return Effect.flatMap(send(base, last), (sent) => {
       // It never went out (say, a parameter that cannot be encoded): a COMMIT sent now would commit without it.
-      if (Exit.isExit(sent)) return yield* sent
-      const commit = yield* Effect.result(base.query(commitStatement))
-      const settled = yield* Effect.result(Fiber.join(sent))
-      // The server's word on the statement decides: behind an error COMMIT is a ROLLBACK, even if its answer got lost.
-      if (Result.isFailure(settled) && sqlState(settled.failure) !== undefined) return yield* Effect.fail(settled.failure)
-      if (Result.isFailure(commit)) return yield* Effect.fail(asUnanswered(commit.failure))
-      if (commit.success.command === rollbackStatement) return yield* Effect.fail(wasAborted)
+      if (Exit.isExit(sent)) return Effect.andThen(this.cleanUp(base), Effect.asVoid(sent))
+      // The server's word on the statement comes first: behind an error COMMIT is a ROLLBACK, even if its answer got lost.
+      const settled = Effect.mapError(Fiber.join(sent), asUnanswered)
+      return Effect.matchEffect(base.query(commitStatement), {
+        onFailure: (error) =>
+          Effect.andThen(this.cleanUp(base), Effect.andThen(settled, Effect.fail(asUnanswered(error)))),
+        onSuccess: (result) => Effect.andThen(settled, checkCommitted(result))
+      })
     }).pipe(
       // A yield between the two would split the write; one inside the first could put COMMIT before it.
       Effect.provideService(References.PreventSchedulerYield, true)
@@ -302,11 +306,14 @@ export class LazyConnection implements Connection {
   }
 }
 
+/** `ROLLBACK` is the server's answer to the COMMIT of a transaction that an error has aborted. */
+const checkCommitted = (result: PgResult): Effect.Effect<void, SqlError> =>
+  result.command === rollbackStatement ? Effect.fail(wasAborted) : Effect.void
+
 /** Queues a statement at once: the fiber that waits for its answer, or the exit of one that was never sent. */
 const send = (
   base: PgConnection,
-  sql: string,
-  params: ReadonlyArray<unknown>
+  { params, sql }: LastStatement
 ): Effect.Effect<Fiber.Fiber<PgResult, SqlError> | Exit.Exit<PgResult, SqlError>> =>
   Effect.map(
     Effect.forkChild(base.query(sql, params), { startImmediately: true, uninterruptible: true }),

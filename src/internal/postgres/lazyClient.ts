@@ -38,7 +38,7 @@ export const make = Effect.fnUntraced(function*(
     beginTransaction: beginStatement,
     rollback: rollbackStatement,
     commit: (connection) =>
-      connection instanceof LazyConnection ? connection.commit : Effect.die("commit on a connection that is not a transaction's"),
+      connection instanceof LazyConnection ? connection.commit() : Effect.die("commit on a connection that is not a transaction's"),
     releaseSavepoint: (name) => `RELEASE SAVEPOINT ${name}`,
     transformRows: config.transformResultNames === undefined
       ? undefined

@@ -5,6 +5,7 @@
 import type { PgClient } from "@effect/sql-pg/PgClient"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Predicate from "effect/Predicate"
 import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import { StoreError } from "../../JobStore.ts"
@@ -47,12 +48,28 @@ const reasonOf = (error: SqlError): StoreError["reason"] => {
   if (state === undefined) return error.reason._tag === "UnknownError" ? "Refused" : "Unavailable"
   if (state === "40001" || state === "40P01") return "Conflict"
   if (state === "55P03") return "LockTimeout"
-  return unavailable.test(state) || isMissingDay(error) ? "Unavailable" : "Refused"
+  return unavailable.test(state) || isMissingDay({ cause: said(error), sqlState: state }) ? "Unavailable" : "Refused"
 }
 
-/** A finished row's day has no partition: it was dropped while the settlement was under way. */
-export const isMissingDay = (error: SqlError): boolean =>
-  sqlState(error) === "23514" && error.message.includes("no partition of relation")
+/** What the server said, where it said something: the driver's own message is the same for every failed query. */
+const said = (error: SqlError): unknown => error.reason.cause instanceof Error ? error.reason.cause : error
+
+/** The server's words, or the driver's. */
+export const messageOf = (error: SqlError): string => {
+  const cause = said(error)
+  return cause instanceof Error ? cause.message : error.message
+}
+
+const names = (cause: unknown, field: "constraint" | "table", name: string | undefined): boolean =>
+  (Predicate.hasProperty(cause, field) ? cause[field] : undefined) === name
+
+/** A row is in the way of this unique index. */
+export const isDuplicate = ({ cause, sqlState }: StoreError, index: string): boolean =>
+  sqlState === "23505" && names(cause, "constraint", index)
+
+/** A finished row's day has no partition: it was dropped while the settlement was under way. Other 23514s name their constraint. */
+export const isMissingDay = ({ cause, sqlState }: { readonly cause: unknown; readonly sqlState?: string }): boolean =>
+  sqlState === "23514" && names(cause, "table", "finished_jobs") && names(cause, "constraint", undefined)
 
 /** Maps a driver's error to the port's. */
 export const toStoreError = (operation: string) => (error: SqlError): StoreError => {
@@ -60,7 +77,7 @@ export const toStoreError = (operation: string) => (error: SqlError): StoreError
   return new StoreError({
     reason: reasonOf(error),
     operation,
-    cause: error,
+    cause: said(error),
     ...(state === undefined ? {} : { sqlState: state })
   })
 }

@@ -3,11 +3,10 @@
  */
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
-import { isSqlError } from "effect/sql/SqlError"
 import type { Entry } from "../../JobHistory.ts"
 import type { JobId } from "../../JobId.ts"
 import type { JobStore, Ready, StoreError, TenantKey } from "../../JobStore.ts"
-import type { Database } from "./database.ts"
+import { type Database, isDuplicate } from "./database.ts"
 import type { InDays } from "./retention.ts"
 import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
 
@@ -40,8 +39,7 @@ select id, version + 1, queue_id, partition, lane, 0, tenant_id, type, dedupe_ke
   ${schema}.append_entry(history, $3::jsonb) from d
 returning queue_id, partition, lane, tenant_id, seq::float8 as seq`
 
-const isTaken = (error: StoreError) =>
-  isSqlError(error.cause) && error.cause.reason._tag === "UniqueViolation" && error.cause.reason.constraint === "jobs_dedupe"
+const isTaken = (error: StoreError) => isDuplicate(error, "jobs_dedupe")
 
 export const replay = (db: Database) => {
   const sql = replaySql(db.schema)

@@ -3,10 +3,20 @@
  * its arguments exclude everything held at the moment it is sent, and only one intake is in flight at a time. A crash leaves no trace.
  */
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import type { JobId } from "../../JobId.ts"
-import type { Demand, Intake, LiveRow, Owner, ReadyJob, StoreError, TenantKey } from "../../JobStore.ts"
+import {
+  type Demand,
+  inlinePayloadBytes,
+  type Intake,
+  type LiveRow,
+  type Owner,
+  type ReadyJob,
+  type StoreError,
+  type TenantKey
+} from "../../JobStore.ts"
 import type { Database } from "./database.ts"
-import { int2, int2s, int4, int4s, int8, int8s, millis, texts, uuids } from "./rows.ts"
+import { int2, int2s, int4, int4s, int8, int8s, millis, texts, uuid, uuids } from "./rows.ts"
 
 // Zero rows for a superseded owner. Visits at most so many tenants a lane after the cursor, gives at most so many jobs a tenant and rows a
 // lane. Every tenant visited comes back, with a null id when it has nothing new: the cursor moves to the last tenant named. (Without the
@@ -31,13 +41,16 @@ with recursive lane as materialized (
     where j.queue_id = $1 and j.partition = $2 and j.lane = t.lane and j.tenant_id > t.tenant_id and j.state = 0
     order by j.tenant_id limit 1) f
 )
-select r.lane, r.tenant_id, r.id, r.seq::float8 as seq, r.version, r.type, r.attempt, r.crashes, r.created_at, r.expires_at, r.payload, r.context
+select r.lane, r.tenant_id, r.id, r.seq::float8 as seq, r.version, r.type, r.attempt, r.crashes, r.created_at, r.expires_at, r.is_large, r.payload, r.context
 from lane l cross join lateral (
   select t.lane, t.tenant_id, j.*
   from turn t
   cross join lateral (select coalesce(max(w.seq), 0) as seq from low w where w.lane = t.lane and w.tenant_id = t.tenant_id) w
   left join lateral (
-    select j.id, j.seq, j.version, j.type, j.attempt, j.crashes, j.created_at, j.expires_at, j.payload, j.context from ${schema}.jobs j
+    select j.id, j.seq, j.version, j.type, j.attempt, j.crashes, j.created_at, j.expires_at, j.context,
+      octet_length(j.payload::text) > ${inlinePayloadBytes} as is_large,
+      case when octet_length(j.payload::text) <= ${inlinePayloadBytes} then j.payload end as payload
+    from ${schema}.jobs j
     where j.queue_id = $1 and j.partition = $2 and j.lane = t.lane and j.tenant_id = t.tenant_id and j.seq > w.seq and j.state = 0
       and j.seq <> all (select unnest($12))
     order by j.seq limit l.per_tenant) j on true
@@ -54,6 +67,7 @@ interface IntakeRow {
   readonly crashes: number
   readonly created_at: Date
   readonly expires_at: Date | null
+  readonly is_large: boolean
   readonly payload: unknown
   readonly context: unknown
 }
@@ -78,6 +92,7 @@ const toIntake = (rows: ReadonlyArray<IntakeRow>): Intake => {
       crashes: row.crashes,
       createdAt: row.created_at.getTime(),
       expiresAt: millis(row.expires_at),
+      isLarge: row.is_large,
       payload: row.payload,
       context: row.context
     })
@@ -104,6 +119,16 @@ export const intake = (db: Database) => {
         int8s(held)
       ]),
       toIntake
+    )
+}
+
+// A payload too large to be read ahead, for a job that starts now. Serving index: jobs_pkey.
+export const payload = (db: Database) => {
+  const sql = `select payload from ${db.schema}.jobs where id = $1 and version = $2`
+  return (id: JobId, version: number): Effect.Effect<Option.Option<unknown>, StoreError> =>
+    Effect.map(
+      db.run<{ readonly payload: unknown }>("payload", sql, [uuid(id), int4(version)]),
+      ([row]) => row === undefined ? Option.none() : Option.some(row.payload)
     )
 }
 

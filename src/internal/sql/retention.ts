@@ -5,7 +5,7 @@
  */
 import * as Effect from "effect/Effect"
 import type { Connection } from "effect/sql/SqlConnection"
-import { isSqlError, type SqlError } from "effect/sql/SqlError"
+import type { SqlError } from "effect/sql/SqlError"
 import type { StoreError } from "../../JobStore.ts"
 import { type Database, isMissingDay, toStoreError } from "./database.ts"
 import { dayOf, int4 } from "./rows.ts"
@@ -33,8 +33,6 @@ where c.relnamespace = '${schema}'::regnamespace and c.relkind = 'r' and c.relna
   and c.relname <= 'finished_jobs_' || to_char(date '1970-01-01' + $1, 'YYYYMMDD')
 order by c.relname limit ${maxDrops}`
 
-const isDayMissing = ({ cause }: StoreError) => isSqlError(cause) && isMissingDay(cause)
-
 export const make = (db: Database) => {
   const { schema } = db
   /** Days whose partitions this process has seen. Another one's purge may drop them: see `inDays`. */
@@ -45,19 +43,21 @@ export const make = (db: Database) => {
   const days = daysSql(schema)
 
   const prepare = (wanted: Iterable<number>): Effect.Effect<void, StoreError> =>
-    Effect.forEach(
-      [...wanted].filter((day) => !known.has(day)),
-      (day) => Effect.andThen(db.run("retention", ensure, [int4(day)]), Effect.sync(() => known.add(day))),
-      { discard: true }
+    Effect.suspend(() =>
+      Effect.forEach(
+        [...wanted].filter((day) => !known.has(day)),
+        (day) => Effect.andThen(db.run("retention", ensure, [int4(day)]), Effect.sync(() => known.add(day))),
+        { discard: true }
+      )
     )
 
   const inDays: InDays = (wanted, statement) =>
     Effect.andThen(prepare(wanted), statement).pipe(
       Effect.tapErrorTag("StoreError", (error) =>
         Effect.sync(() => {
-          if (isDayMissing(error)) known.clear()
+          if (isMissingDay(error)) known.clear()
         })),
-      Effect.retry({ times: 3, while: isDayMissing })
+      Effect.retry({ times: 3, while: isMissingDay })
     )
 
   const foresee: Foresee = (now, purgeAt) => {

@@ -6,11 +6,11 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
 import type { SqlClient } from "effect/sql/SqlClient"
-import { isSqlError } from "effect/sql/SqlError"
+import type { SqlError } from "effect/sql/SqlError"
 import type { BatchId, JobId } from "../../JobId.ts"
 import { type NewJob, StoreError, type Submitted } from "../../JobStore.ts"
 import { onLiveClock } from "../liveClock.ts"
-import { type Database, type Run, runUnpreparedOn, toStoreError } from "./database.ts"
+import { type Database, isDuplicate, type Run, runUnpreparedOn, toStoreError } from "./database.ts"
 import { int2s, int4s, text, texts, timestamp, timestamps, uuid, uuids } from "./rows.ts"
 
 type Jobs = ReadonlyArray<NewJob>
@@ -93,12 +93,26 @@ interface Existing extends Stored {
   readonly asked: JobId
 }
 
-const store = (answers: Answers, rows: ReadonlyArray<Stored>) => {
-  for (const { id, seq } of rows) answers.set(id, { id, isNew: true, seq })
-}
+const answersOf = (stored: ReadonlyArray<Stored>): Answers => new Map(stored.map(({ id, seq }) => [id, { id, isNew: true, seq }]))
 
-/** An id found by none of a round's statements lost its key's holder in between: the next round submits it again. */
-const maxRounds = 100
+/**
+ * The holder of a key had ended before it could be named. The key must not be inserted now: keys that this transaction holds already may
+ * come after it, and two submissions would wait for each other. All of it is rolled back and begun again.
+ */
+const holderGone = { _tag: "HolderGone" } as const
+type HolderGone = typeof holderGone
+
+const beginAgain = <A>(submission: Effect.Effect<A, StoreError | SqlError | HolderGone>): Effect.Effect<A, StoreError> =>
+  submission.pipe(
+    Effect.retry({ times: 100, while: ({ _tag }) => _tag === "HolderGone" }),
+    Effect.mapError((error) => {
+      if (error._tag === "StoreError") return error
+      return error._tag === "SqlError"
+        ? toStoreError("submit")(error)
+        : new StoreError({ reason: "Conflict", operation: "submit", cause: new Error("the holders of dedupe keys keep ending") })
+    }),
+    Effect.withTracerEnabled(false)
+  )
 
 const keyOf = (job: NewJob) => job.dedupeKey === undefined ? undefined : `${job.tenant}\0${job.queueId}\0${job.dedupeKey}`
 
@@ -119,92 +133,79 @@ export const makeStatements = (schema: string) => {
   const insertKeyed = insertKeyedSql(schema)
   const existing = existingSql(schema)
 
-  const sendUnkeyed = (run: Run, jobs: Jobs, options: Options, answers: Answers) =>
-    Effect.map(run<Stored>("submit", insert, parameters(jobs, options)), (rows) => store(answers, rows))
+  const sendUnkeyed = (run: Run, jobs: Jobs, options: Options): Effect.Effect<Answers, StoreError> =>
+    Effect.map(run<Stored>("submit", insert, parameters(jobs, options)), answersOf)
 
-  const sendKeyed = Effect.fnUntraced(function*(run: Run, jobs: Jobs, options: Options, answers: Answers) {
-    let open = jobs
-    for (let round = 0; round < maxRounds && open.length > 0; round++) {
-      store(answers, yield* run<Stored>("submit", insertKeyed, parameters(open, options)))
-      open = open.filter(({ id }) => !answers.has(id))
-      if (open.length === 0) return
-      const holders = yield* run<Existing>("submit", existing, existingParameters(open))
-      for (const { asked, id, seq } of holders) {
-        // Its own row: an earlier sending had arrived.
-        answers.set(asked, id === asked ? { id, isNew: true, seq } : { id, isNew: false, seq: 0 })
-      }
-      open = open.filter(({ id }) => !answers.has(id))
+  const sendKeyed = Effect.fnUntraced(function*(
+    run: Run,
+    jobs: Jobs,
+    options: Options
+  ): Effect.fn.Return<Answers, StoreError | HolderGone> {
+    const answers = answersOf(yield* run<Stored>("submit", insertKeyed, parameters(jobs, options)))
+    const held = jobs.filter(({ id }) => !answers.has(id))
+    if (held.length === 0) return answers
+    for (const { asked, id, seq } of yield* run<Existing>("submit", existing, existingParameters(held))) {
+      // Its own row: an earlier sending had arrived.
+      answers.set(asked, id === asked ? { id, isNew: true, seq } : { id, isNew: false, seq: 0 })
     }
-    if (open.length > 0) {
-      return yield* new StoreError({ reason: "Conflict", operation: "submit", cause: new Error("the holders of dedupe keys keep changing") })
-    }
+    return jobs.every(({ id }) => answers.has(id)) ? answers : yield* Effect.fail(holderGone)
   })
   return { existing, insert, insertKeyed, known: knownSql(schema), sendKeyed, sendUnkeyed }
 }
 
 /** The row is there already: an earlier sending arrived after it was asked for. */
-const isStoredAlready = (error: StoreError) =>
-  isSqlError(error.cause) && error.cause.reason._tag === "UniqueViolation" && error.cause.reason.constraint === "jobs_pkey"
+const isStoredAlready = (error: StoreError) => isDuplicate(error, "jobs_pkey")
 
 const isKeyed = (jobs: Jobs) => jobs.some(({ dedupeKey }) => dedupeKey !== undefined)
 
 /** Bounded: about five seconds on a database that refuses connections. */
 const resending = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced("1 second")]).pipe(Schedule.upTo({ times: 8 }))
 
+const setTimeout = "select set_config('lock_timeout', $1, true)"
+
 /** Submits on `db`'s pool, or, inside a transaction of `client`, as part of that. `lockTimeout` is the pool's, in milliseconds. */
 export const make = (db: Database, client: SqlClient, lockTimeoutMs: number) => {
   const statements = makeStatements(db.schema)
 
-  const send = (jobs: Jobs, options: Options, answers: Answers): Effect.Effect<void, StoreError> => {
-    if (!isKeyed(jobs)) return statements.sendUnkeyed(db.run, jobs, options, answers)
-    const keyed = statements.sendKeyed(db.run, jobs, options, answers)
+  const send = (jobs: Jobs, options: Options): Effect.Effect<Answers, StoreError> => {
+    if (!isKeyed(jobs)) return statements.sendUnkeyed(db.run, jobs, options)
+    const keyed = statements.sendKeyed(db.run, jobs, options)
     // One job is stored by one statement or not at all.
-    return jobs.length === 1 ? keyed : db.pool.withTransaction(keyed).pipe(
-      Effect.withTracerEnabled(false),
-      Effect.mapError((error) => isSqlError(error) ? toStoreError("submit")(error) : error)
-    )
+    return beginAgain(jobs.length === 1 ? keyed : db.pool.withTransaction(keyed))
   }
+
+  /** Sends what is not known to be stored. */
+  const sendAgain = Effect.fnUntraced(function*(jobs: Jobs, options: Options): Effect.fn.Return<Answers, StoreError> {
+    const known = answersOf(yield* db.run<Stored>("submit", statements.known, knownParameters(jobs)))
+    const rest = jobs.filter(({ id }) => !known.has(id))
+    return rest.length === 0 ? known : new Map([...known, ...yield* send(rest, options)])
+  })
 
   const onOwnPool = (jobs: Jobs, options: Options): Effect.Effect<Answers, StoreError> => {
     let isUncertain = false
-    const attempt = Effect.suspend((): Effect.Effect<Answers, StoreError> => {
-      // A failed attempt's answers were rolled back, or are found again.
-      const answers: Answers = new Map()
-      if (!isUncertain) return Effect.as(send(jobs, options, answers), answers)
-      return db.run<Stored>("submit", statements.known, knownParameters(jobs)).pipe(
-        Effect.flatMap((known) => {
-          store(answers, known)
-          const rest = jobs.filter(({ id }) => !answers.has(id))
-          return rest.length === 0 ? Effect.void : send(rest, options, answers)
-        }),
-        Effect.as(answers)
-      )
-    })
-    return onLiveClock(Effect.retry(attempt, {
+    const sent = Effect.retry(Effect.suspend(() => isUncertain ? sendAgain(jobs, options) : send(jobs, options)), {
       schedule: resending,
       while: (error) => {
         if (error.reason === "Unavailable") isUncertain = true
-        return error.reason === "Unavailable" || error.reason === "Conflict" || (isUncertain && isStoredAlready(error))
+        return error.reason === "Conflict" || (isUncertain && (error.reason !== "Refused" || isStoredAlready(error)))
       }
-    }))
+    })
+    // The lock that it waits for may be that of its own first sending: then nothing is known still.
+    const unanswered = ({ cause, operation }: StoreError) => new StoreError({ reason: "Unavailable", operation, cause })
+    return onLiveClock(Effect.mapError(sent, (error) => isUncertain && error.reason === "LockTimeout" ? unanswered(error) : error))
   }
 
   /** A savepoint, so that a key that is held for too long costs the caller this submission and not the transaction. */
   const inTransaction = (jobs: Jobs, options: Options): Effect.Effect<Answers, StoreError> => {
     const run = runUnpreparedOn(client)
-    const answers: Answers = new Map()
-    if (!isKeyed(jobs)) return Effect.as(statements.sendUnkeyed(run, jobs, options, answers), answers)
-    return Effect.gen(function*() {
-      const before = yield* run<{ readonly timeout: string }>("submit", "select current_setting('lock_timeout') as timeout", [])
-      yield* run("submit", "select set_config('lock_timeout', $1, true)", [text(String(lockTimeoutMs))])
-      yield* statements.sendKeyed(run, jobs, options, answers)
-      yield* run("submit", "select set_config('lock_timeout', $1, true)", [text(before[0]?.timeout ?? "0")])
+    if (!isKeyed(jobs)) return statements.sendUnkeyed(run, jobs, options)
+    return beginAgain(client.withTransaction(Effect.gen(function*() {
+      const [before] = yield* run<{ readonly timeout: string }>("submit", "select current_setting('lock_timeout') as timeout", [])
+      yield* run("submit", setTimeout, [text(String(lockTimeoutMs))])
+      const answers = yield* statements.sendKeyed(run, jobs, options)
+      yield* run("submit", setTimeout, [text(before?.timeout ?? "0")])
       return answers
-    }).pipe(
-      client.withTransaction,
-      Effect.withTracerEnabled(false),
-      Effect.mapError((error) => isSqlError(error) ? toStoreError("submit")(error) : error)
-    )
+    })))
   }
 
   return Effect.fnUntraced(function*(jobs: Jobs, options: Options): Effect.fn.Return<ReadonlyArray<Submitted>, StoreError> {

@@ -13,7 +13,7 @@ import { CommitFailed } from "../../JobError.ts"
 import type { JobId } from "../../JobId.ts"
 import { outcomeCodes } from "../../JobState.ts"
 import type { Finish, Owner, StoreError, Transacted } from "../../JobStore.ts"
-import { type Database, isMissingDay, toStoreError } from "./database.ts"
+import { type Database, isMissingDay, messageOf, toStoreError } from "./database.ts"
 import type { Foresee } from "./retention.ts"
 import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
 import { commitWith, hasBegun, isCommitUnknown, sqlState } from "./transaction.ts"
@@ -51,10 +51,11 @@ const conclude = (error: SqlError, isCommitting: boolean): Effect.Effect<Transac
   const state = sqlState(error)
   if (isCommitting && state === undefined && error.reason._tag === "ConnectionError") return Effect.succeed({ _tag: "Unknown" })
   if (state === "MR001") return Effect.succeed({ _tag: "Superseded" })
-  if (isOutage(error, state)) return Effect.fail(toStoreError("transact")(error))
+  const failure = toStoreError("transact")(error)
+  if (isOutage(error, state)) return Effect.fail(failure)
   // A purge dropped the day meanwhile: a conflict like any other, and gone when the attempt runs again.
-  const sqlStateOrAborted = isMissingDay(error) ? "40001" : state ?? "25P02"
-  return Effect.fail(new CommitFailed({ sqlState: sqlStateOrAborted, detail: error.message }))
+  const code = isMissingDay(failure) ? "40001" : state ?? "25P02"
+  return Effect.fail(new CommitFailed({ sqlState: code, detail: messageOf(error) }))
 }
 
 /** See {@link JobStore.transact}. */

@@ -1,0 +1,141 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as DateTime from "effect/DateTime"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Schema from "effect/Schema"
+import * as Job from "../src/Job.ts"
+import * as JobHandlers from "../src/JobHandlers.ts"
+import * as JobQueue from "../src/JobQueue.ts"
+
+const Documents = JobQueue.make("documents")
+
+class Unreadable extends Schema.TaggedError<Unreadable>()("Unreadable", { path: Schema.String }) {}
+
+class IndexFile extends Job.make("IndexFile", {
+  payload: Schema.Struct({ path: Schema.String, since: Schema.DateTimeUtc }),
+  success: Schema.Struct({ lines: Schema.Int }),
+  error: Unreadable,
+  queue: Documents,
+  priority: "high",
+  timeout: "10 seconds",
+  expiresIn: "1 hour",
+  dedupeKey: ({ path, since }) => `${path} ${DateTime.toEpochMillis(since)}`
+}) {}
+
+class Ping extends Job.make("Ping") {}
+
+const payload = { path: "/a", since: DateTime.makeUnsafe("2026-01-05T12:00:00Z") }
+const stored = { path: "/a", since: "2026-01-05T12:00:00.000Z" }
+
+/** What a handler of this definition registers. */
+const handlerOf = (definition: { readonly type: string }, layer: Layer.Layer<never, never, JobHandlers.JobHandlers>) =>
+  Effect.gen(function*() {
+    const handlers = yield* JobHandlers.JobHandlers
+    return handlers.get(definition.type) ?? assert.fail("no handler")
+  }).pipe(Effect.provide(Layer.provideMerge(layer, JobHandlers.layer)))
+
+describe("Job", () => {
+  it("a request carries type, payload, the caller's options and who encodes it", () => {
+    const request = IndexFile.request(payload, { dedupeKey: "mine", delay: "5 seconds", priority: 80 })
+    const { definition, ...rest } = request
+    assert.deepStrictEqual(rest, {
+      type: "IndexFile",
+      payload,
+      dedupeKey: "mine",
+      delay: "5 seconds",
+      priority: 80
+    })
+    assert.strictEqual(definition?.type, "IndexFile")
+    assert.strictEqual(definition?.queue, Documents)
+  })
+
+  it("defaults that were not given are the fallback queue's", () => {
+    assert.strictEqual(Ping.queue, JobQueue.fallback)
+    assert.strictEqual(Ping.priority, undefined)
+    assert.strictEqual(Ping.expiresIn, undefined)
+    assert.deepStrictEqual([IndexFile.priority, IndexFile.expiresIn], ["high", "1 hour"])
+  })
+
+  it.effect("a payload is stored as JSON and decodes to what it was, types that JSON does not know included", () =>
+    Effect.gen(function*() {
+      const json = JSON.parse(yield* IndexFile.encodePayload(payload))
+      assert.deepStrictEqual(json, stored)
+      const handler = yield* handlerOf(IndexFile, IndexFile.toLayer(() => Effect.succeed({ lines: 1 })))
+      assert.deepStrictEqual(yield* handler.decode(json), payload)
+    }))
+
+  it.effect("a job without payload and without result is JSON too", () =>
+    Effect.gen(function*() {
+      const handler = yield* handlerOf(Ping, Ping.toLayer(() => Effect.void))
+      const json = JSON.parse(yield* Ping.encodePayload(undefined))
+      assert.strictEqual(yield* handler.decode(json), undefined)
+      // As an untyped request without a payload is stored.
+      assert.strictEqual(yield* handler.decode(null), undefined)
+      const result = JSON.parse(yield* handler.encodeSuccess(undefined))
+      assert.strictEqual(yield* Ping.decodeSuccess(result), undefined)
+    }))
+
+  it.effect("a payload that does not fit fails as a ParseError of class Validation that says what is wrong", () =>
+    Effect.gen(function*() {
+      const handler = yield* handlerOf(IndexFile, IndexFile.toLayer(() => Effect.succeed({ lines: 1 })))
+      for (const wrong of [{ path: 1, since: stored.since }, {}, null, "text", [stored]]) {
+        const error = yield* Effect.flip(handler.decode(wrong))
+        assert.strictEqual(error._tag, "ParseError")
+        assert.strictEqual(error.errorClass, "Validation")
+        assert.isAbove(error.message.length, 0)
+      }
+      const error = yield* Effect.flip(handler.decode({ path: 1, since: stored.since }))
+      assert.include(error.message, "path")
+    }))
+
+  it.effect("a result and a typed failure come back typed; what the definition does not name does not", () =>
+    Effect.gen(function*() {
+      const handler = yield* handlerOf(IndexFile, IndexFile.toLayer(() => Effect.fail(new Unreadable({ path: "/a" }))))
+      const result = JSON.parse(yield* handler.encodeSuccess({ lines: 3 }))
+      assert.deepStrictEqual(yield* IndexFile.decodeSuccess(result), { lines: 3 })
+      assert.isTrue((yield* Effect.exit(handler.encodeSuccess({ lines: "three" })))._tag === "Failure")
+
+      const failure = yield* handler.encodeError(new Unreadable({ path: "/a" }))
+      const decoded = yield* IndexFile.decodeError(JSON.parse(JSON.stringify(failure)))
+      assert.instanceOf(decoded, Unreadable)
+      assert.strictEqual(decoded.path, "/a")
+      assert.isTrue((yield* Effect.exit(handler.encodeError(new Error("boom"))))._tag === "Failure")
+    }))
+
+  it.effect("the dedupe key is the same for a typed request and for the same payload given as JSON", () =>
+    Effect.gen(function*() {
+      const typed = yield* IndexFile.dedupeKeyOf(payload, true)
+      assert.strictEqual(typed, `/a ${DateTime.toEpochMillis(payload.since)}`)
+      assert.strictEqual(yield* IndexFile.dedupeKeyOf(stored, false), typed)
+    }))
+
+  it.effect("a payload that does not decode has no dedupe key, and is stored all the same", () =>
+    Effect.gen(function*() {
+      assert.strictEqual(yield* IndexFile.dedupeKeyOf({ path: 1 }, false), undefined)
+      assert.strictEqual(yield* Ping.dedupeKeyOf(undefined, true), undefined)
+    }))
+
+  it.effect("a handler carries its definition's options, in milliseconds", () =>
+    Effect.gen(function*() {
+      const handler = yield* handlerOf(IndexFile, IndexFile.toLayer(() => Effect.succeed({ lines: 1 })))
+      assert.strictEqual(handler.timeoutMs, 10_000)
+      assert.strictEqual(handler.transaction, "job")
+      assert.strictEqual(handler.retry.maxAttempts, 5)
+      const ping = yield* handlerOf(Ping, Ping.toLayer(() => Effect.void))
+      assert.strictEqual(ping.timeoutMs, undefined)
+    }))
+
+  it.effect("two handlers for one type in one process are a mistake of the program", () =>
+    Effect.gen(function*() {
+      const twice = Layer.mergeAll(Ping.toLayer(() => Effect.void), Ping.toLayer(() => Effect.void))
+      const exit = yield* Effect.exit(handlerOf(Ping, twice))
+      assert.strictEqual(exit._tag, "Failure")
+      assert.include(String(exit), "Ping")
+    }))
+
+  it("a type that no column, metric or log line takes is refused where it is written, naming the field", () => {
+    assert.throws(() => Job.make(""), RangeError, "type: expected 1 to 200 characters, received \"\"")
+    assert.throws(() => Job.make("x".repeat(201)), RangeError, "type: expected 1 to 200 characters")
+    assert.strictEqual(Job.make("x".repeat(200)).type.length, 200)
+  })
+})

@@ -1,0 +1,48 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as Duration from "effect/Duration"
+import * as Schema from "effect/Schema"
+import * as JobError from "../src/JobError.ts"
+
+describe("JobError", () => {
+  it("a submission says whether sending it again can help", () => {
+    const of = (reason: JobError.SubmitError["reason"]) => new JobError.SubmitError({ reason })
+    assert.isTrue(of(new JobError.StoreUnavailable({ operation: "submit" })).isRetryable)
+    assert.isTrue(of(new JobError.DedupeKeyBusy({})).isRetryable)
+    assert.isFalse(of(new JobError.EmptyBatch({})).isRetryable)
+    const field = new JobError.InvalidField({ field: "[3].priority", expected: "0 to 100", received: "101" })
+    assert.isFalse(of(field).isRetryable)
+    assert.strictEqual(of(field).message, "[3].priority: expected 0 to 100, received 101")
+  })
+
+  it("a refused submission can travel: reason and retryability survive JSON", () => {
+    const codec = Schema.toCodecJson(JobError.SubmitError)
+    const error = new JobError.SubmitError({
+      reason: new JobError.UnknownQueue({ field: "queue", queue: "mial", known: ["mail", "default"] })
+    })
+    const json = JSON.parse(JSON.stringify(Schema.encodeSync(codec)(error)))
+    const decoded = Schema.decodeUnknownSync(codec)(json)
+    assert.instanceOf(decoded, JobError.SubmitError)
+    assert.strictEqual(decoded.reason._tag, "UnknownQueue")
+    assert.strictEqual(decoded.message, error.message)
+    assert.isFalse(decoded.isRetryable)
+  })
+
+  it("a class that an error names itself counts, a word that is no class does not", () => {
+    assert.strictEqual(JobError.errorClassOf({ errorClass: "Transient" }), "Transient")
+    assert.strictEqual(JobError.errorClassOf(new JobError.ParseError({ issue: "no" })), "Validation")
+    for (const error of [{ errorClass: "Fatal" }, { errorClass: 1 }, {}, null, undefined, "Transient"]) {
+      assert.strictEqual(JobError.errorClassOf(error), undefined)
+    }
+  })
+
+  it("a retryAfter is taken as milliseconds or a Duration; nonsense never makes a delay", () => {
+    const after = (retryAfter: unknown) => JobError.retryAfterOf({ retryAfter })
+    assert.strictEqual(after(1500), 1500)
+    assert.strictEqual(after(Duration.seconds(2)), 2000)
+    assert.strictEqual(after(0), 0)
+    for (const nonsense of [-1, Infinity, Duration.infinity, "soon", null, {}, undefined]) {
+      assert.strictEqual(after(nonsense), undefined)
+    }
+    assert.strictEqual(JobError.retryAfterOf(undefined), undefined)
+  })
+})

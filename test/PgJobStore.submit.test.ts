@@ -1,0 +1,172 @@
+/**
+ * Submissions that meet each other on PostgreSQL: dedupe keys, callers' transactions.
+ */
+import { PgClient } from "@effect/sql-pg/PgClient"
+import { assert, describe, layer } from "@effect/vitest"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
+import * as Layer from "effect/Layer"
+import * as PgJobStore from "../src/PgJobStore.ts"
+import { TestDatabase } from "./utils/database.ts"
+import { holdLock, untilWaiting } from "./utils/holds.ts"
+import { finish, fresh, t0 } from "./utils/storeFixture.ts"
+
+const store = PgJobStore.layer({ lockTimeout: "300 millis" }).pipe(Layer.provideMerge(TestDatabase.layerWith({ maxConnections: 20 })))
+
+const countOf = (queueId: number) =>
+  Effect.flatMap(PgClient, (sql) =>
+    Effect.map(
+      sql<{ readonly n: number }>`select count(*)::int as n from millrace.jobs where queue_id = ${queueId}`,
+      ([row]) => row?.n
+    ))
+
+/** Some order of the keys, another one for each seed. */
+const hash = (text: string, seed: number) => [...text].reduce((sum, letter) => (sum * 31 + letter.charCodeAt(0)) % 1_000_003, seed)
+
+/** Runs an effect as a fiber would that is in no transaction. */
+const outside = <A, E>(effect: Effect.Effect<A, E>) =>
+  Effect.flatMap(PgClient, (sql) =>
+    Effect.updateContext(effect, (context: Context.Context<never>) => Context.omit(sql.transactionService)(context)))
+
+layer(store, { excludeTestServices: true, timeout: "60 seconds" })("PgJobStore.submit", (it) => {
+  describe("dedupe keys", () => {
+    it.effect("50 submitters of one key at once make one live job, and each gets its id", () =>
+      Effect.gen(function*() {
+        const { job, queueId, submit } = yield* fresh
+        const answers = yield* Effect.all(
+          Array.from({ length: 50 }, () => submit(job({ dedupeKey: "one" }))),
+          { concurrency: "unbounded" }
+        )
+        const all = answers.flat()
+        assert.strictEqual(new Set(all.map(({ id }) => id)).size, 1)
+        assert.strictEqual(all.filter(({ isNew }) => isNew).length, 1)
+        assert.strictEqual(yield* countOf(queueId), 1)
+      }))
+
+    it.effect("batches with keys in common, in different orders, do not deadlock, and each is stored as a whole", () =>
+      Effect.gen(function*() {
+        const { job, owner, readyIds, settle, store, submit } = yield* fresh
+        const keys = Array.from({ length: 40 }, (_, index) => `key-${index}`)
+        const settler = yield* Effect.forkChild(Effect.forever(Effect.gen(function*() {
+          const ids = yield* readyIds()
+          yield* settle(owner, ...ids.map((id) => finish({ id, version: 0 })))
+          yield* Effect.yieldNow
+        })))
+        const submitter = (seed: number) =>
+          Effect.forEach(Array.from({ length: 25 }, (_, round) => round), (round) =>
+            Effect.gen(function*() {
+              const order = keys.toSorted((left, right) => (hash(left, seed + round) - hash(right, seed + round)))
+              const batch = order.slice(0, 20).map((dedupeKey) => job({ dedupeKey }))
+              const answers = yield* submit(...batch)
+              for (const { id } of answers) assert.isTrue((yield* store.find(id))._tag === "Some", "an answer names a stored job")
+            }))
+        yield* Effect.all(Array.from({ length: 8 }, (_, seed) => submitter(seed * 1000)), { concurrency: "unbounded" })
+        yield* Fiber.interrupt(settler)
+      }))
+
+    it.effect("a batch that cannot wait for one of its keys stores none of its jobs", () =>
+      Effect.scoped(Effect.gen(function*() {
+        const sql = yield* PgClient
+        const { job, queueId, stateOf, submit } = yield* fresh
+        const [free, busy, last] = [job({ dedupeKey: "a" }), job({ dedupeKey: "b" }), job({ dedupeKey: "c" })]
+        const error = yield* sql.withTransaction(Effect.gen(function*() {
+          yield* submit(job({ dedupeKey: "b" }))
+          return yield* outside(Effect.flip(submit(free, busy, last)))
+        }))
+        assert.strictEqual(error.reason, "LockTimeout")
+        assert.isUndefined(yield* stateOf(free.id))
+        assert.isUndefined(yield* stateOf(last.id))
+        assert.strictEqual(yield* countOf(queueId), 1)
+      })))
+
+    it.effect("a key held by another transaction costs the caller that submission, not its transaction", () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient
+        const { job, stateOf, submit } = yield* fresh
+        const [before, blocked] = [job(), job({ dedupeKey: "k" })]
+        yield* sql.withTransaction(Effect.gen(function*() {
+          yield* submit(job({ dedupeKey: "k" }))
+          const other = sql.withTransaction(Effect.gen(function*() {
+            yield* sql`set local lock_timeout = '7s'`
+            yield* submit(before)
+            const error = yield* Effect.flip(submit(blocked))
+            assert.strictEqual(error.reason, "LockTimeout")
+            const [row] = yield* sql<{ readonly lock_timeout: string }>`show lock_timeout`
+            assert.strictEqual(row?.lock_timeout, "7s")
+          }))
+          yield* outside(other)
+        }))
+        assert.strictEqual(yield* stateOf(before.id), "queued")
+        assert.isUndefined(yield* stateOf(blocked.id))
+      }))
+
+    it.effect("a submitter that waits for a key gets it when its holder rolls back, and its holder's id when that commits", () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient
+        const { job, submit } = yield* fresh
+        for (const outcome of ["commit", "rollback"] as const) {
+          const [holder, waiter] = [job({ dedupeKey: outcome }), job({ dedupeKey: outcome })]
+          const stored = yield* Latch.make()
+          const end = yield* Latch.make()
+          const transaction = yield* Effect.forkChild(Effect.exit(sql.withTransaction(
+            submit(holder).pipe(
+              Effect.andThen(stored.open),
+              Effect.andThen(end.await),
+              Effect.andThen(outcome === "commit" ? Effect.void : Effect.fail("no"))
+            )
+          )))
+          yield* stored.await
+          const waiting = yield* Effect.forkChild(submit(waiter))
+          yield* untilWaiting(sql)
+          yield* end.open
+          yield* Fiber.join(transaction)
+          const [answer] = yield* Fiber.join(waiting)
+          assert.strictEqual(answer?.id, outcome === "commit" ? holder.id : waiter.id)
+          assert.strictEqual(answer?.isNew, outcome === "rollback")
+        }
+      }))
+  })
+
+  describe("a caller's transaction", () => {
+    it.effect("what is submitted in it exists for others exactly from its commit on", () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient
+        const { job, readyIds, store, submit } = yield* fresh
+        const [one, keyed] = [job(), job({ dedupeKey: "k" })]
+        let told = 0
+        yield* sql.withTransaction(Effect.gen(function*() {
+          yield* submit(one)
+          yield* submit(keyed)
+          yield* store.afterCommit(Effect.sync(() => told++))
+          assert.deepStrictEqual(yield* readyIds(), [])
+          assert.strictEqual(told, 0)
+        }))
+        assert.sameMembers(yield* readyIds(), [one.id, keyed.id])
+        assert.strictEqual(told, 1)
+      }))
+
+    it.effect("a savepoint that rolls back takes its submissions along and nothing else", () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient
+        const { job, readyIds, submit } = yield* fresh
+        const [kept, lost] = [job(), job({ dedupeKey: "lost" })]
+        yield* sql.withTransaction(Effect.gen(function*() {
+          yield* submit(kept)
+          yield* Effect.ignore(sql.withTransaction(Effect.andThen(submit(lost), Effect.fail("no"))))
+        }))
+        assert.deepStrictEqual(yield* readyIds(), [kept.id])
+      }))
+  })
+
+  it.effect("seq follows the caller's order, also where rows are inserted in the order of their keys", () =>
+    Effect.scoped(Effect.gen(function*() {
+      const sql = yield* PgClient
+      yield* holdLock(sql, 99)
+      const { job, submit } = yield* fresh
+      const answers = yield* submit(...["z", "a", "m", "b"].map((dedupeKey) => job({ dedupeKey, dueAt: t0 })))
+      const seqs = answers.map(({ seq }) => seq)
+      assert.deepStrictEqual(seqs, seqs.toSorted((left, right) => left - right))
+    })))
+})
