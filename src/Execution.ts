@@ -54,6 +54,18 @@ export type Conclusion =
   | { readonly _tag: "Unknown" }
   | { readonly _tag: "Interrupted"; readonly entry: Omit<Attempt, "outcome"> }
 
+/** One attempt under way: what every step of the pipeline looks at. */
+interface Attempting {
+  readonly environment: Environment
+  readonly job: ReadyJob
+  readonly handler: Handler
+  readonly control: Control
+  readonly stored: RequestContext.Stored
+  readonly startedAt: number
+  /** The attempt's span, once it has begun. */
+  span: Tracer.AnySpan | undefined
+}
+
 /** Runs a job once. Never fails; interruptible while the handler runs, not while it settles. */
 export const run = (
   environment: Environment,
@@ -62,40 +74,34 @@ export const run = (
   control: Control
 ): Effect.Effect<Conclusion> =>
   Effect.gen(function*() {
-    const { store } = environment
-    const stored = RequestContext.fromStored(job.context)
-    const startedAt = yield* store.now
-    const seen: { span?: Tracer.AnySpan } = {}
-    const exit = yield* handled(environment, job, handler, control, startedAt, stored, seen).pipe(
-      withAttemptSpan(environment, job, stored),
-      Effect.provideContext(services(environment, job, handler, control, stored)),
+    const attempting: Attempting = {
+      environment,
+      job,
+      handler,
+      control,
+      stored: RequestContext.fromStored(job.context),
+      startedAt: yield* environment.store.now,
+      span: undefined
+    }
+    const exit = yield* handled(attempting).pipe(
+      withAttemptSpan(attempting),
+      Effect.annotateLogs({ jobId: job.id, jobType: job.type, attempt: job.attempt + 1 }),
+      Effect.setContext(services(attempting)),
       Effect.exit
     )
-    const endedAt = yield* store.now
-    return yield* conclude(exit, handler, control, job, environment.queue.retention, {
-      ...entryOf(environment, job, startedAt, seen.span),
-      endedAt
-    })
+    return yield* conclude(attempting, exit, yield* environment.store.now)
   }).pipe(Effect.uninterruptible)
 
 /** The handler inside its transaction; what it returns is encoded before anything is committed. */
-const handled = (
-  environment: Environment,
-  job: ReadyJob,
-  handler: Handler,
-  control: Control,
-  startedAt: number,
-  stored: RequestContext.Stored,
-  seen: { span?: Tracer.AnySpan }
-): Effect.Effect<Transacted, unknown> => {
-  const { owner, queue, store } = environment
+const handled = (attempting: Attempting): Effect.Effect<Transacted, unknown> => {
+  const { environment: { owner, queue, store }, handler, job } = attempting
   const work = Effect.flatMap(Effect.currentParentSpan, (span) => {
-    seen.span = span
+    attempting.span = span
     return Effect.flatMap(handler.decode(job.payload), handler.run)
   }).pipe(
     within(handler.timeoutMs),
     Effect.scoped,
-    Effect.provideService(CurrentJob, currentJob(environment, job, control, stored)),
+    Effect.provideService(CurrentJob, currentJob(attempting)),
     Effect.interruptible
   )
   const complete = (value: unknown) =>
@@ -109,7 +115,7 @@ const handled = (
         outcome: "completed",
         result,
         purgeAt: now + queue.retention.completedMs,
-        entry: { ...entryOf(environment, job, startedAt, seen.span), endedAt: now, outcome: "completed" }
+        entry: { ...entryOf(attempting, now), outcome: "completed" }
       }
       return { settlement, now }
     })
@@ -124,37 +130,28 @@ const within = (timeoutMs: number | undefined) => <A, E, R>(effect: Effect.Effec
     orElse: () => Effect.fail(new JobError.JobTimeout({ timeoutMs }))
   })
 
-const requestOf = (environment: Environment, stored: RequestContext.Stored): RequestContext.RequestContext => {
+const requestOf = ({ environment, stored }: Attempting): RequestContext.RequestContext => {
   const { scheduledFor: _, ...request } = stored
   return { ...request, cluster: environment.position }
 }
 
-const currentJob = (
-  environment: Environment,
-  job: ReadyJob,
-  control: Control,
-  stored: RequestContext.Stored
-): CurrentJobService => ({
-  jobId: job.id,
-  type: job.type,
-  queue: environment.queue.name,
-  attempt: job.attempt + 1,
-  submittedAt: job.createdAt,
-  request: requestOf(environment, stored),
-  progress: control.progress
-})
+const currentJob = (attempting: Attempting): CurrentJobService => {
+  const { control, environment, job } = attempting
+  return {
+    jobId: job.id,
+    type: job.type,
+    queue: environment.queue.name,
+    attempt: job.attempt + 1,
+    submittedAt: job.createdAt,
+    request: requestOf(attempting),
+    progress: control.progress
+  }
+}
 
 /** The handler's own services over the runtime's, under those of this attempt. Nothing of the fiber that starts it gets through. */
-const services = (
-  environment: Environment,
-  job: ReadyJob,
-  handler: Handler,
-  control: Control,
-  stored: RequestContext.Stored
-): Context.Context<never> =>
-  Context.merge(environment.services, handler.context).pipe(
-    Context.add(RequestContext.Request, requestOf(environment, stored)),
-    Context.add(CurrentJob, currentJob(environment, job, control, stored))
+const services = (attempting: Attempting): Context.Context<never> =>
+  Context.merge(attempting.environment.services, attempting.handler.context).pipe(
+    Context.add(RequestContext.Request, requestOf(attempting))
   )
 
 /**
@@ -162,7 +159,7 @@ const services = (
  * is that span's child where the job was to start at once, and begins a trace of its own where it was scheduled.
  */
 const withAttemptSpan =
-  (environment: Environment, job: ReadyJob, stored: RequestContext.Stored) =>
+  ({ environment, job, stored }: Attempting) =>
   <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, Exclude<R, Tracer.ParentSpan>> => {
     const trace = stored.trace === undefined ? undefined : RequestContext.traceOf(stored.trace)
     const submitting = trace === undefined ? undefined : Tracer.externalSpan(trace)
@@ -192,45 +189,38 @@ const withErrorType = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A
       ? Effect.void
       : Effect.annotateCurrentSpan("error.type", JobError.tagOf(Cause.squash(cause))))
 
-const entryOf = (
-  environment: Environment,
-  job: ReadyJob,
-  startedAt: number,
-  span: Tracer.AnySpan | undefined
-): Omit<Attempt, "outcome" | "endedAt"> => {
+const entryOf = ({ environment, job, span, startedAt }: Attempting, endedAt: number): Omit<Attempt, "outcome"> => {
   const trace = span === undefined ? undefined : RequestContext.traceOf(span)
   return {
     kind: "attempt",
     attempt: job.attempt + 1,
     startedAt,
+    endedAt,
     runner: environment.position.runner,
     ...(trace === undefined ? {} : { traceId: trace.traceId, spanId: trace.spanId })
   }
 }
 
 const conclude = (
+  attempting: Attempting,
   exit: Exit.Exit<Transacted, unknown>,
-  handler: Handler,
-  control: Control,
-  job: ReadyJob,
-  retention: Retention,
-  entry: Omit<Attempt, "outcome">
+  endedAt: number
 ): Effect.Effect<Conclusion> => {
+  const { control, environment, handler, job } = attempting
   if (Exit.isSuccess(exit)) {
     const transacted = exit.value
     return Effect.succeed(transacted._tag === "Pending" ? { _tag: "Settle", settlement: transacted.settlement } : transacted)
   }
   const { cause } = exit
-  if (Cause.hasInterrupts(cause) && control.isInterrupting()) {
-    return Effect.succeed({ _tag: "Interrupted", entry })
-  }
+  const entry = entryOf(attempting, endedAt)
+  if (Cause.hasInterrupts(cause) && control.isInterrupting()) return Effect.succeed({ _tag: "Interrupted", entry })
   const trouble = troubleOf(cause)
   if (trouble !== undefined) return Effect.succeed({ _tag: "Rerun", trouble, cause, entry })
   return Effect.map(
     judge(cause, handler, entry.attempt),
     ({ decision, failure }): Conclusion => ({
       _tag: "Settle",
-      settlement: settlementOf(job, entry, decision, failure, retention)
+      settlement: settlementOf(job, entry, decision, failure, environment.queue.retention)
     })
   )
 }

@@ -10,8 +10,7 @@ import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CurrentJob } from "./CurrentJob.ts"
-import type { ParseError } from "./JobError.ts";
-import { type ErrorClass } from "./JobError.ts"
+import type { ErrorClass, ParseError } from "./JobError.ts"
 import type { JobQueue } from "./JobQueue.ts"
 import type { Lane } from "./Priority.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
@@ -143,9 +142,9 @@ export const register = <R>(
         : Duration.toMillis(Duration.fromInputUnsafe(options.timeout)),
       transaction: options.transaction ?? "job",
       decode: Effect.succeed,
-      // What the context does not hold is what every attempt is given.
-      // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- `Exclude` of a type parameter is opaque to the compiler
-      run: (payload) => Effect.provideContext(handler(payload), context) as Effect.Effect<unknown, unknown, CurrentJob>,
+      // The runtime gives each attempt the context below, and what it does not hold.
+      // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- handlers are stored with their requirements erased
+      run: handler as Handler["run"],
       encodeSuccess: jsonText,
       encodeError: encodeJson,
       classify: options.classify ?? (() => undefined),

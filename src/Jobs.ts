@@ -6,7 +6,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
-import type * as Schema from "effect/Schema"
+import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import { SecureRandom } from "effect/crypto/SecureRandom"
 import { EventBus } from "./EventBus.ts"
@@ -33,7 +33,7 @@ import {
 import * as JobEvent from "./JobEvent.ts"
 import { JobHandlers } from "./JobHandlers.ts"
 import * as JobHistory from "./JobHistory.ts"
-import type { BatchId, JobId } from "./JobId.ts"
+import { type BatchId, JobId } from "./JobId.ts"
 import * as JobMetrics from "./JobMetrics.ts"
 import { isFinal, type JobState } from "./JobState.ts"
 import { type JobRecord, JobStore, type Ready, type StoreError, tenantId } from "./JobStore.ts"
@@ -131,6 +131,8 @@ export class Jobs extends Context.Service<Jobs, {
 }>()("millrace/Jobs") {}
 
 const storeUnavailable = (operation: string) => (error: StoreError) => new StoreUnavailable({ operation, cause: error })
+
+const isJobId = Schema.is(JobId)
 
 const definedOr = <A>(value: A | null | undefined): A | undefined => value ?? undefined
 
@@ -257,6 +259,7 @@ export const layer: Layer.Layer<
     const find = (jobId: JobId): Effect.Effect<JobRecord, JobNotFound | StoreUnavailable> =>
       Effect.gen(function*() {
         const { tenantId: mine } = yield* RequestContext.Request
+        if (!isJobId(jobId)) return yield* new JobNotFound({ jobId })
         const record = yield* Effect.mapError(store.find(jobId), storeUnavailable("status"))
         if (Option.isNone(record)) return yield* new JobNotFound({ jobId })
         if (mine !== undefined && tenantId(record.value.tenant) !== mine) return yield* new JobNotFound({ jobId })
@@ -378,7 +381,10 @@ export const layer: Layer.Layer<
     const replayJob = (jobId: JobId) =>
       Effect.gen(function*() {
         const found = yield* Effect.catchTag(find(jobId), "JobNotFound", () => new DeadLetterNotFound({ jobId }))
-        if (found.state !== "failed") return yield* new DeadLetterNotFound({ jobId, jobState: found.state })
+        if (found.state !== "failed") {
+          const { state } = yield* statusOf(found)
+          return yield* new DeadLetterNotFound({ jobId, jobState: state })
+        }
         const now = yield* store.now
         const entry: JobHistory.Entry = { kind: "replayed", at: now, ...(yield* by) }
         const replayed = yield* Effect.mapError(store.replay(jobId, found.tenant, entry), storeUnavailable("replayJob"))
@@ -387,19 +393,18 @@ export const layer: Layer.Layer<
         const ready = replayed.value
         const { queue } = yield* addressOf(found)
         const tenant = tenantId(found.tenant)
-        yield* store.afterCommit(Effect.suspend(() => {
-          waker.wake([ready])
-          return bus.publish(
-            new JobEvent.JobReplayed({
-              jobId,
-              type: found.type,
-              queue,
-              at: now,
-              ...(tenant === undefined ? {} : { tenantId: tenant }),
-              ...("by" in entry && entry.by !== undefined ? { by: entry.by } : {})
-            })
-          )
-        }))
+        // Committed on a connection of the store's own, also inside a transaction of the caller's.
+        waker.wake([ready])
+        yield* bus.publish(
+          new JobEvent.JobReplayed({
+            jobId,
+            type: found.type,
+            queue,
+            at: now,
+            ...(tenant === undefined ? {} : { tenantId: tenant }),
+            ...("by" in entry && entry.by !== undefined ? { by: entry.by } : {})
+          })
+        )
       })
 
     const cancelWaiting = (record: JobRecord, now: number, who: { readonly by?: string }) =>

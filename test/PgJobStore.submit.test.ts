@@ -8,7 +8,11 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
+import * as Database from "../src/internal/sql/database.ts"
+import * as Submit from "../src/internal/sql/submit.ts"
+import { StoreError } from "../src/JobStore.ts"
 import * as PgJobStore from "../src/PgJobStore.ts"
+import * as Postgres from "../src/Postgres.ts"
 import { TestDatabase } from "./utils/database.ts"
 import { holdLock, untilWaiting } from "./utils/holds.ts"
 import { finish, fresh, t0 } from "./utils/storeFixture.ts"
@@ -22,8 +26,12 @@ const countOf = (queueId: number) =>
       ([row]) => row?.n
     ))
 
-/** Some order of the keys, another one for each seed. */
-const hash = (text: string, seed: number) => [...text].reduce((sum, letter) => (sum * 31 + letter.charCodeAt(0)) % 1_000_003, seed)
+/** Some order of the items, another one for each seed. */
+const shuffled = <A>(items: ReadonlyArray<A>, seed: number): ReadonlyArray<A> => {
+  let state = seed + 1
+  const draw = () => (state = (state * 48_271) % 2_147_483_647)
+  return items.map((item) => [draw(), item] as const).sort(([left], [right]) => left - right).map(([, item]) => item)
+}
 
 /** Runs an effect as a fiber would that is in no transaction. */
 const outside = <A, E>(effect: Effect.Effect<A, E>) =>
@@ -57,8 +65,7 @@ layer(store, { excludeTestServices: true, timeout: "60 seconds" })("PgJobStore.s
         const submitter = (seed: number) =>
           Effect.forEach(Array.from({ length: 25 }, (_, round) => round), (round) =>
             Effect.gen(function*() {
-              const order = keys.toSorted((left, right) => (hash(left, seed + round) - hash(right, seed + round)))
-              const batch = order.slice(0, 20).map((dedupeKey) => job({ dedupeKey }))
+              const batch = shuffled(keys, seed + round).slice(0, 20).map((dedupeKey) => job({ dedupeKey }))
               const answers = yield* submit(...batch)
               for (const { id } of answers) assert.isTrue((yield* store.find(id))._tag === "Some", "an answer names a stored job")
             }))
@@ -78,6 +85,21 @@ layer(store, { excludeTestServices: true, timeout: "60 seconds" })("PgJobStore.s
         assert.strictEqual(error.reason, "LockTimeout")
         assert.isUndefined(yield* stateOf(free.id))
         assert.isUndefined(yield* stateOf(last.id))
+        assert.strictEqual(yield* countOf(queueId), 1)
+      })))
+
+    it.effect("a batch whose keys' holders cannot be named stores none of its jobs", () =>
+      Effect.scoped(Effect.gen(function*() {
+        const client = yield* PgClient
+        const { job, queueId, submit } = yield* fresh
+        yield* submit(job({ dedupeKey: "held" }))
+        const db = Database.make(yield* Postgres.makePool(client), "millrace")
+        const lost = new StoreError({ reason: "Refused", operation: "submit", cause: new Error("lost") })
+        const { existing } = Submit.makeStatements("millrace")
+        const run: Database.Run = (operation, sql, parameters) => sql === existing ? Effect.fail(lost) : db.run(operation, sql, parameters)
+        const failing = Submit.make({ ...db, run }, client, 100)
+        const batch = [job({ dedupeKey: "held" }), job({ dedupeKey: "free" }), job()]
+        assert.strictEqual(yield* Effect.flip(failing(batch, { batchId: undefined, now: t0 })), lost)
         assert.strictEqual(yield* countOf(queueId), 1)
       })))
 

@@ -51,7 +51,6 @@ from generate_series(1, ${rows}) n`
 const fillOthers = [
   `insert into millrace.dead_letters (id, version, queue_id, partition, lane, attempt, crashes, created_at, dead_at, tenant_id, type, error_tag, error_class, failure, payload, history)
    select gen_random_uuid(), 1, 1, 0, 2, 1, 0, now(), now(), '=big', 'Greet', 'E', 'System', '{}', '{}', '[]' from generate_series(1, 20000)`,
-  "select 1 from millrace.ensure_partition('2026-02-04')",
   `insert into millrace.finished_jobs (id, created_at, finished_at, purge_on, version, queue_id, partition, outcome, attempt, tenant_id, type, payload, history)
    select gen_random_uuid(), now(), now(), '2026-02-04', 1, 1, 0, 0, 1, '=big', 'Greet', '{}', '[]' from generate_series(1, 20000)`,
   `insert into millrace.running_jobs (id, version, queue_id, partition, epoch, started_at, attempt, heartbeat_at)
@@ -81,13 +80,15 @@ const setup = (statistics: "empty" | "full") =>
       }
       yield* pool`insert into millrace.queues (name) values ('q')`
       yield* pool`insert into millrace.partitions (queue_id, partition, epoch, owner) values (1, 0, 1, 'here')`
-      // A session of the handlers that has planned settle while there was nothing: its plan stays.
+      // Made now, since every new partition makes sessions plan anew.
+      yield* pool`select 1 from millrace.ensure_partition('2026-02-04')`
+      const analyze = Effect.forEach(tables, (table) => pool.unsafe(`analyze millrace.${table}`))
+      yield* analyze
+      // A session of the handlers that has planned settle while there was nothing: its plan stays until the next ANALYZE.
       for (let times = 0; times < 8; times++) {
         const gone = { ...finish({ id: idOf(1), version: 7 }) }
         yield* Effect.ignore(client.unsafe(settleSql("millrace"), settleParameters(owner, gone, t0)))
       }
-      const analyze = Effect.forEach(tables, (table) => pool.unsafe(`analyze millrace.${table}`))
-      if (statistics === "empty") yield* analyze
       yield* pool.unsafe(fill)
       for (const statement of fillOthers) yield* pool.unsafe(statement)
       if (statistics === "full") yield* analyze

@@ -56,7 +56,12 @@ const plain = (env: Record<string, string>): Setup =>
   Telemetry.layer().pipe(Layer.provide(ConfigProvider.layer(ConfigProvider.fromEnv({ env }))))
 
 const otlp = (url: string, service: string, more: Record<string, string> = {}): Setup =>
-  plain({ OTEL_EXPORTER_OTLP_ENDPOINT: url, OTEL_EXPORTER_OTLP_PROTOCOL: "http/json", OTEL_SERVICE_NAME: service, ...more })
+  plain({
+    OTEL_EXPORTER_OTLP_ENDPOINT: url,
+    OTEL_EXPORTER_OTLP_PROTOCOL: "http/json",
+    OTEL_SERVICE_NAME: service,
+    ...more
+  })
 
 const sdk = (url: string, serviceName: string): Setup =>
   TelemetryOtel.layer(() => ({
@@ -104,8 +109,12 @@ const reference = ({ spanId, traceId }: Span) => ({ traceId, spanId })
 
 /** Names from the span up to its root, all in one trace. */
 const lineage = (receiver: Receiver, span: Span): ReadonlyArray<string> => {
-  const parent = receiver.spans().find(({ spanId, traceId }) => spanId === span.parentSpanId && traceId === span.traceId)
-  if (span.parentSpanId !== undefined && parent === undefined) throw new Error(`the parent of "${span.name}" never arrived`)
+  const parent = receiver.spans().find(({ spanId, traceId }) =>
+    spanId === span.parentSpanId && traceId === span.traceId
+  )
+  if (span.parentSpanId !== undefined && parent === undefined) {
+    throw new Error(`the parent of "${span.name}" never arrived`)
+  }
   return parent === undefined ? [span.name] : [span.name, ...lineage(receiver, parent)]
 }
 
@@ -123,9 +132,10 @@ describe.each([
     Effect.scoped(Effect.gen(function*() {
       const { url } = yield* makeDatabase
       const receiver = yield* makeReceiver()
-      const jobId = yield* Effect.tap(submit("a"), ended).pipe(Effect.provide(wholeProcess(url, setup(receiver.url, "app"))))
+      const jobId = yield* Effect.tap(submit("a"), ended).pipe(
+        Effect.provide(wholeProcess(url, setup(receiver.url, "app")))
+      )
 
-      console.log(receiver.spans().map((s)=>`${s.service} ${s.name} ${s.kind} ${s.traceId.slice(0,4)} ${s.spanId.slice(0,4)} <- ${s.parentSpanId?.slice(0,4)} ${JSON.stringify(s.attributes)}`).join("\n"))
       const send = only(receiver, "send documents")
       assert.deepStrictEqual(lineage(receiver, send), ["send documents", "POST /files"])
       assert.strictEqual(send.kind, "producer")
@@ -203,10 +213,12 @@ describe.each([
       const jobId = yield* Effect.tap(submit("bad"), ended).pipe(
         Effect.provide(wholeProcess(url, setup(receiver.url, "app"), 1))
       )
-      const status = yield* Effect.flatMap(Jobs.Jobs, (jobs) =>
-        Effect.andThen(jobs.replayJob(jobId), Effect.andThen(ended(jobId), jobs.status(jobId)))).pipe(
-          Effect.provide(wholeProcess(url, setup(receiver.url, "app")))
-        )
+      const status = yield* Effect.flatMap(
+        Jobs.Jobs,
+        (jobs) => Effect.andThen(jobs.replayJob(jobId), Effect.andThen(ended(jobId), jobs.status(jobId)))
+      ).pipe(
+        Effect.provide(wholeProcess(url, setup(receiver.url, "app")))
+      )
 
       assert.strictEqual(status.state, "completed")
       const send = only(receiver, "send documents")
@@ -348,7 +360,10 @@ describe("OTEL_* variables", () => {
   it.live("none: no request is made", () =>
     Effect.gen(function*() {
       assert.deepStrictEqual(yield* sent({}), [])
-      assert.deepStrictEqual(yield* sent({ OTEL_SERVICE_NAME: "a", OTEL_EXPORTER_OTLP_PROTOCOL: "grpc", OTEL_TRACES_EXPORTER: "" }), [])
+      assert.deepStrictEqual(
+        yield* sent({ OTEL_SERVICE_NAME: "a", OTEL_EXPORTER_OTLP_PROTOCOL: "grpc", OTEL_TRACES_EXPORTER: "" }),
+        []
+      )
     }))
 
   it.live("OTEL_SDK_DISABLED and none turn off", () =>
@@ -430,7 +445,11 @@ describe("OTEL_* variables", () => {
   it.live.each([
     { variable: "OTEL_SDK_DISABLED", value: "yes", expected: "true or false" },
     { variable: "OTEL_EXPORTER_OTLP_ENDPOINT", value: "localhost:4318", expected: "http:// or https:// URL" },
-    { variable: "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", value: "http://me:secret@c/", expected: "without user and password" },
+    {
+      variable: "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
+      value: "http://me:secret@c/",
+      expected: "without user and password"
+    },
     { variable: "OTEL_EXPORTER_OTLP_PROTOCOL", value: "grpc", expected: "gRPC is not spoken" },
     { variable: "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", value: "udp", expected: "http/protobuf or http/json" },
     { variable: "OTEL_EXPORTER_OTLP_HEADERS", value: "authorization: Bearer secret", expected: "name=value" },

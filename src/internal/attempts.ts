@@ -287,6 +287,15 @@ export const make = (options: {
           }
           runs.set(job.id, run)
           const fiber = yield* attempt(run, isNotedFirst).pipe(
+            // Ours, for a handler's defect is an outcome. Whatever became of the row, it is looked at again, not at once.
+            Effect.catchDefect((defect) =>
+              Effect.logError("Settling a job died", defect).pipe(
+                Effect.annotateLogs("jobId", job.id),
+                Effect.andThen(onLiveClock(Effect.sleep("5 seconds"))),
+                Effect.andThen(lookAgain(job)),
+                Effect.as(undefined)
+              )
+            ),
             Effect.onExit((exit) =>
               Effect.sync(() => {
                 runs.delete(job.id)

@@ -99,7 +99,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const intakeDue = yield* Latch.make(true)
     const dispatchDue = yield* Latch.make(true)
     const timerDue = yield* Latch.make(true)
-    const state = { isStopping: false, isStopped: false, carefulUntil: 0, blocked: new Set<JobId>() }
+    const state = { isStopping: false, isStopped: false, carefulUntil: 0, sweepMs, blocked: new Set<JobId>() }
     let owned: { readonly owner: Owner; readonly attempts: Attempts.Attempts; readonly settle: Settler.Settler } | undefined
     let suspect: ReadyJob | undefined
     let isAlone = false
@@ -130,7 +130,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         return true
       }))
 
-    const intakeLoop = (owner: Owner) =>
+    const intakeTurn = (owner: Owner) =>
       Effect.gen(function*() {
         yield* intakeDue.await
         intakeDue.closeUnsafe()
@@ -141,8 +141,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
             Effect.logWarning("Could not read ready jobs", error),
             onLiveClock(Effect.sleep(Duration.millis(500)))
           ).pipe(Effect.andThen(intakeDue.open))
-        ),
-        Effect.forever
+        )
       )
 
     // ---------------------------------------------------------------------------------------------- dispatch
@@ -228,18 +227,18 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       return waiting ?? mailbox.take()
     }
 
-    const dispatchLoop = (attempts: Attempts.Attempts) =>
+    const dispatchTurn = (attempts: Attempts.Attempts) =>
       Effect.gen(function*() {
         yield* dispatchDue.await
         dispatchDue.closeUnsafe()
         for (let job = next(attempts); job !== undefined; job = next(attempts)) yield* begin(job, attempts)
         intakeDue.openUnsafe()
         yield* JobMetrics.setInFlight(queue.name, partition, attempts.size())
-      }).pipe(Effect.forever)
+      })
 
     // ---------------------------------------------------------------------------------------------- timers
 
-    const timerLoop = (owner: Owner) =>
+    const timerTurn = (owner: Owner) =>
       Effect.gen(function*() {
         timerDue.closeUnsafe()
         const due = yield* store.nextDue(owner)
@@ -252,22 +251,17 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       }).pipe(
         Effect.catch((error) =>
           Effect.andThen(Effect.logWarning("Could not read due jobs", error), onLiveClock(Effect.sleep(500)))
-        ),
-        Effect.forever
+        )
       )
 
-    const sweepLoop = Effect.gen(function*() {
-      let pause = sweepMs
-      while (true) {
-        const jitter = yield* Random.next
-        yield* onLiveClock(Effect.sleep(Duration.millis(pause * (0.8 + 0.4 * jitter))))
-        const isIdle = held.size === 0
-        pause = isIdle ? Math.min(pause * 1.5, sweepMaxMs) : sweepMs
-        held.sweep()
-        intakeDue.openUnsafe()
-        timerDue.openUnsafe()
-        yield* measure
-      }
+    const sweepTurn = Effect.gen(function*() {
+      const jitter = yield* Random.next
+      yield* onLiveClock(Effect.sleep(Duration.millis(state.sweepMs * (0.8 + 0.4 * jitter))))
+      state.sweepMs = held.size === 0 ? Math.min(state.sweepMs * 1.5, sweepMaxMs) : sweepMs
+      held.sweep()
+      intakeDue.openUnsafe()
+      timerDue.openUnsafe()
+      yield* measure
     })
 
     const measure = store.depth({ queueId, partition }, 100_000).pipe(
@@ -278,13 +272,22 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       Effect.ignore
     )
 
-    const noteLoop = (attempts: Attempts.Attempts) =>
+    const noteTurn = (attempts: Attempts.Attempts) =>
       Effect.gen(function*() {
         yield* onLiveClock(Effect.sleep(Duration.millis(noteMs)))
         yield* attempts.note
         const now = yield* store.now
         for (const job of parking.overdue()) yield* Effect.forkIn(settle(job, withoutHandler(job, now)), loops)
-      }).pipe(Effect.forever)
+      })
+
+    /** A defect of ours must not stop a queue: it is logged, and the next turn goes on. */
+    const forEver = <A>(turn: Effect.Effect<A>) =>
+      turn.pipe(
+        Effect.catchDefect((defect) =>
+          Effect.andThen(Effect.logError("A turn of the queue's owner died", defect), onLiveClock(Effect.sleep("1 second")))
+        ),
+        Effect.forever
+      )
 
     // ---------------------------------------------------------------------------------------------- ownership
 
@@ -297,7 +300,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         const recount = Effect.gen(function*() {
           const again = yield* untilAvailable(store.countCrashes(owner, runningIds()), "Counting crashes")
           const still = new Set(again.busy)
-          for (const id of [...state.blocked]) {
+          for (const id of state.blocked) {
             if (still.has(id)) continue
             state.blocked.delete(id)
             const job = held.get(id)
@@ -344,8 +347,8 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         removed: (type) => end(attempts, (run) => run.job.type === type)
       }).pipe(Scope.provide(loops))
       yield* Effect.forEach(
-        [intakeLoop(owner), dispatchLoop(attempts), timerLoop(owner), sweepLoop, noteLoop(attempts)],
-        Effect.forkIn(loops),
+        [intakeTurn(owner), dispatchTurn(attempts), timerTurn(owner), sweepTurn, noteTurn(attempts)],
+        (turn) => Effect.forkIn(forEver(turn), loops),
         { discard: true }
       )
       yield* Effect.logDebug("Partition taken over").pipe(Effect.annotateLogs({ epoch: owner.epoch, isCareful }))
@@ -377,9 +380,10 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         yield* Scope.close(attemptsScope, Exit.void)
       })
     )
+    // The message that activated the entity has references of its sender's: none of them may reach the loops and the attempts.
     yield* own.pipe(
-      Effect.provideContext(services),
       Effect.annotateLogs({ queue: queue.name, partition }),
+      Effect.setContext(services),
       Effect.forkIn(loops)
     )
 

@@ -47,6 +47,9 @@ const show = (value: unknown): string => {
   return text.length > 100 ? `${text.slice(0, 100)}...` : text
 }
 
+/** `text` refuses NUL, an index long keys. */
+const isStorable = (text: string): boolean => text.length <= maxText && !text.includes("\0")
+
 /** The store's failure as a submitter sees it. */
 export const unavailable = (error: StoreError): SubmitError =>
   new SubmitError({ reason: new StoreUnavailable({ operation: "submit", cause: error }) })
@@ -71,8 +74,12 @@ export const prepare = (
   at: string
 ): Effect.Effect<Prepared, SubmitError> =>
   Effect.gen(function*() {
-    if (typeof request.type !== "string" || request.type.length === 0 || request.type.length > maxText) {
-      return yield* invalid(`${at}type`, `1 to ${maxText} characters`, request.type)
+    if (typeof request.type !== "string" || request.type.length === 0 || !isStorable(request.type)) {
+      return yield* invalid(`${at}type`, `1 to ${maxText} characters without NUL`, request.type)
+    }
+    const { tenantId } = submission.request
+    if (tenantId !== undefined && !isStorable(tenantId)) {
+      return yield* invalid("tenantId", `at most ${maxText} characters without NUL`, tenantId)
     }
     const definition = request.definition ?? submission.definitionOf(request.type)
     const known = yield* queueOf(queues, request.queue ?? submission.queue ?? definition?.queue ?? JobQueue.fallback, at)

@@ -147,7 +147,8 @@ export const makeReceiver = Effect.fnUntraced(function*(status = 200) {
     }))
   const address = server.address()
   if (address === null || typeof address === "string") return yield* Effect.die(new Error("the receiver has no port"))
-  const texts = (path: string) => deliveries.filter((delivery) => delivery.path.endsWith(path)).map(({ body }) => body.toString())
+  const texts = (path: string) =>
+    deliveries.filter((delivery) => delivery.path.endsWith(path)).map(({ body }) => body.toString())
   return {
     url: `http://127.0.0.1:${address.port}`,
     deliveries,

@@ -1,0 +1,78 @@
+/**
+ * `npm run demo [folder]`: the command line, and which database.
+ */
+import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import * as NodeServices from "@effect/platform-node/NodeServices"
+import * as Config from "effect/Config"
+import * as Console from "effect/Console"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Path from "effect/Path"
+import * as Redacted from "effect/Redacted"
+import { Argument, Command, Flag } from "effect/cli"
+import { fileURLToPath } from "node:url"
+import { EmbeddedPostgres, Postgres } from "../../src/index.ts"
+import * as Demo from "./demo.ts"
+import { Unusable } from "./folder.ts"
+
+const ownSource = fileURLToPath(new URL("../../src", import.meta.url))
+
+/** `DATABASE_URL` where it is set, or else a PostgreSQL of the demo's own. */
+const database = Layer.unwrap(Effect.gen(function*() {
+  const url = yield* Config.option(Config.Redacted("DATABASE_URL"))
+  if (Option.exists(url, (url) => Redacted.value(url) !== "")) {
+    yield* Console.log("Database: DATABASE_URL, schemas \"millrace\" and \"demo\".")
+    return Postgres.layer()
+  }
+  const dataDir = ".millrace/demo"
+  yield* Console.log(`Database: an embedded PostgreSQL, its data in ${dataDir}.`)
+  return EmbeddedPostgres.layer({ dataDir })
+}))
+
+/** npm starts scripts in the package's folder; a path means the one where the user stands. */
+const fromWhereTheUserStands = Effect.fnUntraced(function*(folder: string) {
+  const { resolve } = yield* Path.Path
+  const standing = yield* Config.String("INIT_CWD").pipe(Config.withDefault("."))
+  return resolve(standing, folder)
+})
+
+const command = Command.make(
+  "demo",
+  {
+    folder: Argument.String("folder").pipe(
+      Argument.withDescription("Folder to index"),
+      Argument.withDefault(ownSource)
+    ),
+    delay: Flag.Int("delay").pipe(
+      Flag.withDescription("Milliseconds that each file takes longer"),
+      Flag.filter((delay) => delay >= 0, (delay) => `expected 0 or more, got ${delay}`),
+      Flag.withDefault(0)
+    ),
+    slow: Flag.Boolean("slow").pipe(Flag.withDescription("A second a file: time to try kill -9"), Flag.withDefault(false)),
+    unsupported: Flag.String("unsupported").pipe(
+      Flag.withDescription("The format that fails until the fix, such as .md (default: the rarest in the folder)"),
+      Flag.optional
+    )
+  },
+  Effect.fnUntraced(function*({ delay, folder, slow, unsupported }) {
+    yield* Demo.run({
+      folder: yield* fromWhereTheUserStands(folder),
+      delay: Duration.millis(slow ? Math.max(delay, 1_000) : delay),
+      unsupported
+    }).pipe(
+      Effect.provide(database),
+      Effect.catchTags({
+        PostgresError: ({ message }) => Effect.fail(new Unusable({ message })),
+        EmbeddedPostgresError: ({ message }) => Effect.fail(new Unusable({ message }))
+      })
+    )
+  })
+).pipe(Command.withDescription("Indexes a folder with durable jobs. Kill it in the middle and start it again: nothing is lost, nothing is done twice."))
+
+command.pipe(
+  Command.run({ version: "0.1.0" }),
+  Effect.provide(NodeServices.layer),
+  NodeRuntime.runMain
+)
