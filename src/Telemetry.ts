@@ -81,7 +81,7 @@ const duration = (ms: number | undefined) => ms === undefined ? undefined : Dura
  * const MainLive = IndexFileLive.pipe(
  *   Layer.provideMerge(JobRuntime.layer({ queues: [Documents] })),
  *   Layer.provideMerge(Postgres.layer()),
- *   Layer.provide(Telemetry.layer())
+ *   Layer.provideMerge(Telemetry.layer())
  * )
  */
 export const layer = (options: Options = {}): Layer.Layer<OtlpExporter.Flusher, TelemetryError> =>

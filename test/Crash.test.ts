@@ -125,7 +125,7 @@ describe("a process that is killed with SIGKILL", () => {
       yield* first.kill
       const second = yield* startWorker({ url })
       yield* runOneMore
-      assert.deepStrictEqual(yield* fatesOf(sql, [id]), [committed])
+      assert.deepStrictEqual((yield* fatesOf(sql, [id]))[0], committed)
       assert.deepStrictEqual(yield* rowsOf(sql, [id]), [{ job_id: id, attempt: 1, pid: first.pid }])
       assert.isEmpty(second.said.filter((said) => "jobId" in said && said.jobId === id))
     }).pipe(Effect.provide(submitting)))

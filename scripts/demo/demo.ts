@@ -89,7 +89,7 @@ const story = Effect.fnUntraced(function*(folder: Folder, cutOff: Runs.Run | und
     // The last events may still be on their way to the display.
     yield* Effect.timeoutOption(Fiber.await(watching), "200 millis")
     return { run, failures: [...others, ...again] }
-  }).pipe(Effect.provide(Layer.provide(handlers(options.delay), Formats.layer(unsupported))))
+  }).pipe(Effect.provide(Layer.provideMerge(handlers(options.delay), Formats.layer(unsupported))))
 })
 
 /** Runs the demo on what `options` say. Needs a database and the platform. */

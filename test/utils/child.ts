@@ -144,12 +144,12 @@ export interface Fate {
 export const fatesOf = (sql: PgClient, ids: ReadonlyArray<string>): Effect.Effect<ReadonlyArray<Fate>> =>
   Effect.orDie(Effect.map(
     sql<Fate>`
-      select id, 'live' as state, attempt, version, crashes, null as "errorTag" from millrace.jobs where id = any(${ids})
+      select id, 'live' as state, attempt, version, crashes, null as "errorTag" from millrace.jobs where id = any(${ids}::uuid[])
       union all
-      select id, 'failed', attempt, version, crashes, error_tag from millrace.dead_letters where id = any(${ids})
+      select id, 'failed', attempt, version, crashes, error_tag from millrace.dead_letters where id = any(${ids}::uuid[])
       union all
       select id, (array['completed', 'cancelled', 'expired'])[outcome + 1], attempt, version, null, null
-      from millrace.finished_jobs where id = any(${ids})`,
+      from millrace.finished_jobs where id = any(${ids}::uuid[])`,
     (rows) => {
       const byId = new Map(rows.map((row) => [row.id, row]))
       if (rows.length !== new Set(ids).size || byId.size !== rows.length) {
@@ -175,4 +175,4 @@ export interface Row {
 
 /** What handlers have committed for these jobs. */
 export const rowsOf = (sql: PgClient, ids: ReadonlyArray<string>): Effect.Effect<ReadonlyArray<Row>> =>
-  Effect.orDie(sql<Row>`select job_id, attempt, pid from public.rows where job_id = any(${ids}) order by job_id, attempt`)
+  Effect.orDie(sql<Row>`select job_id, attempt, pid from public.rows where job_id = any(${ids}::uuid[]) order by job_id, attempt`)

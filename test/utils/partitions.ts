@@ -1,0 +1,118 @@
+/**
+ * The runtime without a cluster: one partition a queue, owned by the test, so that a test sees what an owner holds in memory and can put
+ * a second owner beside it. Jobs, waker and settler are the real ones; the store is PostgreSQL or memory.
+ */
+import * as NodeCrypto from "@effect/platform-node/NodeCrypto"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import type * as Scope from "effect/Scope"
+import * as EventBus from "../../src/EventBus.ts"
+import { entityId, Owners } from "../../src/internal/owners.ts"
+import * as Partition from "../../src/internal/partition.ts"
+import * as Queues from "../../src/internal/queues.ts"
+import * as Waker from "../../src/internal/waker.ts"
+import * as JobHandlers from "../../src/JobHandlers.ts"
+import type { JobQueue } from "../../src/JobQueue.ts"
+import * as Jobs from "../../src/Jobs.ts"
+import { JobStore } from "../../src/JobStore.ts"
+import * as MemoryJobStore from "../../src/MemoryJobStore.ts"
+import * as PgJobStore from "../../src/PgJobStore.ts"
+import { TestDatabase } from "./database.ts"
+
+/** How the partitions are run. */
+export interface Options {
+  readonly queues: ReadonlyArray<JobQueue>
+  readonly handlerGraceMs?: number
+  readonly eventBus?: Layer.Layer<EventBus.EventBus>
+}
+
+/** The owned partitions. Messages go to the latest owner of each. */
+export class Partitions extends Context.Service<Partitions, {
+  /** Partition 0 of a queue. */
+  readonly of: (queue: JobQueue) => Partition.Partition
+  /** Takes the queue over, beside the owner before, who does not know it yet. */
+  readonly takeOver: (queue: JobQueue) => Effect.Effect<Partition.Partition, never, Scope.Scope>
+}>()("millrace/test/Partitions") {}
+
+const layerPartitions = (options: Options) =>
+  Layer.effectContext(Effect.gen(function*() {
+    const store = yield* JobStore
+    const handlers = yield* JobHandlers.JobHandlers
+    const bus = yield* EventBus.EventBus
+    const { declared } = yield* Queues.Queues
+    const services = yield* Effect.context()
+    const owned = new Map<string, Partition.Partition>()
+    const takeOver = (name: string) =>
+      Effect.gen(function*() {
+        const known = declared.find(({ row }) => row.name === name)
+        if (known === undefined) return yield* Effect.die(new Error(`no queue ${name}`))
+        const entity = entityId({ queue: name, partition: 0 })
+        const partition = yield* Partition.make({
+          store,
+          handlers,
+          bus,
+          queue: known.queue,
+          queueId: known.row.queueId,
+          partition: 0,
+          position: { runner: "test", shard: "default:1", entity },
+          services,
+          graceMs: 0,
+          handlerGraceMs: options.handlerGraceMs ?? 900_000,
+          lockLost: Effect.never
+        })
+        owned.set(entity, partition)
+        return partition
+      })
+    yield* Effect.forEach(declared, ({ row }) => takeOver(row.name), { discard: true })
+    const at = (entity: string) => {
+      const partition = owned.get(entity)
+      if (partition === undefined) throw new Error(`no partition ${entity}`)
+      return partition
+    }
+    return Context.make(
+      Owners,
+      Owners.of({
+        isReachable: (address) => owned.has(entityId(address)),
+        wake: (address, ready) => at(entityId(address)).wake(ready),
+        cancel: (address, jobId, by) => at(entityId(address)).cancel(jobId, by),
+        view: (address, jobId) =>
+          Effect.sync(() => {
+            const view = at(entityId(address)).view(jobId)
+            if (view === undefined) return undefined
+            const { isRunning, message, progress, startedAt } = view
+            return {
+              isRunning,
+              ...(message === undefined ? {} : { message }),
+              ...(progress === undefined ? {} : { progress }),
+              ...(startedAt === undefined ? {} : { startedAt })
+            }
+          })
+      })
+    ).pipe(Context.add(
+      Partitions,
+      Partitions.of({
+        of: (queue) => at(entityId({ queue: queue.name, partition: 0 })),
+        takeOver: (queue) => takeOver(queue.name)
+      })
+    ))
+  }))
+
+const layerOver = <R, E>(options: Options, store: Layer.Layer<JobStore | R, E>) =>
+  Jobs.layer.pipe(
+    Layer.provide(Waker.layer),
+    Layer.provideMerge(layerPartitions(options)),
+    Layer.provideMerge(Layer.mergeAll(
+      JobHandlers.layer,
+      options.eventBus ?? EventBus.layer(),
+      NodeCrypto.layer,
+      Queues.layer(options.queues).pipe(Layer.provideMerge(store))
+    )),
+    Layer.orDie
+  )
+
+/** Partitions of the test's own, in memory. */
+export const layerMemory = (options: Options) => layerOver(options, MemoryJobStore.layer)
+
+/** Partitions of the test's own, on a fresh database. */
+export const layerPostgres = (options: Options) => layerOver(options, PgJobStore.layer().pipe(Layer.provideMerge(TestDatabase.layer)))
