@@ -29,6 +29,7 @@ const floors = [
     "^src/migrations/",
     "^src/internal/memory/",
     "^src/internal/sql/",
+    "^src/internal/time/",
     "^src/internal/postgres/"
   ],
   // 2 runtime
@@ -39,7 +40,7 @@ const floors = [
   // 3 operations
   modules("Jobs", "JobAdmin", "DeadLetters", "Schedules", "Retention", "Health"),
   // 4 assembly
-  modules("JobRuntime", "Testing", "Telemetry"),
+  modules("JobRuntime", "Testing", "Telemetry", "TelemetryOtel"),
   // 5 edges
   ["^src/http/", "^src/cli/", "^src/dashboard/"]
 ]
@@ -63,7 +64,7 @@ const quarantine = [
   {
     library: "http",
     path: [...effect("http"), ...effect("http-api")],
-    only: ["^src/http/"],
+    only: ["^src/http/", ...modules("Telemetry")],
     why: "HTTP is an edge"
   },
   {
@@ -75,7 +76,7 @@ const quarantine = [
   {
     library: "observability",
     path: [...effect("observability"), ...library("@effect/opentelemetry"), ...library("@opentelemetry")],
-    only: modules("Telemetry"),
+    only: modules("Telemetry", "TelemetryOtel"),
     why: "exporters are chosen in Telemetry; everything else uses spans and metrics of effect"
   },
   {

@@ -1,8 +1,8 @@
 /**
  * `npm run schema`: writes test/schema.sql, what the migrations make of an empty database. With `--check`: compares, exit code 1 if it differs.
  */
-import { PgClient } from "@effect/sql-pg/PgClient"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import { PgClient } from "@effect/sql-pg/PgClient"
 import * as Console from "effect/Console"
 import * as Effect from "effect/Effect"
 import { readFile, writeFile } from "node:fs/promises"
@@ -39,4 +39,6 @@ const program = Effect.gen(function*() {
   process.exitCode = 1
 })
 
-NodeRuntime.runMain(Effect.scoped(program).pipe(Effect.provide(EmbeddedPostgres.layer({ isTemporary: true, durable: false }))))
+NodeRuntime.runMain(
+  Effect.scoped(program).pipe(Effect.provide(EmbeddedPostgres.layer({ isTemporary: true, durable: false })))
+)

@@ -36,10 +36,14 @@ const rest = (sql: PgClient, schema: string) =>
     sql<Line>`select format('create sequence %s;', c.oid::regclass) as line from pg_class c
       where c.relnamespace = ${schema}::regnamespace and c.relkind = 'S'
         and not exists (select from pg_depend d where d.objid = c.oid and d.deptype = 'i') order by 1`,
-    sql<Line>`select pg_get_indexdef(i.indexrelid) || ';' as line from pg_index i join pg_class c on c.oid = i.indexrelid
+    sql<
+      Line
+    >`select pg_get_indexdef(i.indexrelid) || ';' as line from pg_index i join pg_class c on c.oid = i.indexrelid
       where c.relnamespace = ${schema}::regnamespace and not c.relispartition
         and not exists (select from pg_constraint k where k.conindid = i.indexrelid and k.contype in ('p', 'u')) order by 1`,
-    sql<Line>`select pg_get_functiondef(p.oid) || ';' as line from pg_proc p where p.pronamespace = ${schema}::regnamespace order by p.proname`,
+    sql<
+      Line
+    >`select pg_get_functiondef(p.oid) || ';' as line from pg_proc p where p.pronamespace = ${schema}::regnamespace order by p.proname`,
     sql<Line>`select format(E'create view %s as\n%s', c.oid::regclass, pg_get_viewdef(c.oid)) as line from pg_class c
       where c.relnamespace = ${schema}::regnamespace and c.relkind = 'v' order by c.relname`
   ])
@@ -49,5 +53,7 @@ export const dumpSchema = (sql: PgClient, schema: string) =>
   Effect.gen(function*() {
     const created = (yield* tables(sql, schema)).map(({ line }) => line)
     const others = (yield* rest(sql, schema)).flat().map(({ line }) => line.replace(/[ \t]+$/gm, ""))
-    return `-- Written by npm run schema, from src/migrations. Do not edit.\n\n${[...created, ...others].join("\n\n")}\n`
+    return `-- Written by npm run schema, from src/migrations. Do not edit.\n\n${
+      [...created, ...others].join("\n\n")
+    }\n`
   })

@@ -12,12 +12,10 @@ import * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import type { SqlClient } from "effect/sql/SqlClient"
-import { mkdtemp } from "node:fs/promises"
-import { tmpdir } from "node:os"
 import * as Path from "node:path"
 import { type Binaries, locate } from "./internal/postgres/binaries.ts"
 import * as DataFolder from "./internal/postgres/dataFolder.ts"
-import { type EmbeddedPostgresError, failure } from "./internal/postgres/EmbeddedPostgresError.ts"
+import type { EmbeddedPostgresError } from "./internal/postgres/EmbeddedPostgresError.ts"
 import { ensureDatabase } from "./internal/postgres/ensureDatabase.ts"
 import * as Server from "./internal/postgres/server.ts"
 import * as Postgres from "./Postgres.ts"
@@ -34,7 +32,7 @@ export interface Options {
   readonly port?: number | undefined
   /** Created if missing. `millrace` by default. */
   readonly database?: string | undefined
-  /** `false` gives up safety against power failures for speed; for tests. A crash of the server alone still loses nothing. */
+  /** `false` gives up safety against power failures for speed, as tests may. A killed server still loses nothing. */
   readonly durable?: boolean | undefined
   /** Settings of the server (as in `postgresql.conf`), for instance `{ max_connections: "300" }`. */
   readonly serverOptions?: Readonly<Record<string, string>> | undefined
@@ -49,14 +47,6 @@ export class EmbeddedPostgres extends Context.Service<EmbeddedPostgres, {
   readonly dataDir: string
   readonly port: number
 }>()("millrace/EmbeddedPostgres") {}
-
-const temporaryFolder: Effect.Effect<string, EmbeddedPostgresError, Scope.Scope> = Effect.acquireRelease(
-  Effect.tryPromise({
-    try: () => mkdtemp(Path.join(tmpdir(), "millrace-")),
-    catch: (cause) => failure("FolderUnwritable", `No folder can be made in ${tmpdir()}.`, cause)
-  }),
-  DataFolder.remove
-)
 
 /**
  * Another process may take a free port before the server does: then another one is as good. And a postmaster that was killed leaves
@@ -85,7 +75,7 @@ const makeInRealTime = Effect.fnUntraced(function*(
 ): Effect.fn.Return<EmbeddedPostgres["Service"], EmbeddedPostgresError, Scope.Scope> {
   const isDurable = options.durable ?? true
   const dataDir = options.isTemporary === true
-    ? yield* temporaryFolder
+    ? yield* DataFolder.makeTemporary()
     : options.dataDir ?? Path.join(".millrace", "postgres")
   const database = options.database ?? "millrace"
   const binaries = yield* locate()

@@ -3,7 +3,6 @@
  *
  * A process that dies leaves its locks to the database, which frees them; the next owner takes over by epoch.
  */
-import type { PgClient } from "@effect/sql-pg/PgClient"
 import * as NodeCrypto from "@effect/platform-node/NodeCrypto"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
@@ -20,7 +19,7 @@ import * as Sharding from "effect/cluster/Sharding"
 import * as ShardingConfig from "effect/cluster/ShardingConfig"
 import * as SqlRunnerStorage from "effect/cluster/SqlRunnerStorage"
 import * as EventBus from "./EventBus.ts"
-import { liveClock, onLiveClock } from "./internal/liveClock.ts"
+import { liveClock, onLiveClock } from "./internal/time/liveClock.ts"
 import * as Owners from "./internal/owners.ts"
 import * as Queues from "./internal/queues.ts"
 import * as Supervisor from "./internal/supervisor.ts"
@@ -73,7 +72,7 @@ const base = (options: ClientOptions) =>
  */
 export const layerClient = (
   options: ClientOptions = {}
-): Layer.Layer<Services, StoreError | MigrationError, PgClient> =>
+): Layer.Layer<Services, StoreError | MigrationError, Postgres.Client> =>
   Jobs.layer.pipe(
     Layer.provide(Waker.layer),
     Layer.provide(Owners.layerNone),
@@ -180,7 +179,7 @@ const standby = Layer.effectDiscard(Effect.gen(function*() {
  *   Layer.provideMerge(Postgres.layer())
  * )
  */
-export const layer = (options: Options = {}): Layer.Layer<Services, StoreError | MigrationError, PgClient> => {
+export const layer = (options: Options = {}): Layer.Layer<Services, StoreError | MigrationError, Postgres.Client> => {
   const entities = Layer.unwrap(Effect.map(Effect.context(), (services) =>
     QueueEntity.layer({
       runner: `${address.host}:${address.port}`,

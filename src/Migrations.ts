@@ -11,16 +11,9 @@ import { createHash } from "node:crypto"
 import { messageOf } from "./internal/sql/database.ts"
 import { sqlState } from "./internal/sql/transaction.ts"
 import store from "./migrations/0001_store.ts"
+import type { Migration } from "./migrations/migration.ts"
 
-/** One step. `{schema}` in a statement stands for the schema's name. Never change an applied one. */
-export interface Migration {
-  readonly number: number
-  readonly name: string
-  /** The oldest {@link codeVersion} that works on the schema after this step. */
-  readonly servesFrom: number
-  /** One statement each. */
-  readonly statements: ReadonlyArray<string>
-}
+export type { Migration } from "./migrations/migration.ts"
 
 /** Raised with every change of the code that needs a newer schema, or that an older code could not share one with. */
 export const codeVersion = 1
@@ -40,7 +33,8 @@ export class MigrationError extends Schema.TaggedError<MigrationError>("millrace
 }) {}
 
 /** What a step is recognised by. The schema's name is no part of it. */
-export const checksum = ({ statements }: Migration): string => createHash("sha256").update(statements.join(";\n")).digest("hex")
+export const checksum = ({ statements }: Migration): string =>
+  createHash("sha256").update(statements.join(";\n")).digest("hex")
 
 interface Applied {
   readonly number: number
@@ -64,14 +58,18 @@ const failed = (error: SqlError): MigrationError => {
 const mismatch = (step: Migration, applied: Applied, schema: string) =>
   new MigrationError({
     reason: "ChecksumMismatch",
-    message: `migration ${step.number} (${step.name}) was applied to schema "${schema}" with checksum ${applied.checksum.slice(0, 12)}, ` +
+    message:
+      `migration ${step.number} (${step.name}) was applied to schema "${schema}" with checksum ${
+        applied.checksum.slice(0, 12)
+      }, ` +
       `this code has ${checksum(step).slice(0, 12)}: applied migrations must not change; add a new one`
   })
 
 const tooOld = (servesFrom: number, ours: number, schema: string) =>
   new MigrationError({
     reason: "CodeTooOld",
-    message: `schema "${schema}" serves code version ${servesFrom} and later, this is ${ours}: deploy a newer version of millrace`
+    message:
+      `schema "${schema}" serves code version ${servesFrom} and later, this is ${ours}: deploy a newer version of millrace`
   })
 
 /** The steps still to be taken, once nothing speaks against the ones that were. */
@@ -87,13 +85,14 @@ const pending = (steps: ReadonlyArray<Migration>, applied: ReadonlyArray<Applied
   return Effect.succeed(todo)
 }
 
-const apply = Effect.fnUntraced(function*(sql: PgClient, schema: string, steps: ReadonlyArray<Migration>, ours: number) {
-  // Ended by COMMIT. `create ... if not exists` alone is no protection: two at once fail on the catalogue's unique indexes.
-  yield* sql`select pg_advisory_xact_lock(hashtext(${`millrace.migrate.${schema}`}))`
-  const exists = yield* sql<{ readonly yes: boolean }>`select to_regnamespace(${schema}) is not null as yes`
-  // Creating a schema takes a right that its mere user need not have.
-  if (exists[0]?.yes !== true) yield* sql.unsafe(`create schema ${schema}`)
-  yield* sql.unsafe(`
+const apply = Effect.fnUntraced(
+  function*(sql: PgClient, schema: string, steps: ReadonlyArray<Migration>, ours: number) {
+    // Ended by COMMIT. `create ... if not exists` alone is no protection: two at once fail on the catalogue's unique indexes.
+    yield* sql`select pg_advisory_xact_lock(hashtext(${`millrace.migrate.${schema}`}))`
+    const exists = yield* sql<{ readonly yes: boolean }>`select to_regnamespace(${schema}) is not null as yes`
+    // Creating a schema takes a right that its mere user need not have.
+    if (exists[0]?.yes !== true) yield* sql.unsafe(`create schema ${schema}`)
+    yield* sql.unsafe(`
 create table if not exists ${schema}.migrations (
   number      int primary key,
   name        text not null,
@@ -101,18 +100,22 @@ create table if not exists ${schema}.migrations (
   serves_from int not null,               -- the oldest version of the code that works with the schema after this step
   applied_at  timestamptz not null default now()
 )`)
-  const todo = yield* pending(steps, yield* readApplied(sql, schema), ours, schema)
-  for (const step of todo) {
-    for (const statement of step.statements) yield* sql.unsafe(statement.replaceAll("{schema}", schema)).unprepared
-    yield* sql.unsafe(`insert into ${schema}.migrations (number, name, checksum, serves_from) values ($1, $2, $3, $4)`, [
-      step.number,
-      step.name,
-      checksum(step),
-      step.servesFrom
-    ])
+    const todo = yield* pending(steps, yield* readApplied(sql, schema), ours, schema)
+    for (const step of todo) {
+      for (const statement of step.statements) yield* sql.unsafe(statement.replaceAll("{schema}", schema)).unprepared
+      yield* sql.unsafe(
+        `insert into ${schema}.migrations (number, name, checksum, serves_from) values ($1, $2, $3, $4)`,
+        [
+          step.number,
+          step.name,
+          checksum(step),
+          step.servesFrom
+        ]
+      )
+    }
+    return todo.map(({ number }) => number)
   }
-  return todo.map(({ number }) => number)
-})
+)
 
 const readApplied = (sql: PgClient, schema: string): Effect.Effect<ReadonlyArray<Applied>, SqlError> =>
   sql.unsafe<Applied>(`select number, name, checksum, serves_from from ${schema}.migrations order by number`)
@@ -143,7 +146,10 @@ export const run = Effect.fnUntraced(function*(
     const [found] = yield* sql<{ readonly quoted: string; readonly ready: boolean }>`
       select quote_ident(${schema}) as quoted, to_regclass(${`${schema}.migrations`}) is not null as ready`
     if (found?.quoted !== schema) {
-      return yield* new MigrationError({ reason: "InvalidSchema", message: `schema: "${schema}" is a reserved word of SQL` })
+      return yield* new MigrationError({
+        reason: "InvalidSchema",
+        message: `schema: "${schema}" is a reserved word of SQL`
+      })
     }
     // Nothing to do in the common case: no lock, no transaction.
     if (found.ready && (yield* pending(steps, yield* readApplied(sql, schema), ours, schema)).length === 0) return []

@@ -22,6 +22,9 @@ import { sqlState } from "./internal/postgres/sqlState.ts"
 export { PostgresError } from "./internal/postgres/PostgresError.ts"
 export type { Options } from "./internal/postgres/settings.ts"
 
+/** The database, as the requirement of a layer. */
+export type Client = PgClient.PgClient
+
 /** The oldest server that Millrace runs on, as `server_version_num`. */
 const oldestVersion = 150_000
 

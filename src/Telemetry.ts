@@ -14,9 +14,10 @@ import * as OtlpLogger from "effect/observability/OtlpLogger"
 import * as OtlpMetrics from "effect/observability/OtlpMetrics"
 import * as OtlpSerialization from "effect/observability/OtlpSerialization"
 import * as OtlpTracer from "effect/observability/OtlpTracer"
-import { type Destination, environment, type TelemetryError } from "./internal/otelEnvironment.ts"
+import { type Destination, environment } from "./internal/otelEnvironment.ts"
+import type { TelemetryError } from "./internal/otelVariables.ts"
 
-export { TelemetryError } from "./internal/otelEnvironment.ts"
+export { TelemetryError } from "./internal/otelVariables.ts"
 
 /** What {@link layer} takes. */
 export interface Options {

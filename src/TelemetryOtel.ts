@@ -9,9 +9,10 @@ import * as OtelTracer from "@effect/opentelemetry/OtelTracer"
 import * as Effect from "effect/Effect"
 import type { LazyArg } from "effect/Function"
 import * as Layer from "effect/Layer"
-import { isDisabled, type TelemetryError } from "./internal/otelEnvironment.ts"
+import { isDisabled } from "./internal/otelEnvironment.ts"
+import type { TelemetryError } from "./internal/otelVariables.ts"
 
-export { TelemetryError } from "./internal/otelEnvironment.ts"
+export { TelemetryError } from "./internal/otelVariables.ts"
 
 const unlessDisabled = <E>(layer: Layer.Layer<never, E>): Layer.Layer<never, E | TelemetryError> =>
   Layer.unwrap(Effect.map(isDisabled, (off) => off ? Layer.empty : layer))

@@ -1,9 +1,10 @@
 /**
  * The schema's steps: who may take them, when, and what becomes of a process that does not fit the database.
  */
-import { assert, describe, it } from "@effect/vitest"
 import { PgClient } from "@effect/sql-pg/PgClient"
+import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
+import * as Order from "effect/Order"
 import type { Scope } from "effect/Scope"
 import { readFile } from "node:fs/promises"
 import { dumpSchema } from "../scripts/schemaDump.ts"
@@ -32,7 +33,9 @@ describe("Migrations", () => {
   it.live("several processes that start at once migrate once, and all of them find the schema ready", () =>
     inDatabase(Effect.gen(function*() {
       const pools = yield* Effect.all(Array.from({ length: 8 }, () => own))
-      const taken = yield* Effect.all(pools.map((pool) => Migrations.run(pool, { schema: "millrace" })), { concurrency: "unbounded" })
+      const taken = yield* Effect.all(pools.map((pool) => Migrations.run(pool, { schema: "millrace" })), {
+        concurrency: "unbounded"
+      })
       assert.deepStrictEqual(taken.flat(), Migrations.migrations.map(({ number }) => number))
       for (const pool of pools) yield* pool`select count(*)::int from millrace.jobs`
     })))
@@ -40,7 +43,10 @@ describe("Migrations", () => {
   it.live("a step that fails leaves nothing of itself or of the steps before it", () =>
     inDatabase(Effect.gen(function*() {
       const sql = yield* own
-      const bad = [step(1, 1, "create table {schema}.one (id int)"), step(2, 1, "create table {schema}.two (id int)", "select 1 / 0")]
+      const bad = [
+        step(1, 1, "create table {schema}.one (id int)"),
+        step(2, 1, "create table {schema}.two (id int)", "select 1 / 0")
+      ]
       const error = yield* Effect.flip(Migrations.run(sql, { schema: "millrace", migrations: bad }))
       assert.strictEqual(error.reason, "Failed")
       assert.strictEqual(error.sqlState, "22012")
@@ -53,7 +59,10 @@ describe("Migrations", () => {
       const sql = yield* own
       yield* Migrations.run(sql, { schema: "millrace", migrations: [step(1, 1, "create table {schema}.one (id int)")] })
       const changed = [step(1, 1, "create table {schema}.one (id bigint)")]
-      assert.strictEqual(yield* reasonOf(Migrations.run(sql, { schema: "millrace", migrations: changed })), "ChecksumMismatch")
+      assert.strictEqual(
+        yield* reasonOf(Migrations.run(sql, { schema: "millrace", migrations: changed })),
+        "ChecksumMismatch"
+      )
     })))
 
   it.live("older code starts beside a newer schema that still serves it, and not beside one that does not", () =>
@@ -65,7 +74,10 @@ describe("Migrations", () => {
       yield* Migrations.run(sql, { schema: "millrace", migrations: [one, expand], codeVersion: 2 })
       assert.deepStrictEqual(yield* Migrations.run(sql, { schema: "millrace", migrations: [one], codeVersion: 1 }), [])
       yield* Migrations.run(sql, { schema: "millrace", migrations: [one, expand, contract], codeVersion: 2 })
-      assert.strictEqual(yield* reasonOf(Migrations.run(sql, { schema: "millrace", migrations: [one], codeVersion: 1 })), "CodeTooOld")
+      assert.strictEqual(
+        yield* reasonOf(Migrations.run(sql, { schema: "millrace", migrations: [one], codeVersion: 1 })),
+        "CodeTooOld"
+      )
     })))
 
   it.live("a schema name that would need quotes is refused before anything is created", () =>
@@ -82,7 +94,7 @@ describe("Migrations", () => {
       const { name } = yield* TestDatabase
       const role = `role_${name}`
       yield* sql.unsafe(`create role ${role} login password 'p'`)
-      yield* Effect.addFinalizer(() => 
+      yield* Effect.addFinalizer(() =>
         Effect.orDie(Effect.andThen(sql.unsafe(`drop owned by ${role}`), sql.unsafe(`drop role ${role}`)))
       )
       yield* sql.unsafe(`create schema tenant_jobs authorization ${role}`)
@@ -100,10 +112,10 @@ describe("Migrations", () => {
         where contype = 'c' and connamespace = 'millrace'::regnamespace`
       const codesOf = (name: string) => {
         const definition = checks.find((check) => check.name === name)?.definition ?? ""
-        return [...definition.matchAll(/\d+/g)].map(([code]) => Number(code)).sort()
+        return [...definition.matchAll(/\d+/g)].map(([code]) => Number(code)).toSorted(Order.Number)
       }
-      assert.deepStrictEqual(codesOf("jobs_state"), Object.values(liveCodes).sort())
-      assert.deepStrictEqual(codesOf("finished_jobs_outcome"), Object.values(outcomeCodes).sort())
+      assert.deepStrictEqual(codesOf("jobs_state"), Object.values(liveCodes).toSorted(Order.Number))
+      assert.deepStrictEqual(codesOf("finished_jobs_outcome"), Object.values(outcomeCodes).toSorted(Order.Number))
       assert.deepStrictEqual(codesOf("jobs_lane"), [0, lanes.length - 1])
     })))
 

@@ -20,7 +20,9 @@ import { finish, fresh, t0 } from "./utils/storeFixture.ts"
 import { tcpProxy } from "./utils/tcpProxy.ts"
 
 /** The network between the process under test and the database; the test itself has a way of its own. */
-class Network extends Context.Service<Network, { readonly cut: Effect.Effect<void>; readonly direct: PgClient }>()("millrace/test/Network") {}
+class Network extends Context.Service<Network, { readonly cut: Effect.Effect<void>; readonly direct: PgClient }>()(
+  "millrace/test/Network"
+) {}
 
 const setup = Layer.unwrap(Effect.gen(function*() {
   const { url } = yield* TestDatabase
@@ -28,18 +30,21 @@ const setup = Layer.unwrap(Effect.gen(function*() {
   yield* makeBusinessTable(direct)
   const { cut, url: through } = yield* tcpProxy(url)
   const network = Layer.succeed(Network, { cut, direct })
-  const store = PgJobStore.layer({ lockTimeout: "200 millis" }).pipe(Layer.provideMerge(Postgres.layer({ url: through })))
+  const store = PgJobStore.layer({ lockTimeout: "200 millis" }).pipe(
+    Layer.provideMerge(Postgres.layer({ url: through }))
+  )
   return Layer.merge(network, store)
 })).pipe(Layer.provide(TestDatabase.layer))
 
-const inNetwork = <A, E>(test: Effect.Effect<A, E, JobStore | PgClient | Network>) => Effect.scoped(Effect.provide(test, setup))
+const inNetwork = <A, E>(test: Effect.Effect<A, E, JobStore | PgClient | Network>) =>
+  Effect.scoped(Effect.provide(test, setup))
 
 const committing = Effect.gen(function*() {
   const { cut, direct } = yield* Network
   const sql = yield* PgClient
   const kit = yield* fresh
   const one = yield* kit.stored()
-  const release = yield* holdLock(direct, 1)
+  const { release } = yield* holdLock(direct, 1)
   const run = yield* Effect.forkChild(kit.store.transact(
     kit.owner,
     sql`insert into public.business (id, hold) values ('mine', 1)`,
@@ -83,7 +88,7 @@ describe("PgJobStore, connections lost", () => {
             $$ begin perform pg_advisory_xact_lock_shared(2); return null; end $$`
           yield* direct`create constraint trigger hold after insert on millrace.jobs deferrable initially deferred
             for each row execute function public.hold_job()`
-          const release = yield* holdLock(direct, 2)
+          const { release } = yield* holdLock(direct, 2)
           const jobs = [1, 2, 3].map((n) => job(keyed ? { dedupeKey: `key-${n}` } : {}))
           const sent = yield* Effect.forkChild(submit(...jobs))
           const [session] = yield* untilWaiting(direct, 1, "advisory")
@@ -93,9 +98,14 @@ describe("PgJobStore, connections lost", () => {
           if (outcome === "fails") yield* terminate(direct, session!.pid)
           yield* release
           const answers = yield* Fiber.join(sent)
-          assert.deepStrictEqual(answers.map(({ id, isNew }) => ({ id, isNew })), jobs.map(({ id }) => ({ id, isNew: true })))
+          assert.deepStrictEqual(
+            answers.map(({ id, isNew }) => ({ id, isNew })),
+            jobs.map(({ id }) => ({ id, isNew: true }))
+          )
           for (const { seq } of answers) assert.isAbove(seq, 0)
-          const [row] = yield* direct<{ readonly n: number }>`select count(*)::int as n from millrace.jobs where queue_id = ${queueId}`
+          const [row] = yield* direct<
+            { readonly n: number }
+          >`select count(*)::int as n from millrace.jobs where queue_id = ${queueId}`
           assert.strictEqual(row?.n, 3)
           assert.strictEqual((yield* store.depth({ queueId, partition: 0 }, 10))[2], 3)
         }))))
@@ -118,27 +128,33 @@ describe("PgJobStore, connections lost", () => {
       assert.deepStrictEqual(yield* Queue.take(again), [ready])
     }))))
 
-  it.live("because the server is down: every verb says Unavailable, and the store goes on when it is back", () =>
-    Effect.scoped(Effect.gen(function*() {
-      const server = yield* TestServer
-      yield* Effect.gen(function*() {
-        const { get, job, owner, readyIds, settle, store, stored, submit } = yield* fresh
-        const one = yield* stored()
-        yield* server.stop("fast")
-        const failing: ReadonlyArray<Effect.Effect<unknown, StoreError>> = [
-          readyIds(),
-          settle(owner, finish(one)),
-          store.find(one.id),
-          store.takeOver(owner, { owner: "other", now: t0 })
-        ]
-        for (const verb of failing) assert.strictEqual((yield* Effect.flip(verb)).reason, "Unavailable")
-        // A submission is worth waiting for, within bounds.
-        const two = job()
-        const submitting = yield* Effect.forkChild(submit(two))
-        yield* server.start
-        assert.deepStrictEqual((yield* Fiber.join(submitting)).map(({ id }) => id), [two.id])
-        yield* settle(owner, finish(one)).pipe(Effect.retry({ times: 10, schedule: Schedule.spaced("50 millis") }))
-        assert.strictEqual((yield* get(one.id)).state, "completed")
-      }).pipe(Effect.provide(PgJobStore.layer().pipe(Layer.provide(Postgres.layer({ url: server.url })))))
-    }).pipe(Effect.provide(TestServer.layer))), 60_000)
+  it.live(
+    "because the server is down: every verb says Unavailable, and the store goes on when it is back",
+    () =>
+      Effect.scoped(
+        Effect.gen(function*() {
+          const server = yield* TestServer
+          yield* Effect.gen(function*() {
+            const { get, job, owner, readyIds, settle, store, stored, submit } = yield* fresh
+            const one = yield* stored()
+            yield* server.stop("fast")
+            const failing: ReadonlyArray<Effect.Effect<unknown, StoreError>> = [
+              readyIds(),
+              settle(owner, finish(one)),
+              store.find(one.id),
+              store.takeOver(owner, { owner: "other", now: t0 })
+            ]
+            for (const verb of failing) assert.strictEqual((yield* Effect.flip(verb)).reason, "Unavailable")
+            // A submission is worth waiting for, within bounds.
+            const two = job()
+            const submitting = yield* Effect.forkChild(submit(two))
+            yield* server.start
+            assert.deepStrictEqual((yield* Fiber.join(submitting)).map(({ id }) => id), [two.id])
+            yield* settle(owner, finish(one)).pipe(Effect.retry({ times: 10, schedule: Schedule.spaced("50 millis") }))
+            assert.strictEqual((yield* get(one.id)).state, "completed")
+          }).pipe(Effect.provide(PgJobStore.layer().pipe(Layer.provide(Postgres.layer({ url: server.url })))))
+        }).pipe(Effect.provide(TestServer.layer))
+      ),
+    60_000
+  )
 })

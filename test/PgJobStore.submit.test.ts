@@ -14,10 +14,22 @@ import { StoreError } from "../src/JobStore.ts"
 import * as PgJobStore from "../src/PgJobStore.ts"
 import * as Postgres from "../src/Postgres.ts"
 import { TestDatabase } from "./utils/database.ts"
-import { holdLock, untilWaiting } from "./utils/holds.ts"
+import { untilWaiting } from "./utils/holds.ts"
 import { finish, fresh, t0 } from "./utils/storeFixture.ts"
 
-const store = PgJobStore.layer({ lockTimeout: "300 millis" }).pipe(Layer.provideMerge(TestDatabase.layerWith({ maxConnections: 20 })))
+const store = PgJobStore.layer({ lockTimeout: "300 millis" }).pipe(
+  Layer.provideMerge(TestDatabase.layerWith({ maxConnections: 20 }))
+)
+
+/** A deadlock shows as a lock timeout here: the server does not look for deadlocks within it. */
+const withoutDetector = PgJobStore.layer({ lockTimeout: "3 seconds" }).pipe(
+  Layer.provideMerge(Layer.effectDiscard(Effect.gen(function*() {
+    const sql = yield* PgClient
+    const { name } = yield* TestDatabase
+    yield* sql.unsafe(`alter database ${name} set deadlock_timeout = '1 min'`)
+  }))),
+  Layer.provideMerge(TestDatabase.layer)
+)
 
 const countOf = (queueId: number) =>
   Effect.flatMap(PgClient, (sql) =>
@@ -35,8 +47,11 @@ const shuffled = <A>(items: ReadonlyArray<A>, seed: number): ReadonlyArray<A> =>
 
 /** Runs an effect as a fiber would that is in no transaction. */
 const outside = <A, E>(effect: Effect.Effect<A, E>) =>
-  Effect.flatMap(PgClient, (sql) =>
-    Effect.updateContext(effect, (context: Context.Context<never>) => Context.omit(sql.transactionService)(context)))
+  Effect.flatMap(
+    PgClient,
+    (sql) =>
+      Effect.updateContext(effect, (context: Context.Context<never>) => Context.omit(sql.transactionService)(context))
+  )
 
 layer(store, { excludeTestServices: true, timeout: "60 seconds" })("PgJobStore.submit", (it) => {
   describe("dedupe keys", () => {
@@ -51,26 +66,6 @@ layer(store, { excludeTestServices: true, timeout: "60 seconds" })("PgJobStore.s
         assert.strictEqual(new Set(all.map(({ id }) => id)).size, 1)
         assert.strictEqual(all.filter(({ isNew }) => isNew).length, 1)
         assert.strictEqual(yield* countOf(queueId), 1)
-      }))
-
-    it.effect("batches with keys in common, in different orders, do not deadlock, and each is stored as a whole", () =>
-      Effect.gen(function*() {
-        const { job, owner, readyIds, settle, store, submit } = yield* fresh
-        const keys = Array.from({ length: 40 }, (_, index) => `key-${index}`)
-        const settler = yield* Effect.forkChild(Effect.forever(Effect.gen(function*() {
-          const ids = yield* readyIds()
-          yield* settle(owner, ...ids.map((id) => finish({ id, version: 0 })))
-          yield* Effect.yieldNow
-        })))
-        const submitter = (seed: number) =>
-          Effect.forEach(Array.from({ length: 25 }, (_, round) => round), (round) =>
-            Effect.gen(function*() {
-              const batch = shuffled(keys, seed + round).slice(0, 20).map((dedupeKey) => job({ dedupeKey }))
-              const answers = yield* submit(...batch)
-              for (const { id } of answers) assert.isTrue((yield* store.find(id))._tag === "Some", "an answer names a stored job")
-            }))
-        yield* Effect.all(Array.from({ length: 8 }, (_, seed) => submitter(seed * 1000)), { concurrency: "unbounded" })
-        yield* Fiber.interrupt(settler)
       }))
 
     it.effect("a batch that cannot wait for one of its keys stores none of its jobs", () =>
@@ -96,7 +91,8 @@ layer(store, { excludeTestServices: true, timeout: "60 seconds" })("PgJobStore.s
         const db = Database.make(yield* Postgres.makePool(client), "millrace")
         const lost = new StoreError({ reason: "Refused", operation: "submit", cause: new Error("lost") })
         const { existing } = Submit.makeStatements("millrace")
-        const run: Database.Run = (operation, sql, parameters) => sql === existing ? Effect.fail(lost) : db.run(operation, sql, parameters)
+        const run: Database.Run = (operation, sql, parameters) =>
+          sql === existing ? Effect.fail(lost) : db.run(operation, sql, parameters)
         const failing = Submit.make({ ...db, run }, client, 100)
         const batch = [job({ dedupeKey: "held" }), job({ dedupeKey: "free" }), job()]
         assert.strictEqual(yield* Effect.flip(failing(batch, { batchId: undefined, now: t0 })), lost)
@@ -184,11 +180,36 @@ layer(store, { excludeTestServices: true, timeout: "60 seconds" })("PgJobStore.s
 
   it.effect("seq follows the caller's order, also where rows are inserted in the order of their keys", () =>
     Effect.scoped(Effect.gen(function*() {
-      const sql = yield* PgClient
-      yield* holdLock(sql, 99)
       const { job, submit } = yield* fresh
       const answers = yield* submit(...["z", "a", "m", "b"].map((dedupeKey) => job({ dedupeKey, dueAt: t0 })))
       const seqs = answers.map(({ seq }) => seq)
       assert.deepStrictEqual(seqs, seqs.toSorted((left, right) => left - right))
     })))
 })
+
+layer(withoutDetector, { excludeTestServices: true, timeout: "60 seconds" })(
+  "PgJobStore.submit, without a deadlock detector",
+  (it) => {
+    it.effect("batches with keys in common, in different orders, do not deadlock, and each is stored as a whole", () =>
+      Effect.gen(function*() {
+        const { job, owner, readyIds, settle, store, submit } = yield* fresh
+        const keys = Array.from({ length: 40 }, (_, index) => `key-${index}`)
+        const settler = yield* Effect.forkChild(Effect.forever(Effect.gen(function*() {
+          const ids = yield* readyIds()
+          yield* settle(owner, ...ids.map((id) => finish({ id, version: 0 })))
+          yield* Effect.yieldNow
+        })))
+        const submitter = (seed: number) =>
+          Effect.forEach(Array.from({ length: 25 }, (_, round) => round), (round) =>
+            Effect.gen(function*() {
+              const batch = shuffled(keys, seed + round).slice(0, 20).map((dedupeKey) => job({ dedupeKey }))
+              const answers = yield* submit(...batch)
+              for (const { id } of answers) {
+                assert.isTrue((yield* store.find(id))._tag === "Some", "an answer names a stored job")
+              }
+            }))
+        yield* Effect.all(Array.from({ length: 8 }, (_, seed) => submitter(seed * 1000)), { concurrency: "unbounded" })
+        yield* Fiber.interrupt(settler)
+      }))
+  }
+)

@@ -33,21 +33,35 @@ const onPlainClient = PgJobStore.layer().pipe(
 )
 
 const insert = (id: string, columns: { readonly hold?: number; readonly other?: string } = {}) =>
-  Effect.flatMap(PgClient, (sql) =>
-    sql`insert into public.business (id, hold, other) values (${id}, ${columns.hold ?? null}, ${columns.other ?? null})`)
+  Effect.flatMap(
+    PgClient,
+    (sql) =>
+      sql`insert into public.business (id, hold, other) values (${id}, ${columns.hold ?? null}, ${
+        columns.other ?? null
+      })`
+  )
 
 const businessOf = (id: string) =>
   Effect.map(
-    Effect.flatMap(PgClient, (sql) => sql<{ readonly id: string }>`select id from public.business where id like ${`${id}%`} order by id`),
-    (rows) => rows.map((row) => row.id)
+    Effect.flatMap(PgClient, (sql) =>
+      sql<{ readonly id: string }>`select id from public.business where id like ${`${id}%`} order by id`),
+    (rows) =>
+      rows.map((row) => row.id)
   )
 
 /** A handler that writes one row, and its completion. */
-const attempt = (owner: Owner, one: { readonly id: JobId; readonly version: number }, handler: Effect.Effect<unknown, unknown, PgClient>) =>
-  Effect.flatMap(JobStore, (store) =>
-    store.transact(owner, handler, () => Effect.succeed({ settlement: finish(one), now: t0 })))
+const attempt = (
+  owner: Owner,
+  one: { readonly id: JobId; readonly version: number },
+  handler: Effect.Effect<unknown, unknown, PgClient>
+) =>
+  Effect.flatMap(
+    JobStore,
+    (store) => store.transact(owner, handler, () => Effect.succeed({ settlement: finish(one), now: t0 }))
+  )
 
-const tagOf = (exit: Exit.Exit<{ readonly _tag: string }, unknown>) => Exit.isSuccess(exit) ? exit.value._tag : String(exit.cause)
+const tagOf = (exit: Exit.Exit<{ readonly _tag: string }, unknown>) =>
+  Exit.isSuccess(exit) ? exit.value._tag : String(exit.cause)
 
 for (const [client, store] of [["the lazy client", onLazyClient], ["a plain client", onPlainClient]] as const) {
   layer(store, { excludeTestServices: true, timeout: "60 seconds" })(`PgJobStore, ${client}`, (it) => {
@@ -77,8 +91,10 @@ for (const [client, store] of [["the lazy client", onLazyClient], ["a plain clie
           const sql = yield* PgClient
           const { owner, readyIds, stored, takeOver } = yield* fresh
           const one = yield* stored()
-          const release = yield* holdLock(sql, 1)
-          const first = yield* Effect.forkChild(Effect.exit(attempt(owner, one, insert(`${one.id} first`, { hold: 1 }))))
+          const { release } = yield* holdLock(sql, 1)
+          const first = yield* Effect.forkChild(
+            Effect.exit(attempt(owner, one, insert(`${one.id} first`, { hold: 1 })))
+          )
           yield* untilWaiting(sql)
           const successor = yield* takeOver()
           assert.deepStrictEqual(yield* readyIds(successor), [one.id])
@@ -96,9 +112,13 @@ for (const [client, store] of [["the lazy client", onLazyClient], ["a plain clie
           const { owner, stored, takeOver } = yield* fresh
           const one = yield* stored()
           yield* holdLock(sql, 2)
-          const first = yield* Effect.forkChild(Effect.exit(attempt(owner, one, insert(`${one.id} first`, { hold: 2 }))))
+          const first = yield* Effect.forkChild(
+            Effect.exit(attempt(owner, one, insert(`${one.id} first`, { hold: 2 })))
+          )
           const [held] = yield* untilWaiting(sql)
-          const second = yield* Effect.forkChild(Effect.exit(attempt(yield* takeOver(), one, insert(`${one.id} second`))))
+          const second = yield* Effect.forkChild(
+            Effect.exit(attempt(yield* takeOver(), one, insert(`${one.id} second`)))
+          )
           yield* untilWaiting(sql, 2)
           yield* terminate(sql, held!.pid)
           assert.strictEqual(tagOf(yield* Fiber.join(second)), "Committed")
@@ -122,7 +142,7 @@ for (const [client, store] of [["the lazy client", onLazyClient], ["a plain clie
           const { get, owner, settle, stored, takeOver } = yield* fresh
           const one = yield* stored()
           const successor = yield* takeOver()
-          const release = yield* holdLock(sql, 3)
+          const { release } = yield* holdLock(sql, 3)
           const run = yield* Effect.forkChild(attempt(successor, one, insert(one.id, { hold: 3 })))
           yield* untilWaiting(sql)
           assert.deepStrictEqual(yield* settle(owner, retry(one)), [], "the epoch turns it away at once")
@@ -161,7 +181,9 @@ for (const [client, store] of [["the lazy client", onLazyClient], ["a plain clie
           const sql = yield* PgClient
           const { owner, stateOf, stored } = yield* fresh
           const one = yield* stored()
-          const error = yield* Effect.flip(attempt(owner, one, Effect.andThen(insert(one.id), Effect.ignore(sql`select 1 / 0`))))
+          const error = yield* Effect.flip(
+            attempt(owner, one, Effect.andThen(insert(one.id), Effect.ignore(sql`select 1 / 0`)))
+          )
           assert.strictEqual(error instanceof CommitFailed ? error.sqlState : String(error), "25P02")
           assert.deepStrictEqual(yield* businessOf(one.id), [])
           assert.strictEqual(yield* stateOf(one.id), "queued")
@@ -172,7 +194,10 @@ for (const [client, store] of [["the lazy client", onLazyClient], ["a plain clie
           const { owner, store, stored } = yield* fresh
           const one = yield* stored()
           const mine = { _tag: "Mine" } as const
-          assert.strictEqual(yield* Effect.flip(attempt(owner, one, Effect.andThen(insert(one.id), Effect.fail(mine)))), mine)
+          assert.strictEqual(
+            yield* Effect.flip(attempt(owner, one, Effect.andThen(insert(one.id), Effect.fail(mine)))),
+            mine
+          )
           const error = yield* Effect.flip(attempt(owner, one, Effect.andThen(insert(one.id), insert(one.id))))
           assert.isTrue(isSqlError(error))
           const failing = store.transact(owner, Effect.orDie(insert(one.id)), () => Effect.fail(mine))
@@ -187,7 +212,9 @@ for (const [client, store] of [["the lazy client", onLazyClient], ["a plain clie
           const { owner, stateOf, stored } = yield* fresh
           const one = yield* stored()
           const reached = yield* Latch.make()
-          const run = yield* Effect.forkChild(attempt(owner, one, Effect.andThen(Effect.andThen(insert(one.id), reached.open), Effect.never)))
+          const run = yield* Effect.forkChild(
+            attempt(owner, one, Effect.andThen(Effect.andThen(insert(one.id), reached.open), Effect.never))
+          )
           yield* reached.await
           yield* Fiber.interrupt(run)
           assert.deepStrictEqual(yield* businessOf(one.id), [])
@@ -226,7 +253,7 @@ layer(onLazyClient, { excludeTestServices: true, timeout: "60 seconds" })("PgJob
       const { get, owner, store, stored, takeOver } = yield* fresh
       const [ending, dead] = [yield* stored(), yield* stored()]
       yield* store.noteRunning(owner, [note(ending), note(dead)], t0)
-      const release = yield* holdLock(sql, 4)
+      const { release } = yield* holdLock(sql, 4)
       const run = yield* Effect.forkChild(attempt(owner, ending, insert(ending.id, { hold: 4 })))
       yield* untilWaiting(sql)
       const successor = yield* takeOver()
@@ -279,10 +306,15 @@ layer(onLazyClient, { excludeTestServices: true, timeout: "60 seconds" })("PgJob
       assert.isUndefined(yield* stateOf(one.id))
       assert.deepStrictEqual(yield* settle(owner, finish(two, { purgeAt })), [two.id])
       yield* other.purge(t0 + 4 * day)
-      const ended = yield* store.transact(owner, insert(three.id), () =>
-        Effect.succeed({ settlement: finish(three, { purgeAt }), now: t0 }))
+      const ended = yield* store.transact(
+        owner,
+        insert(three.id),
+        () => Effect.succeed({ settlement: finish(three, { purgeAt }), now: t0 })
+      )
       assert.strictEqual(ended._tag, "Committed")
-      const days = yield* sql<{ readonly n: number }>`select count(*)::int as n from pg_inherits where inhparent = 'millrace.finished_jobs'::regclass`
+      const days = yield* sql<
+        { readonly n: number }
+      >`select count(*)::int as n from pg_inherits where inhparent = 'millrace.finished_jobs'::regclass`
       assert.isAtLeast(days[0]!.n, 1)
     }).pipe(Effect.scoped))
 
@@ -294,9 +326,13 @@ layer(onLazyClient, { excludeTestServices: true, timeout: "60 seconds" })("PgJob
       yield* settle(owner, finish(yield* stored(), { purgeAt }))
       yield* sql`alter table millrace.finished_jobs detach partition millrace.finished_jobs_20200101 concurrently`
       const others = yield* Effect.all(Array.from({ length: 4 }, () => PgJobStore.make()))
-      const dropped = yield* Effect.all([store, ...others].map((each) => each.purge(purgeAt)), { concurrency: "unbounded" })
+      const dropped = yield* Effect.all([store, ...others].map((each) => each.purge(purgeAt)), {
+        concurrency: "unbounded"
+      })
       assert.strictEqual(dropped.reduce((sum, n) => sum + n, 0), 1)
-      const [left] = yield* sql<{ readonly name: string | null }>`select to_regclass('millrace.finished_jobs_20200101')::text as name`
+      const [left] = yield* sql<
+        { readonly name: string | null }
+      >`select to_regclass('millrace.finished_jobs_20200101')::text as name`
       assert.isNull(left?.name)
       // What keeps its id and its place is the live table, not the purge.
       assert.deepStrictEqual(yield* store.intake(owner, everything()), { jobs: [], visited: [] })

@@ -10,6 +10,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as Database from "../src/internal/sql/database.ts"
+import { cancel, replay } from "../src/internal/sql/deadLetter.ts"
 import { intake, reread } from "../src/internal/sql/intake.ts"
 import { depth, find } from "../src/internal/sql/query.ts"
 import { nextDue, promote } from "../src/internal/sql/schedule.ts"
@@ -17,7 +18,6 @@ import { settle } from "../src/internal/sql/settle.ts"
 import * as Submit from "../src/internal/sql/submit.ts"
 import { countCrashes, handOver, noteDone, noteRunning } from "../src/internal/sql/takeOver.ts"
 import { refence, settleParameters, settleSql } from "../src/internal/sql/transact.ts"
-import { cancel, replay } from "../src/internal/sql/deadLetter.ts"
 import { JobId } from "../src/JobId.ts"
 import { type LaneDemand, type NewJob, StoreError } from "../src/JobStore.ts"
 import * as Migrations from "../src/Migrations.ts"
@@ -39,7 +39,8 @@ interface Node {
 /** The rows of the test: 100,000 in partition 0 of queue 1, half of them of one tenant, a tenth scheduled, a fifth keyed. */
 const rows = 100_000
 const owner = { queueId: 1, partition: 0, epoch: 1 }
-const idOf = (row: number) => Schema.decodeUnknownSync(JobId)(`00000000-0000-4000-8000-${String(row).padStart(12, "0")}`)
+const idOf = (row: number) =>
+  Schema.decodeUnknownSync(JobId)(`00000000-0000-4000-8000-${String(row).padStart(12, "0")}`)
 
 const fill = `
 insert into millrace.jobs (id, queue_id, partition, lane, state, tenant_id, type, due_at, dedupe_key, created_at, payload)
@@ -76,7 +77,9 @@ const setup = (statistics: "empty" | "full") =>
       })
       yield* Migrations.run(pool, { schema: "millrace" })
       for (const table of tables) {
-        if (table !== "finished_jobs") yield* pool.unsafe(`alter table millrace.${table} set (autovacuum_enabled = off)`)
+        if (table !== "finished_jobs") {
+          yield* pool.unsafe(`alter table millrace.${table} set (autovacuum_enabled = off)`)
+        }
       }
       yield* pool`insert into millrace.queues (name) values ('q')`
       yield* pool`insert into millrace.partitions (queue_id, partition, epoch, owner) values (1, 0, 1, 'here')`
@@ -121,8 +124,14 @@ const plansOf = (verb: (db: Database.Database) => Effect.Effect<unknown, StoreEr
 
 /** Sums over the nodes that read a table with many rows: those given and those looked at in vain. */
 const rowsRead = (nodes: ReadonlyArray<Node>) =>
-  nodes.filter((node) => (node["Relation Name"] ?? "partitions") !== "partitions" && node["Node Type"] !== "ModifyTable")
-    .reduce((sum, node) => sum + ((node["Actual Rows"] ?? 0) + (node["Rows Removed by Filter"] ?? 0)) * (node["Actual Loops"] ?? 1), 0)
+  nodes.filter((node) =>
+    (node["Relation Name"] ?? "partitions") !== "partitions" && node["Node Type"] !== "ModifyTable"
+  )
+    .reduce(
+      (sum, node) =>
+        sum + ((node["Actual Rows"] ?? 0) + (node["Rows Removed by Filter"] ?? 0)) * (node["Actual Loops"] ?? 1),
+      0
+    )
 
 const told = (node: Node) =>
   `${node["Node Type"]} ${node["Relation Name"] ?? ""} ${node["Index Name"] ?? ""}: ${node["Actual Rows"]} + ${
@@ -165,107 +174,128 @@ const keyed = (count: number): ReadonlyArray<NewJob> =>
   }))
 
 for (const statistics of ["empty", "full"] as const) {
-  layer(setup(statistics), { excludeTestServices: true, timeout: "120 seconds" })(`QueryPlans, statistics of the ${statistics} table`, (it) => {
-    describe("reading", () => {
-      it.effect("intake reads what it gives, past a tenant with half of the rows", () =>
-        Effect.gen(function*() {
-          const nodes = yield* plansOf((db) => intake(db)(owner, { lanes: lanes(), marks: [], held: [] }))
-          check(nodes, ["jobs_ready"], 1500)
-        }))
+  layer(setup(statistics), { excludeTestServices: true, timeout: "120 seconds" })(
+    `QueryPlans, statistics of the ${statistics} table`,
+    (it) => {
+      describe("reading", () => {
+        it.effect("intake reads what it gives, past a tenant with half of the rows", () =>
+          Effect.gen(function*() {
+            const nodes = yield* plansOf((db) => intake(db)(owner, { lanes: lanes(), marks: [], held: [] }))
+            check(nodes, ["jobs_ready"], 1500)
+          }))
 
-      it.effect("intake above low-water marks does not walk over what is held", () =>
-        Effect.gen(function*() {
-          const marks = [0, 1, 2, 3].flatMap((lane) => [{ lane, tenant: "=big", seq: 99_000 }, { lane, tenant: "=t1", seq: 90_000 }])
-          const nodes = yield* plansOf((db) => intake(db)(owner, { lanes: lanes(), marks, held: [99_001, 99_003] }))
-          check(nodes, ["jobs_ready"], 1500)
-        }))
+        it.effect("intake above low-water marks does not walk over what is held", () =>
+          Effect.gen(function*() {
+            const marks = [0, 1, 2, 3].flatMap((
+              lane
+            ) => [{ lane, tenant: "=big", seq: 99_000 }, { lane, tenant: "=t1", seq: 90_000 }])
+            const nodes = yield* plansOf((db) => intake(db)(owner, { lanes: lanes(), marks, held: [99_001, 99_003] }))
+            check(nodes, ["jobs_ready"], 1500)
+          }))
 
-      it.effect("find, reread, depth and nextDue go to their rows", () =>
-        Effect.gen(function*() {
-          check(yield* plansOf((db) => find(db)(idOf(77))), ["jobs_pkey", "dead_letters_pkey", "running_jobs_pkey"], 2)
-          check(yield* plansOf((db) => reread(db)(batch.map(({ id }) => id))), ["jobs_pkey"], 200)
-          check(yield* plansOf((db) => depth(db)(owner, 100)), ["jobs_ready"], 400)
-          check(yield* plansOf((db) => nextDue(db)(owner)), ["jobs_due"], 1)
-        }))
-    })
+        it.effect("find, reread, depth and nextDue go to their rows", () =>
+          Effect.gen(function*() {
+            check(
+              yield* plansOf((db) => find(db)(idOf(77))),
+              ["jobs_pkey", "dead_letters_pkey", "running_jobs_pkey"],
+              2
+            )
+            check(yield* plansOf((db) => reread(db)(batch.map(({ id }) => id))), ["jobs_pkey"], 200)
+            check(yield* plansOf((db) => depth(db)(owner, 100)), ["jobs_ready"], 400)
+            check(yield* plansOf((db) => nextDue(db)(owner)), ["jobs_due"], 1)
+          }))
+      })
 
-    describe("settling", () => {
-      it.effect("each kind of settlement takes its rows by their ids", () =>
-        Effect.gen(function*() {
-          const kinds = [finish, retry, putBack, bury].map((kind) => batch.map((one) => kind(one)))
-          for (const settlements of kinds) {
-            check(yield* plansOf((db) => settling(db)(owner, settlements, t0)), ["jobs_pkey"], 200)
-          }
-        }))
+      describe("settling", () => {
+        it.effect("each kind of settlement takes its rows by their ids", () =>
+          Effect.gen(function*() {
+            const kinds = [finish, retry, putBack, bury].map((kind) => batch.map((one) => kind(one)))
+            for (const settlements of kinds) {
+              check(yield* plansOf((db) => settling(db)(owner, settlements, t0)), ["jobs_pkey"], 200)
+            }
+          }))
 
-      it.effect("refence, cancel and replay take one row", () =>
-        Effect.gen(function*() {
-          check(yield* plansOf((db) => refence(db)(owner, idOf(77), 0)), ["jobs_pkey"], 1)
-          const one = { id: idOf(80), version: 0, owner: undefined, entry: noted("cancelled"), now: t0, purgeAt: t0 + 30 * day }
-          check(yield* plansOf((db) => cancel(db, inDays)(one)), ["jobs_pkey"], 1)
-          check(yield* plansOf((db) => replay(db)(idOf(1), "=big", noted("replayed"))), ["dead_letters_pkey"], 1)
-        }))
+        it.effect("refence, cancel and replay take one row", () =>
+          Effect.gen(function*() {
+            check(yield* plansOf((db) => refence(db)(owner, idOf(77), 0)), ["jobs_pkey"], 1)
+            const one = {
+              id: idOf(80),
+              version: 0,
+              owner: undefined,
+              entry: noted("cancelled"),
+              now: t0,
+              purgeAt: t0 + 30 * day
+            }
+            check(yield* plansOf((db) => cancel(db, inDays)(one)), ["jobs_pkey"], 1)
+            check(yield* plansOf((db) => replay(db)(idOf(1), "=big", noted("replayed"))), ["dead_letters_pkey"], 1)
+          }))
 
-      it.effect("a handler's session that planned settle on an empty table settles by id on a full one", () =>
-        Effect.gen(function*() {
-          const { client } = yield* Setup
-          const scans = client<{ readonly sequential: number; readonly byId: number }>`
+        it.effect("a handler's session that planned settle on an empty table settles by id on a full one", () =>
+          Effect.gen(function*() {
+            const { client } = yield* Setup
+            const scans = client<{ readonly sequential: number; readonly byId: number }>`
             select seq_scan::int4 as sequential, pg_stat_get_xact_numscans('millrace.jobs_pkey'::regclass)::int4 as "byId"
             from pg_stat_xact_user_tables where schemaname = 'millrace' and relname = 'jobs'`
-          const [before, after] = yield* client.withTransaction(Effect.gen(function*() {
-            const before = yield* scans
-            const done = finish({ id: idOf(78), version: 0 }, { entry: attempted(1, "completed") })
-            yield* client.unsafe(settleSql("millrace"), settleParameters(owner, done, t0))
-            return [before[0]!, (yield* scans)[0]!] as const
+            const [before, after] = yield* client.withTransaction(Effect.gen(function*() {
+              const before = yield* scans
+              const done = finish({ id: idOf(78), version: 0 }, { entry: attempted(1, "completed") })
+              yield* client.unsafe(settleSql("millrace"), settleParameters(owner, done, t0))
+              return [before[0]!, (yield* scans)[0]!] as const
+            }))
+            assert.strictEqual(after.sequential - before.sequential, 0)
+            assert.strictEqual(after.byId - before.byId, 1)
           }))
-          assert.strictEqual(after.sequential - before.sequential, 0)
-          assert.strictEqual(after.byId - before.byId, 1)
-        }))
-    })
+      })
 
-    describe("owning", () => {
-      it.effect("countCrashes reads the former owner's notes and no others", () =>
-        Effect.gen(function*() {
-          const nodes = yield* plansOf((db) => countCrashes(db)(owner, []))
-          check(nodes, ["running_jobs_owner", "running_jobs_pkey", "jobs_pkey"], 500)
-        }))
+      describe("owning", () => {
+        it.effect("countCrashes reads the former owner's notes and no others", () =>
+          Effect.gen(function*() {
+            const nodes = yield* plansOf((db) => countCrashes(db)(owner, []))
+            check(nodes, ["running_jobs_owner", "running_jobs_pkey", "jobs_pkey"], 500)
+          }))
 
-      it.effect("notes and the hand-over go to their rows", () =>
-        Effect.gen(function*() {
-          check(yield* plansOf((db) => noteRunning(db)(owner, batch.map((one) => note(one)), t0)), [], 0)
-          check(yield* plansOf((db) => noteDone(db)(owner, batch.map(({ id }) => id))), ["running_jobs_pkey"], 200)
-          check(yield* plansOf((db) => handOver(db)(owner)), ["running_jobs_owner"], 20_000)
-        }))
+        it.effect("notes and the hand-over go to their rows", () =>
+          Effect.gen(function*() {
+            check(yield* plansOf((db) => noteRunning(db)(owner, batch.map((one) => note(one)), t0)), [], 0)
+            check(yield* plansOf((db) => noteDone(db)(owner, batch.map(({ id }) => id))), ["running_jobs_pkey"], 200)
+            check(yield* plansOf((db) => handOver(db)(owner)), ["running_jobs_owner"], 20_000)
+          }))
 
-      it.effect("promote takes the rows that are due, in the order of their times", () =>
-        Effect.gen(function*() {
-          check(yield* plansOf((db) => promote(db)(owner, t0 + 50_000_000, 500)), ["jobs_due", "jobs_pkey"], 1000)
-        }))
-    })
+        it.effect("promote takes the rows that are due, in the order of their times", () =>
+          Effect.gen(function*() {
+            check(yield* plansOf((db) => promote(db)(owner, t0 + 50_000_000, 500)), ["jobs_due", "jobs_pkey"], 1000)
+          }))
+      })
 
-    describe("submitting", () => {
-      const submitted = keyed(500)
-      it.effect("a keyed batch asks for its keys' holders by key", () =>
-        Effect.gen(function*() {
-          const statements = Submit.makeStatements("millrace")
-          check(yield* plansOf((db) => db.run("submit", statements.existing, Submit.existingParameters(submitted))), ["jobs_dedupe"], 500)
-          check(yield* plansOf((db) => db.run("submit", statements.known, Submit.knownParameters(submitted))), [
-            "jobs_pkey",
-            "dead_letters_pkey"
-          ], 0)
-        }))
+      describe("submitting", () => {
+        const submitted = keyed(500)
+        it.effect("a keyed batch asks for its keys' holders by key", () =>
+          Effect.gen(function*() {
+            const statements = Submit.makeStatements("millrace")
+            check(yield* plansOf((db) => db.run("submit", statements.existing, Submit.existingParameters(submitted))), [
+              "jobs_dedupe"
+            ], 500)
+            check(yield* plansOf((db) => db.run("submit", statements.known, Submit.knownParameters(submitted))), [
+              "jobs_pkey",
+              "dead_letters_pkey"
+            ], 0)
+          }))
 
-      it.effect("and does so in a caller's transaction, on a session with settings of its own", () =>
-        Effect.gen(function*() {
-          const { client } = yield* Setup
-          const { existing } = Submit.makeStatements("millrace")
-          const [row] = yield* client.unsafe<Explained>(
-            `explain (analyze, timing off, summary off, format json) ${existing}`,
-            Submit.existingParameters(keyed(20))
-          ).unprepared
-          const nodes = nodesOf(row!["QUERY PLAN"][0]!.Plan)
-          assert.isFalse(nodes.some((node) => node["Node Type"] === "Seq Scan" && node["Relation Name"] === "jobs"), JSON.stringify(nodes))
-        }))
-    })
-  })
+        it.effect("and does so in a caller's transaction, on a session with settings of its own", () =>
+          Effect.gen(function*() {
+            const { client } = yield* Setup
+            const { existing } = Submit.makeStatements("millrace")
+            const [row] = yield* client.unsafe<Explained>(
+              `explain (analyze, timing off, summary off, format json) ${existing}`,
+              Submit.existingParameters(keyed(20))
+            ).unprepared
+            const nodes = nodesOf(row!["QUERY PLAN"][0]!.Plan)
+            assert.isFalse(
+              nodes.some((node) => node["Node Type"] === "Seq Scan" && node["Relation Name"] === "jobs"),
+              JSON.stringify(nodes)
+            )
+          }))
+      })
+    }
+  )
 }

@@ -170,6 +170,18 @@ begin
 end $function$
 ;
 
+CREATE OR REPLACE FUNCTION millrace.find_finished(job uuid)
+ RETURNS SETOF millrace.finished_jobs
+ LANGUAGE plpgsql
+ STABLE
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+begin
+  return query select f.* from millrace.finished_jobs f where f.id = job;
+end $function$
+;
+
 CREATE OR REPLACE FUNCTION millrace.settle(job uuid, ver integer, queue integer, part smallint, ep bigint, how smallint, at timestamp with time zone, purge date, res text, entry jsonb)
  RETURNS void
  LANGUAGE plpgsql

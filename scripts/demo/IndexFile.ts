@@ -3,14 +3,15 @@
  */
 import * as NodeCrypto from "@effect/platform-node/NodeCrypto"
 import * as Context from "effect/Context"
+import { Digest, sha256 } from "effect/crypto/Digest"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as FileSystem from "effect/FileSystem"
 import * as Layer from "effect/Layer"
 import * as Path from "effect/Path"
+import type { PlatformError } from "effect/PlatformError"
 import * as Ref from "effect/Ref"
 import * as Schema from "effect/Schema"
-import { Digest, sha256 } from "effect/crypto/Digest"
 import { SqlClient } from "effect/sql/SqlClient"
 import { CurrentJob, Job, type JobError, JobQueue, RetryPolicy } from "../../src/index.ts"
 import { formatOf } from "./folder.ts"
@@ -29,12 +30,11 @@ export class UnsupportedFormat extends Schema.TaggedError<UnsupportedFormat>()("
 
 /** The file cannot be read, and will not be the next time either: a dead letter at once. */
 export class FileUnreadable extends Schema.TaggedError<FileUnreadable>()("FileUnreadable", {
-  path: Schema.String,
   why: Schema.String
 }) {
   readonly errorClass: JobError.ErrorClass = "Permanent"
   override get message() {
-    return `${this.path} cannot be read: ${this.why}`
+    return `cannot be read: ${this.why}`
   }
 }
 
@@ -78,26 +78,31 @@ const count = (content: Uint8Array): { readonly lines: number; readonly words: n
   return { lines, words }
 }
 
+const why = ({ reason }: PlatformError): string =>
+  reason._tag === "NotFound"
+    ? "it is not there any more, or a link that leads nowhere"
+    : reason._tag === "PermissionDenied"
+    ? "permission denied"
+    : reason.message
+
 const read = Effect.fnUntraced(function*(folder: string, path: string) {
   const fs = yield* FileSystem.FileSystem
   const { join } = yield* Path.Path
-  return yield* fs.readFile(join(folder, path)).pipe(
-    Effect.mapError(({ reason }) => new FileUnreadable({ path, why: reason.message }))
-  )
+  return yield* Effect.mapError(fs.readFile(join(folder, path)), (error) => new FileUnreadable({ why: why(error) }))
 })
 
 /** The handler. `delay` makes each file take that much longer, so that there is something to see and time to pull the plug. */
 export const layer = (delay: Duration.Input) =>
   IndexFile.toLayer(({ folder, path, runId }) =>
     Effect.gen(function*() {
-      const { attempt, jobId } = yield* CurrentJob.CurrentJob
+      const { jobId } = yield* CurrentJob.CurrentJob
       const content = yield* read(folder, path)
       const found = { ...count(content), sha256: yield* (yield* Digest).digestHex(sha256, content) }
       yield* Effect.sleep(delay)
 
       // This is the job's own transaction. It begins here, with its first statement, and its COMMIT carries the job's completion as well.
       const sql = yield* SqlClient
-      yield* sql`insert into demo.files ${sql.insert({ run_id: runId, job_id: jobId, path, ...found, attempt })}`
+      yield* sql`insert into demo.files ${sql.insert({ run_id: runId, job_id: jobId, path, ...found })}`
 
       // The row is written before the format is looked at: when this fails, the row goes with the attempt.
       const format = formatOf(path)

@@ -21,7 +21,8 @@ export interface Progress {
   readonly deadLetters: ReadonlySet<JobId.JobId>
 }
 
-const without = <A>(set: ReadonlySet<A>, value: A): ReadonlySet<A> => new Set([...set].filter((other) => other !== value))
+const without = <A>(set: ReadonlySet<A>, value: A): ReadonlySet<A> =>
+  new Set([...set].filter((other) => other !== value))
 const including = <A>(set: ReadonlySet<A>, value: A): ReadonlySet<A> => new Set([...set, value])
 
 /** What an event changes: pure. */
@@ -53,16 +54,19 @@ export class Display extends Context.Service<Display, {
 
 const plural = (count: number, noun: string) => count === 0 ? "" : `  ${count} ${noun}${count === 1 ? "" : "s"}`
 
-const bar = ({ completed, deadLetters, retrying, total }: Progress, path: string | undefined): string => {
+const bar = ({ completed, deadLetters, retrying, total }: Progress, path: string): string => {
   const filled = Math.round(30 * completed / total)
   const counts = `${"█".repeat(filled)}${"░".repeat(30 - filled)} ${completed}/${total}`
-  return `${counts}${retrying.size === 0 ? "" : `  ${retrying.size} retrying`}${plural(deadLetters.size, "dead letter")}  ${path ?? ""}`
+  return `${counts}${retrying.size === 0 ? "" : `  ${retrying.size} retrying`}${
+    plural(deadLetters.size, "dead letter")
+  }  ${path}`
 }
 
 /** A bar that stays on the last line; lines go above it. */
 const onTerminal = Effect.gen(function*() {
   const { columns, display } = yield* Terminal.Terminal
   let last = ""
+  let file = ""
   const clear = "\r\u001b[2K"
   const write = (text: string) => Effect.orDie(display(text))
   yield* Effect.addFinalizer(() => write(last === "" ? "" : "\n"))
@@ -70,7 +74,8 @@ const onTerminal = Effect.gen(function*() {
     say: (line) => write(`${clear}${line}\n${last}`),
     show: (progress, path) =>
       Effect.flatMap(columns, (columns) => {
-        last = bar(progress, path).slice(0, columns - 1)
+        file = path ?? file
+        last = bar(progress, file).slice(0, columns - 1)
         return write(clear + last)
       })
   })
@@ -121,15 +126,17 @@ export const watch = Effect.fnUntraced(function*(
   let progress: Progress = { total: run.tasks.length, completed, retrying: new Set(), deadLetters: new Set() }
   yield* display.show(progress, undefined)
   return yield* events.pipe(
-    Stream.mapEffect((event) => Effect.gen(function*() {
-      const path = paths.get(event.jobId)
-      if (path === undefined) return
-      progress = step(progress, event)
-      const words = sentence(event)
-      if (words !== undefined && told.size < 3) told.add(path)
-      if (words !== undefined && told.has(path)) yield* display.say(`  ${path} ${words}`)
-      yield* display.show(progress, event._tag === "JobCompleted" ? path : undefined)
-    })),
+    Stream.mapEffect((event) =>
+      Effect.gen(function*() {
+        const path = paths.get(event.jobId)
+        if (path === undefined) return
+        progress = step(progress, event)
+        const words = sentence(event)
+        if (words !== undefined && told.size < 3) told.add(path)
+        if (words !== undefined && told.has(path)) yield* display.say(`  ${path} ${words}`)
+        yield* display.show(progress, event._tag === "JobCompleted" ? path : undefined)
+      })
+    ),
     Stream.takeUntil(() => progress.completed === progress.total),
     Stream.runDrain
   )

@@ -27,8 +27,7 @@ export const IndexedFile = Schema.Struct({
   path: Schema.String,
   lines: Schema.Int,
   words: Schema.Int,
-  sha256: Schema.String,
-  attempt: Schema.Int
+  sha256: Schema.String
 })
 export type IndexedFile = typeof IndexedFile.Type
 
@@ -47,8 +46,7 @@ export const prepare = Effect.gen(function*() {
   )`
   yield* sql`create table if not exists demo.files (
     run_id int not null references demo.runs, job_id uuid not null, path text not null,
-    lines int not null, words int not null, sha256 text not null, attempt int not null,
-    indexed_at timestamptz not null default now()
+    lines int not null, words int not null, sha256 text not null
   )`
 }).pipe(Effect.withTracerEnabled(false))
 
@@ -84,7 +82,9 @@ export const begin = Effect.fnUntraced(function*(folder: Folder, unsupported: st
     )
     yield* sql`insert into demo.tasks (run_id, path, job_id)
       select ${runId}, * from unnest(${folder.files}::text[], ${jobIds}::uuid[])`
-    const tasks = folder.files.flatMap((path, index) => jobIds[index] === undefined ? [] : [{ path, jobId: jobIds[index] }])
+    const tasks = folder.files.flatMap((path, index) =>
+      jobIds[index] === undefined ? [] : [{ path, jobId: jobIds[index] }]
+    )
     return { runId, unsupported, tasks } satisfies Run
   }))
 })
@@ -95,7 +95,7 @@ export const indexed = Effect.fnUntraced(function*({ runId }: Run) {
   return yield* SqlSchema.findAll({
     Request: Schema.Int,
     Result: IndexedFile,
-    execute: (runId) => sql`select path, lines, words, sha256, attempt from demo.files where run_id = ${runId} order by path`
+    execute: (runId) => sql`select path, lines, words, sha256 from demo.files where run_id = ${runId} order by path`
   })(runId)
 })
 

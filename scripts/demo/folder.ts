@@ -1,12 +1,12 @@
 /**
  * Which files there are to index.
  */
+import { CliError } from "effect/cli"
 import * as Effect from "effect/Effect"
 import * as FileSystem from "effect/FileSystem"
 import * as Path from "effect/Path"
 import * as Runtime from "effect/Runtime"
 import * as Schema from "effect/Schema"
-import { CliError } from "effect/cli"
 
 /** The demo cannot go on. Shown to its user as it is, without a stack; the exit code is 1. */
 export class Unusable extends Schema.TaggedError<Unusable>()("Unusable", { message: Schema.String }) {
@@ -40,9 +40,17 @@ export const list = Effect.fnUntraced(function*(given: string) {
   const { join } = yield* Path.Path
   const unusable = (why: string) => new Unusable({ message: `${given} ${why}` })
 
-  const root = yield* Effect.mapError(fs.realPath(given), ({ reason }) =>
-    unusable(reason._tag === "NotFound" ? "does not exist: name a folder with files" : `cannot be opened: ${reason.message}`))
-  const { type } = yield* Effect.mapError(fs.stat(root), ({ reason }) => unusable(`cannot be opened: ${reason.message}`))
+  const root = yield* Effect.mapError(
+    fs.realPath(given),
+    ({ reason }) =>
+      unusable(
+        reason._tag === "NotFound" ? "does not exist: name a folder with files" : `cannot be opened: ${reason.message}`
+      )
+  )
+  const { type } = yield* Effect.mapError(
+    fs.stat(root),
+    ({ reason }) => unusable(`cannot be opened: ${reason.message}`)
+  )
   if (type !== "Directory") return yield* unusable("is not a folder: name the folder it lies in")
 
   const entries = yield* fs.glob("**/*", { root, exclude: ["**/node_modules"] }).pipe(
@@ -50,7 +58,8 @@ export const list = Effect.fnUntraced(function*(given: string) {
   )
   const files = yield* Effect.filter(
     entries,
-    (path) => Effect.match(fs.stat(join(root, path)), { onSuccess: ({ type }) => type === "File", onFailure: () => true }),
+    (path) =>
+      Effect.match(fs.stat(join(root, path)), { onSuccess: ({ type }) => type === "File", onFailure: () => true }),
     { concurrency: 16 }
   )
   if (files.length === 0) return yield* unusable("has no files to index (hidden ones and node_modules do not count)")

@@ -3,6 +3,7 @@
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
+import { Argument, Command, Flag } from "effect/cli"
 import * as Config from "effect/Config"
 import * as Console from "effect/Console"
 import * as Duration from "effect/Duration"
@@ -11,11 +12,11 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Path from "effect/Path"
 import * as Redacted from "effect/Redacted"
-import { Argument, Command, Flag } from "effect/cli"
 import { fileURLToPath } from "node:url"
 import { EmbeddedPostgres, Postgres } from "../../src/index.ts"
+import * as Telemetry from "../../src/Telemetry.ts"
 import * as Demo from "./demo.ts"
-import { Unusable } from "./folder.ts"
+import * as Folder from "./folder.ts"
 
 const ownSource = fileURLToPath(new URL("../../src", import.meta.url))
 
@@ -47,10 +48,13 @@ const command = Command.make(
     ),
     delay: Flag.Int("delay").pipe(
       Flag.withDescription("Milliseconds that each file takes longer"),
-      Flag.filter((delay) => delay >= 0, (delay) => `expected 0 or more, got ${delay}`),
+      Flag.filter((delay) => delay >= 0, (delay) => `0 or more milliseconds, got ${delay}`),
       Flag.withDefault(0)
     ),
-    slow: Flag.Boolean("slow").pipe(Flag.withDescription("A second a file: time to try kill -9"), Flag.withDefault(false)),
+    slow: Flag.Boolean("slow").pipe(
+      Flag.withDescription("A second a file: time to try kill -9"),
+      Flag.withDefault(false)
+    ),
     unsupported: Flag.String("unsupported").pipe(
       Flag.withDescription("The format that fails until the fix, such as .md (default: the rarest in the folder)"),
       Flag.optional
@@ -58,18 +62,24 @@ const command = Command.make(
   },
   Effect.fnUntraced(function*({ delay, folder, slow, unsupported }) {
     yield* Demo.run({
-      folder: yield* fromWhereTheUserStands(folder),
+      folder: yield* Folder.list(yield* fromWhereTheUserStands(folder)),
       delay: Duration.millis(slow ? Math.max(delay, 1_000) : delay),
       unsupported
     }).pipe(
       Effect.provide(database),
+      Effect.provide(Telemetry.layer({ resource: { serviceName: "millrace-demo" } })),
       Effect.catchTags({
-        PostgresError: ({ message }) => Effect.fail(new Unusable({ message })),
-        EmbeddedPostgresError: ({ message }) => Effect.fail(new Unusable({ message }))
+        PostgresError: ({ message }) => Effect.fail(new Folder.Unusable({ message })),
+        EmbeddedPostgresError: ({ message }) => Effect.fail(new Folder.Unusable({ message })),
+        TelemetryError: ({ message }) => Effect.fail(new Folder.Unusable({ message }))
       })
     )
   })
-).pipe(Command.withDescription("Indexes a folder with durable jobs. Kill it in the middle and start it again: nothing is lost, nothing is done twice."))
+).pipe(
+  Command.withDescription(
+    "Indexes a folder with durable jobs. Kill it in the middle and start it again: nothing is lost, nothing is done twice."
+  )
+)
 
 command.pipe(
   Command.run({ version: "0.1.0" }),

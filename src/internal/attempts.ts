@@ -15,7 +15,7 @@ import type { JobId } from "../JobId.ts"
 import type { ReadyJob, RunNote, Settlement } from "../JobStore.ts"
 import type { Announcer } from "./announcer.ts"
 import * as Coalescer from "./coalescer.ts"
-import { liveClock, onLiveClock } from "./liveClock.ts"
+import { liveClock, onLiveClock } from "./time/liveClock.ts"
 import type { Settler } from "./settler.ts"
 
 /** One attempt under way. */

@@ -2,7 +2,7 @@
  * Jobs whose type has no handler in this process: kept for a second (handlers register while a process starts), then put back.
  */
 import type { ReadyJob } from "../JobStore.ts"
-import { liveClock } from "./liveClock.ts"
+import { liveClock } from "./time/liveClock.ts"
 
 const patienceMs = 1_000
 const capacity = 256

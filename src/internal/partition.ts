@@ -15,7 +15,6 @@ import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type { EventBus } from "../EventBus.ts"
 import type * as Execution from "../Execution.ts"
-import * as JobError from "../JobError.ts"
 import type { JobHandlers } from "../JobHandlers.ts"
 import type { JobId } from "../JobId.ts"
 import * as JobMetrics from "../JobMetrics.ts"
@@ -27,9 +26,10 @@ import * as RequestContext from "../RequestContext.ts"
 import * as Announcer from "./announcer.ts"
 import * as Attempts from "./attempts.ts"
 import * as Held from "./held.ts"
-import { liveClock, onLiveClock } from "./liveClock.ts"
+import { liveClock, onLiveClock } from "./time/liveClock.ts"
 import * as Parking from "./parking.ts"
 import * as Settler from "./settler.ts"
+import * as Verdict from "./verdict.ts"
 
 /** What a partition is made of. */
 export interface Options {
@@ -163,49 +163,15 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
           }))
       })
 
-    const crashLoop = (job: ReadyJob, now: number): Settlement => {
-      const failure = JobError.toFailure(new JobError.CrashLoop({ crashes: job.crashes }), { class: "System" })
-      return {
-        _tag: "DeadLetter",
-        id: job.id,
-        version: job.version,
-        failure,
-        isAttempt: false,
-        entry: { kind: "dead-lettered", at: now, failure }
-      }
-    }
-
-    const expiry = (job: ReadyJob, now: number): Settlement => ({
-      _tag: "Finish",
-      id: job.id,
-      version: job.version,
-      outcome: "expired",
-      result: undefined,
-      purgeAt: now + queue.retention.expiredMs,
-      entry: { kind: "expired", at: now }
-    })
-
-    const withoutHandler = (job: ReadyJob, now: number): Settlement => {
-      const readySince = RequestContext.fromStored(job.context).scheduledFor ?? job.createdAt
-      const waited = Math.min(parking.missingFor(job.type), now - readySince)
-      const { id, version } = job
-      const failure = JobError.toFailure(
-        new JobError.HandlerMissing({ type: job.type, graceMs: options.handlerGraceMs }),
-        { class: "Permanent" }
-      )
-      if (waited >= options.handlerGraceMs) {
-        return { _tag: "DeadLetter", id, version, failure, isAttempt: false, entry: { kind: "dead-lettered", at: now, failure } }
-      }
-      const delay = Math.min(Math.max(waited, 1_000), 30_000, Math.max(options.handlerGraceMs - waited, 1_000))
-      return { _tag: "PutBack", id, version, dueAt: now + delay, entry: { kind: "put back", at: now, dueAt: now + delay, failure } }
-    }
+    const withoutHandler = (job: ReadyJob, now: number) =>
+      Verdict.withoutHandler(job, now, parking.missingFor(job.type), options.handlerGraceMs)
 
     const begin = (job: ReadyJob, attempts: Attempts.Attempts) =>
       Effect.gen(function*() {
         const now = yield* store.now
-        if (job.crashes >= crashLimit) return yield* Effect.forkIn(settle(job, crashLoop(job, now)), loops)
+        if (job.crashes >= crashLimit) return yield* Effect.forkIn(settle(job, Verdict.crashLoop(job, now)), loops)
         if (job.expiresAt !== undefined && job.expiresAt <= now) {
-          return yield* Effect.forkIn(settle(job, expiry(job, now)), loops)
+          return yield* Effect.forkIn(settle(job, Verdict.expired(job, now, queue.retention)), loops)
         }
         const handler = handlers.get(job.type)
         if (handler === undefined) return parking.park(job)
@@ -388,16 +354,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     )
 
     const cancelWaiting = (job: ReadyJob, by: string | undefined) =>
-      Effect.flatMap(store.now, (now) =>
-        settle(job, {
-          _tag: "Finish",
-          id: job.id,
-          version: job.version,
-          outcome: "cancelled",
-          result: undefined,
-          purgeAt: now + queue.retention.cancelledMs,
-          entry: { kind: "cancelled", at: now, ...(by === undefined ? {} : { by }) }
-        }))
+      Effect.flatMap(store.now, (now) => settle(job, Verdict.cancelled(job, now, queue.retention, by)))
 
     /** Not held: it may be read at any moment, so this takes the place of an intake. */
     const cancelUnread = (owner: Owner, id: JobId, by: string | undefined) =>

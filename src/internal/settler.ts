@@ -11,7 +11,7 @@ import type { JobFailure } from "../JobError.ts"
 import type { JobId } from "../JobId.ts"
 import type { JobStore, Owner, Settlement, StoreError } from "../JobStore.ts"
 import * as Coalescer from "./coalescer.ts"
-import { onLiveClock } from "./liveClock.ts"
+import { onLiveClock } from "./time/liveClock.ts"
 
 /** `superseded`: someone else has the outcome, or the row has moved on; look again. `stopped`: the owner ended before the store answered. */
 export type Settled = "settled" | "superseded" | "stopped"

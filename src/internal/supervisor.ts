@@ -8,7 +8,7 @@ import * as Layer from "effect/Layer"
 import * as Schedule from "effect/Schedule"
 import { RunnerStorage } from "effect/cluster/RunnerStorage"
 import type { ShardId } from "effect/cluster/ShardId"
-import { liveClock, onLiveClock } from "./liveClock.ts"
+import { liveClock, onLiveClock } from "./time/liveClock.ts"
 
 /** A shard as text: its group and number. */
 export const shardName = ({ group, id }: ShardId): string => `${group}:${id}`

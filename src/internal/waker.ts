@@ -10,7 +10,7 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import { JobStore, type Ready } from "../JobStore.ts"
 import { type Address, Owners } from "./owners.ts"
-import { onLiveClock } from "./liveClock.ts"
+import { onLiveClock } from "./time/liveClock.ts"
 import { type KnownQueue, Queues } from "./queues.ts"
 
 /** Wakes owners. */

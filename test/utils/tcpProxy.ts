@@ -2,46 +2,51 @@
  * A TCP proxy in front of PostgreSQL whose clients can be cut off while their sessions live on: what a broken network looks like.
  */
 import * as Effect from "effect/Effect"
-import { type AddressInfo, connect, createServer, type Socket } from "node:net"
+import { connect, createServer, type Socket } from "node:net"
 
 /** `url` leads through the proxy. `cut` closes every client's socket; the server's side of it stays open until the proxy ends. */
 export const tcpProxy = (target: string) =>
   Effect.map(
     Effect.acquireRelease(
-      Effect.callback<{ readonly url: string; readonly cut: Effect.Effect<void>; readonly close: () => void }>((resume) => {
-        const { hostname, port } = new URL(target)
-        const clients = new Set<Socket>()
-        const sessions = new Set<Socket>()
-        const server = createServer((client) => {
-          const session = connect(Number(port), hostname)
-          clients.add(client)
-          sessions.add(session)
-          client.on("data", (bytes) => session.write(bytes))
-          session.on("data", (bytes) => client.write(bytes))
-          // A client that leaves by itself takes its session along; one that was cut off does not.
-          client.on("close", () => clients.delete(client) && session.end())
-          session.on("close", () => client.destroy())
-          client.on("error", () => {})
-          session.on("error", () => {})
-        })
-        server.listen(0, "127.0.0.1", () => {
-          const { port } = server.address() as AddressInfo
-          const url = new URL(target)
-          url.hostname = "127.0.0.1"
-          url.port = String(port)
-          const cut = Effect.sync(() => {
-            for (const client of clients) {
-              clients.delete(client)
-              client.destroy()
-            }
+      Effect.callback<{ readonly url: string; readonly cut: Effect.Effect<void>; readonly close: () => void }>(
+        (resume) => {
+          const { hostname, port } = new URL(target)
+          const clients = new Set<Socket>()
+          const sessions = new Set<Socket>()
+          const server = createServer((client) => {
+            const session = connect(Number(port), hostname)
+            clients.add(client)
+            sessions.add(session)
+            client.on("data", (bytes) => session.write(bytes))
+            session.on("data", (bytes) => client.write(bytes))
+            // A client that leaves by itself takes its session along; one that was cut off does not.
+            client.on("close", () => clients.delete(client) && session.end())
+            session.on("close", () => client.destroy())
+            client.on("error", () => {})
+            session.on("error", () => {})
           })
-          const close = () => {
-            for (const socket of [...clients, ...sessions]) socket.destroy()
-            server.close()
-          }
-          resume(Effect.succeed({ url: url.toString(), cut, close }))
-        })
-      }),
+          server.listen(0, "127.0.0.1", () => {
+            const address = server.address()
+            if (address === null || typeof address === "string") {
+              return resume(Effect.die(new Error("the proxy has no port")))
+            }
+            const url = new URL(target)
+            url.hostname = "127.0.0.1"
+            url.port = String(address.port)
+            const cut = Effect.sync(() => {
+              for (const client of clients) {
+                clients.delete(client)
+                client.destroy()
+              }
+            })
+            const close = () => {
+              for (const socket of [...clients, ...sessions]) socket.destroy()
+              server.close()
+            }
+            resume(Effect.succeed({ url: url.toString(), cut, close }))
+          })
+        }
+      ),
       ({ close }) => Effect.sync(close)
     ),
     ({ cut, url }) => ({ cut, url })

@@ -10,7 +10,8 @@ import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import { randomBytes } from "node:crypto"
-import { chmod, chown, mkdir, readFile, realpath, rename, rm, writeFile } from "node:fs/promises"
+import { chmod, chown, mkdir, mkdtemp, readdir, readFile, realpath, rename, rm, writeFile } from "node:fs/promises"
+import { tmpdir } from "node:os"
 import * as Path from "node:path"
 import * as Account from "./account.ts"
 import type { Binaries } from "./binaries.ts"
@@ -202,7 +203,25 @@ export const open = Effect.fnUntraced(function*(
   return folder
 })
 
-/** Removes the folder; for those that were made for one run. */
+/**
+ * A folder for one run, in the system's temporary one, removed when the scope closes. Those of runs that were killed are removed now.
+ */
+export const makeTemporary = Effect.fnUntraced(function*(): Effect.fn.Return<string, EmbeddedPostgresError, Scope.Scope> {
+  const parent = tmpdir()
+  const prefix = "millrace-postgres-"
+  const names = yield* Effect.orElseSucceed(Effect.tryPromise(() => readdir(parent)), () => [])
+  for (const name of names) {
+    if (!name.startsWith(prefix)) continue
+    const owner = yield* ownerOf(Path.join(parent, name, "owner.json"))
+    if (Option.isSome(owner) && !(yield* OsProcess.isAlive(owner.value))) yield* remove(Path.join(parent, name))
+  }
+  return yield* Effect.acquireRelease(
+    Effect.tryPromise({ try: () => mkdtemp(Path.join(parent, prefix)), catch: unwritable(parent) }),
+    remove
+  )
+})
+
+/** Removes the folder. */
 export const remove = (root: string): Effect.Effect<void> =>
   Effect.ignore(Effect.tryPromise(() => rm(root, { recursive: true, force: true, maxRetries: 3 })))
 

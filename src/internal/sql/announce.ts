@@ -15,7 +15,9 @@ import { text, texts } from "./rows.ts"
 /** PostgreSQL takes less than 8000 bytes. */
 const maxBytes = 7_900
 
-const Payload = Schema.fromJsonString(Schema.Array(Schema.Tuple([Schema.Int, Schema.Int, Schema.Int, Schema.String, Schema.Int])))
+const Payload = Schema.fromJsonString(
+  Schema.Array(Schema.Tuple([Schema.Int, Schema.Int, Schema.Int, Schema.String, Schema.Int]))
+)
 const decode = Schema.decodeUnknownOption(Payload)
 
 /** The channel of one schema. */
@@ -52,14 +54,17 @@ export const announce = (db: Database) => {
   const sql = "select count(pg_notify($1, p))::int4 as sent from unnest($2) as u(p)"
   return (ready: ReadonlyArray<Ready>): Effect.Effect<void, StoreError> => {
     const sent = payloads(ready)
-    return sent.length === 0 ? Effect.void : Effect.asVoid(db.run("announce", sql, [text(channelOf(db.schema)), texts(sent)]))
+    return sent.length === 0
+      ? Effect.void
+      : Effect.asVoid(db.run("announce", sql, [text(channelOf(db.schema)), texts(sent)]))
   }
 }
 
 const toReady = (payload: string): ReadonlyArray<Ready> =>
   Option.match(decode(payload), {
     onNone: () => [],
-    onSome: (items) => items.map(([queueId, partition, lane, tenant, seq]) => ({ queueId, partition, lane, tenant, seq }))
+    onSome: (items) =>
+      items.map(([queueId, partition, lane, tenant, seq]) => ({ queueId, partition, lane, tenant, seq }))
   })
 
 /** Holds one connection of the pool. A payload that is not ours is passed over. */

@@ -5,7 +5,7 @@
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import type { StoreError } from "../../JobStore.ts"
-import { liveClock } from "../liveClock.ts"
+import { liveClock } from "../time/liveClock.ts"
 import type { Database } from "./database.ts"
 
 /** Beyond this somebody should look after the machine's clock. */
@@ -15,11 +15,17 @@ const warnMs = 1_000
 export const measureOffset = (db: Database): Effect.Effect<number, StoreError> =>
   Effect.gen(function*() {
     const before = liveClock.currentTimeMillisUnsafe()
-    const [row] = yield* db.run<{ readonly now: number }>("now", "select (extract(epoch from clock_timestamp()) * 1000)::float8 as now", [])
+    const [row] = yield* db.run<{ readonly now: number }>(
+      "now",
+      "select (extract(epoch from clock_timestamp()) * 1000)::float8 as now",
+      []
+    )
     const after = liveClock.currentTimeMillisUnsafe()
     const offset = row === undefined ? 0 : Math.round(row.now - (before + after) / 2)
     if (Math.abs(offset) > warnMs) {
-      yield* Effect.logWarning(`The clocks of this process and of PostgreSQL are ${offset} ms apart; due times follow the database's.`)
+      yield* Effect.logWarning(
+        `The clocks of this process and of PostgreSQL are ${offset} ms apart; due times follow the database's.`
+      )
     }
     return Math.abs(offset) <= (after - before) / 2 + 1 ? 0 : offset
   })

@@ -83,12 +83,18 @@ export const toStoreError = (operation: string) => (error: SqlError): StoreError
 }
 
 /** Statements of `client`, prepared. */
-export const runOn = (client: SqlClient): Run => <Row extends object>(operation: string, sql: string, parameters: ReadonlyArray<unknown>) =>
-  Effect.withTracerEnabled(Effect.mapError(client.unsafe<Row>(sql, parameters), toStoreError(operation)), false)
+export const runOn =
+  (client: SqlClient): Run =>
+  <Row extends object>(operation: string, sql: string, parameters: ReadonlyArray<unknown>) =>
+    Effect.withTracerEnabled(Effect.mapError(client.unsafe<Row>(sql, parameters), toStoreError(operation)), false)
 
 /** Statements of a client with settings of its own: planned anew for each call. */
 export const runUnpreparedOn =
-  (client: SqlClient): Run => <Row extends object>(operation: string, sql: string, parameters: ReadonlyArray<unknown>) =>
-    Effect.withTracerEnabled(Effect.mapError(client.unsafe<Row>(sql, parameters).unprepared, toStoreError(operation)), false)
+  (client: SqlClient): Run =>
+  <Row extends object>(operation: string, sql: string, parameters: ReadonlyArray<unknown>) =>
+    Effect.withTracerEnabled(
+      Effect.mapError(client.unsafe<Row>(sql, parameters).unprepared, toStoreError(operation)),
+      false
+    )
 
 export const make = (pool: PgClient, schema: string): Database => ({ schema, pool, run: runOn(pool) })

@@ -45,7 +45,9 @@ export const replay = (db: Database) => {
   const sql = replaySql(db.schema)
   return (id: JobId, tenant: TenantKey, entry: Entry): Effect.Effect<Option.Option<Ready> | "taken", StoreError> =>
     db.run<ReadyRow>("replay", sql, [uuid(id), text(tenant), text(entryJson(entry))]).pipe(
-      Effect.map(([row]): Option.Option<Ready> | "taken" => row === undefined ? Option.none() : Option.some(toReady(row))),
+      Effect.map(([row]): Option.Option<Ready> | "taken" =>
+        row === undefined ? Option.none() : Option.some(toReady(row))
+      ),
       Effect.catchIf(isTaken, () => Effect.succeed("taken" as const))
     )
 }

@@ -51,7 +51,7 @@ union all select 'dead', null, id, queue_id, partition, lane, tenant_id, type, v
   null, null, null from ${schema}.dead_letters where id = $1
 union all select 'finished', outcome, id, queue_id, partition, null, tenant_id, type, version, attempt, 0, null,
   batch_id, created_at, null, finished_at, payload, context, result, null, history,
-  null, null, null from ${schema}.finished_jobs where id = $1`
+  null, null, null from ${schema}.find_finished($1)`
 
 const outcomes: ReadonlyArray<Outcome> = ["completed", "cancelled", "expired"]
 
@@ -97,7 +97,10 @@ const toRecord = (row: FoundRow): JobRecord => ({
 export const find = (db: Database) => {
   const sql = findSql(db.schema)
   return (id: JobId): Effect.Effect<Option.Option<JobRecord>, StoreError> =>
-    Effect.map(db.run<FoundRow>("find", sql, [uuid(id)]), ([row]) => row === undefined ? Option.none() : Option.some(toRecord(row)))
+    Effect.map(
+      db.run<FoundRow>("find", sql, [uuid(id)]),
+      ([row]) => row === undefined ? Option.none() : Option.some(toRecord(row))
+    )
 }
 
 // Ready rows by lane, counted no further than asked: a long backlog costs no more than a short one. Serving index: jobs_ready.
@@ -126,7 +129,8 @@ export const queues = (db: Database): Effect.Effect<ReadonlyArray<QueueRow>, Sto
 // The partition count stored first wins. Read first: an insert that meets a row would burn an id each time a process starts.
 export const declareQueue = (db: Database) => {
   const read = `select ${queueColumns} from ${db.schema}.queues where name = $1`
-  const add = `insert into ${db.schema}.queues (name, partitions) values ($1, $2) on conflict (name) do nothing returning ${queueColumns}`
+  const add =
+    `insert into ${db.schema}.queues (name, partitions) values ($1, $2) on conflict (name) do nothing returning ${queueColumns}`
   return Effect.fnUntraced(function*(name: string, partitions: number): Effect.fn.Return<QueueRow, StoreError> {
     while (true) {
       const [known] = yield* db.run<QueueRow>("declareQueue", read, [text(name)])

@@ -11,7 +11,10 @@ import { type Database, isMissingDay, toStoreError } from "./database.ts"
 import { dayOf, int4 } from "./rows.ts"
 
 /** Runs a statement that writes finished rows into these days, whose partitions are made first. */
-export type InDays = <A>(days: ReadonlySet<number>, statement: Effect.Effect<A, StoreError>) => Effect.Effect<A, StoreError>
+export type InDays = <A>(
+  days: ReadonlySet<number>,
+  statement: Effect.Effect<A, StoreError>
+) => Effect.Effect<A, StoreError>
 
 /** Remembers how long finished rows are kept, so that purge can make tomorrow's partitions ahead of time. */
 export type Foresee = (now: number, purgeAt: number) => void
@@ -85,7 +88,11 @@ export const make = (db: Database) => {
     )
     const past: ReadonlyArray<Day> = yield* Effect.map(
       connection.executeValuesUnprepared(days, [int4(dayOf(now))]),
-      (rows) => rows.map(([name, how]): Day => ({ name: String(name), how: how === "pending" || how === "alone" ? how : "attached" }))
+      (rows) =>
+        rows.map(([name, how]): Day => ({
+          name: String(name),
+          how: how === "pending" || how === "alone" ? how : "attached"
+        }))
     )
     for (const day of past) yield* remove(connection, day)
     known.clear()
@@ -94,7 +101,9 @@ export const make = (db: Database) => {
 
   const purge = (now: number): Effect.Effect<number, StoreError> => {
     const today = dayOf(now)
-    const ahead = [...horizons].flatMap((horizon) => [today + horizon, today + horizon + 1]).filter((day) => day > today)
+    const ahead = [...horizons].flatMap((horizon) => [today + horizon, today + horizon + 1]).filter((day) =>
+      day > today
+    )
     return Effect.andThen(
       prepare(ahead),
       Effect.withTracerEnabled(Effect.mapError(Effect.scoped(dropPast(now)), toStoreError("purge")), false)

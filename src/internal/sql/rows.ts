@@ -21,8 +21,10 @@ export const timestamp = nullable<number>(PgTypes.timestamptz)
 export const int2s = array(PgTypes.OID.int2)
 export const int4s = array(PgTypes.OID.int4)
 export const int8s = (values: ReadonlyArray<number>) => array(PgTypes.OID.int8)(values.map(BigInt))
-export const floats = (values: ReadonlyArray<number | undefined>) => array(PgTypes.OID.float8)(values.map((value) => value ?? null))
-export const texts = (values: ReadonlyArray<string | undefined>) => array(PgTypes.OID.text)(values.map((value) => value ?? null))
+export const floats = (values: ReadonlyArray<number | undefined>) =>
+  array(PgTypes.OID.float8)(values.map((value) => value ?? null))
+export const texts = (values: ReadonlyArray<string | undefined>) =>
+  array(PgTypes.OID.text)(values.map((value) => value ?? null))
 export const uuids = array(PgTypes.OID.uuid)
 export const timestamps = (values: ReadonlyArray<number | undefined>) =>
   array(PgTypes.OID.timestamptz)(values.map((value) => value ?? null))
@@ -43,7 +45,10 @@ export const storable = (value: string): string => value.replaceAll("\0", "\ufff
 export const entryJson = (entry: Entry): string => {
   const json = JSON.stringify(entry)
   return json.includes("\\u")
-    ? json.replace(/\\(?:u0000|ud[89a-f][0-9a-f]{2}|.)/g, (escape) => /^\\u(?:0000|d[89a-f])/.test(escape) ? "\\ufffd" : escape)
+    ? json.replace(
+      /\\(?:u0000|ud[89a-f][0-9a-f]{2}|.)/g,
+      (escape) => /^\\u(?:0000|d[89a-f])/.test(escape) ? "\\ufffd" : escape
+    )
     : json
 }
 

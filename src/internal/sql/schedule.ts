@@ -23,7 +23,11 @@ returning j.queue_id, j.partition, j.lane, j.tenant_id, j.seq::float8 as seq`
 
 export const promote = (db: Database) => {
   const sql = promoteSql(db.schema)
-  return ({ epoch, partition, queueId }: Owner, now: number, limit: number): Effect.Effect<ReadonlyArray<Ready>, StoreError> =>
+  return (
+    { epoch, partition, queueId }: Owner,
+    now: number,
+    limit: number
+  ): Effect.Effect<ReadonlyArray<Ready>, StoreError> =>
     Effect.map(
       db.run<ReadyRow>("promote", sql, [int4(queueId), int2(partition), int8(epoch), timestamp(now), int4(limit)]),
       (rows) => rows.map(toReady)

@@ -9,10 +9,25 @@ import { outcomeCodes } from "../../JobState.ts"
 import type { DeadLetter, Finish, Owner, PutBack, Retry, Settlement, StoreError } from "../../JobStore.ts"
 import type { Database } from "./database.ts"
 import type { Foresee, InDays } from "./retention.ts"
-import { byId, dayOf, entryJson, int2, int2s, int4, int4s, int8, storable, texts, timestamp, timestamps, uuids } from "./rows.ts"
+import {
+  byId,
+  dayOf,
+  entryJson,
+  int2,
+  int2s,
+  int4,
+  int4s,
+  int8,
+  storable,
+  texts,
+  timestamp,
+  timestamps,
+  uuids
+} from "./rows.ts"
 
 /** The epoch spares a late owner's work and turns it away early; id and version decide. */
-const fenced = (schema: string) => `j.id = s.id and j.version = s.version
+const fenced = (schema: string) =>
+  `j.id = s.id and j.version = s.version
     and exists (select from ${schema}.partitions p where p.queue_id = $1 and p.partition = $2 and p.epoch = $3)`
 
 // Outcomes of handlers without a transaction, cancelled and expired jobs. An attempt is counted for completed only: a cancelled or expired
@@ -35,7 +50,9 @@ returning id`
 // is sent: version + 1 makes its settle impossible, the row lock makes this wait for one that is under way. Serving index: jobs_pkey.
 // $4 ids $5 versions $6 due_at $7 history entries
 const laterSql = (schema: string, state: 1 | 2) => `
-update ${schema}.jobs j set state = ${state}, due_at = s.due_at, attempt = attempt + ${state === 2 ? 1 : 0}, version = j.version + 1,
+update ${schema}.jobs j set state = ${state}, due_at = s.due_at, attempt = attempt + ${
+  state === 2 ? 1 : 0
+}, version = j.version + 1,
   history = ${schema}.append_entry(j.history, s.entry::jsonb)
 from unnest($4, $5, $6, $7) as s(id, version, due_at, entry)
 where ${fenced(schema)}
@@ -61,7 +78,9 @@ interface Settled {
 }
 
 const fence = ({ epoch, partition, queueId }: Owner) => [int4(queueId), int2(partition), int8(epoch)]
-const attempted = (rows: ReadonlyArray<Settlement>) => [uuids(rows.map(({ id }) => id)), int4s(rows.map(({ version }) => version))]
+const attempted = (
+  rows: ReadonlyArray<Settlement>
+) => [uuids(rows.map(({ id }) => id)), int4s(rows.map(({ version }) => version))]
 const entries = (rows: ReadonlyArray<Settlement>) => texts(rows.map(({ entry }) => entryJson(entry)))
 
 export const settle = (db: Database, inDays: InDays, foresee: Foresee) => {
@@ -108,7 +127,11 @@ export const settle = (db: Database, inDays: InDays, foresee: Foresee) => {
       int2s(rows.map(({ isAttempt }) => isAttempt ? 1 : 0))
     ])
 
-  return (owner: Owner, settlements: ReadonlyArray<Settlement>, now: number): Effect.Effect<ReadonlySet<JobId>, StoreError> => {
+  return (
+    owner: Owner,
+    settlements: ReadonlyArray<Settlement>,
+    now: number
+  ): Effect.Effect<ReadonlySet<JobId>, StoreError> => {
     const rows = byId(settlements)
     const finishes = rows.filter((row) => row._tag === "Finish")
     const retries = rows.filter((row) => row._tag === "Retry")

@@ -9,7 +9,7 @@ import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import type { BatchId, JobId } from "../../JobId.ts"
 import { type NewJob, StoreError, type Submitted } from "../../JobStore.ts"
-import { onLiveClock } from "../liveClock.ts"
+import { onLiveClock } from "../time/liveClock.ts"
 import { type Database, isDuplicate, type Run, runUnpreparedOn, toStoreError } from "./database.ts"
 import { int2s, int4s, text, texts, timestamp, timestamps, uuid, uuids } from "./rows.ts"
 
@@ -21,12 +21,14 @@ interface Options {
   readonly now: number
 }
 
-const columns = "id, queue_id, partition, lane, state, tenant_id, type, due_at, expires_at, dedupe_key, batch_id, created_at, payload, context"
+const columns =
+  "id, queue_id, partition, lane, state, tenant_id, type, due_at, expires_at, dedupe_key, batch_id, created_at, payload, context"
 
 const input = `unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
       with ordinality as u(id, queue_id, partition, lane, tenant_id, type, due_at, expires_at, dedupe_key, payload, context, ord)`
 
-const values = `id, queue_id, partition, lane, case when due_at > $13 then 1 else 0 end, tenant_id, type, due_at, expires_at, dedupe_key, $12, $13,
+const values =
+  `id, queue_id, partition, lane, case when due_at > $13 then 1 else 0 end, tenant_id, type, due_at, expires_at, dedupe_key, $12, $13,
   payload::json, context::json`
 
 const parameters = (jobs: Jobs, { batchId, now }: Options) => [
@@ -93,7 +95,8 @@ interface Existing extends Stored {
   readonly asked: JobId
 }
 
-const answersOf = (stored: ReadonlyArray<Stored>): Answers => new Map(stored.map(({ id, seq }) => [id, { id, isNew: true, seq }]))
+const answersOf = (stored: ReadonlyArray<Stored>): Answers =>
+  new Map(stored.map(({ id, seq }) => [id, { id, isNew: true, seq }]))
 
 /**
  * The holder of a key had ended before it could be named. The key must not be inserted now: keys that this transaction holds already may
@@ -102,19 +105,26 @@ const answersOf = (stored: ReadonlyArray<Stored>): Answers => new Map(stored.map
 const holderGone = { _tag: "HolderGone" } as const
 type HolderGone = typeof holderGone
 
-const beginAgain = <A>(submission: Effect.Effect<A, StoreError | SqlError | HolderGone>): Effect.Effect<A, StoreError> =>
+const beginAgain = <A>(
+  submission: Effect.Effect<A, StoreError | SqlError | HolderGone>
+): Effect.Effect<A, StoreError> =>
   submission.pipe(
     Effect.retry({ times: 100, while: ({ _tag }) => _tag === "HolderGone" }),
     Effect.mapError((error) => {
       if (error._tag === "StoreError") return error
       return error._tag === "SqlError"
         ? toStoreError("submit")(error)
-        : new StoreError({ reason: "Conflict", operation: "submit", cause: new Error("the holders of dedupe keys keep ending") })
+        : new StoreError({
+          reason: "Conflict",
+          operation: "submit",
+          cause: new Error("the holders of dedupe keys keep ending")
+        })
     }),
     Effect.withTracerEnabled(false)
   )
 
-const keyOf = (job: NewJob) => job.dedupeKey === undefined ? undefined : `${job.tenant}\0${job.queueId}\0${job.dedupeKey}`
+const keyOf = (job: NewJob) =>
+  job.dedupeKey === undefined ? undefined : `${job.tenant}\0${job.queueId}\0${job.dedupeKey}`
 
 /** The first job of each key, and whose answer each other one gets. */
 const collapse = (jobs: Jobs) => {
@@ -159,7 +169,9 @@ const isStoredAlready = (error: StoreError) => isDuplicate(error, "jobs_pkey")
 const isKeyed = (jobs: Jobs) => jobs.some(({ dedupeKey }) => dedupeKey !== undefined)
 
 /** Bounded: about five seconds on a database that refuses connections. */
-const resending = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced("1 second")]).pipe(Schedule.upTo({ times: 8 }))
+const resending = Schedule.min([Schedule.exponential("50 millis"), Schedule.spaced("1 second")]).pipe(
+  Schedule.upTo({ times: 8 })
+)
 
 const setTimeout = "select set_config('lock_timeout', $1, true)"
 
@@ -192,7 +204,9 @@ export const make = (db: Database, client: SqlClient, lockTimeoutMs: number) => 
     })
     // The lock that it waits for may be that of its own first sending: then nothing is known still.
     const unanswered = ({ cause, operation }: StoreError) => new StoreError({ reason: "Unavailable", operation, cause })
-    return onLiveClock(Effect.mapError(sent, (error) => isUncertain && error.reason === "LockTimeout" ? unanswered(error) : error))
+    return onLiveClock(
+      Effect.mapError(sent, (error) => isUncertain && error.reason === "LockTimeout" ? unanswered(error) : error)
+    )
   }
 
   /** A savepoint, so that a key that is held for too long costs the caller this submission and not the transaction. */
@@ -200,7 +214,11 @@ export const make = (db: Database, client: SqlClient, lockTimeoutMs: number) => 
     const run = runUnpreparedOn(client)
     if (!isKeyed(jobs)) return statements.sendUnkeyed(run, jobs, options)
     return beginAgain(client.withTransaction(Effect.gen(function*() {
-      const [before] = yield* run<{ readonly timeout: string }>("submit", "select current_setting('lock_timeout') as timeout", [])
+      const [before] = yield* run<{ readonly timeout: string }>(
+        "submit",
+        "select current_setting('lock_timeout') as timeout",
+        []
+      )
       yield* run("submit", setTimeout, [text(String(lockTimeoutMs))])
       const answers = yield* statements.sendKeyed(run, jobs, options)
       yield* run("submit", setTimeout, [text(before?.timeout ?? "0")])
@@ -208,18 +226,22 @@ export const make = (db: Database, client: SqlClient, lockTimeoutMs: number) => 
     })))
   }
 
-  return Effect.fnUntraced(function*(jobs: Jobs, options: Options): Effect.fn.Return<ReadonlyArray<Submitted>, StoreError> {
-    if (jobs.length === 0) return []
-    const collapsed = collapse(jobs)
-    const distinct = collapsed.flatMap(({ first, job }) => first === job ? [job] : [])
-    const transaction = yield* Effect.serviceOption(client.transactionService)
-    const answers = yield* Option.isSome(transaction) ? inTransaction(distinct, options) : onOwnPool(distinct, options)
-    const result: Array<Submitted> = []
-    for (const { first, job } of collapsed) {
-      const answer = answers.get(first.id)
-      if (answer === undefined) return yield* Effect.die(new Error(`submit: no answer for job ${first.id}`))
-      result.push(first === job ? answer : { id: answer.id, isNew: false, seq: 0 })
+  return Effect.fnUntraced(
+    function*(jobs: Jobs, options: Options): Effect.fn.Return<ReadonlyArray<Submitted>, StoreError> {
+      if (jobs.length === 0) return []
+      const collapsed = collapse(jobs)
+      const distinct = collapsed.flatMap(({ first, job }) => first === job ? [job] : [])
+      const transaction = yield* Effect.serviceOption(client.transactionService)
+      const answers = yield* Option.isSome(transaction)
+        ? inTransaction(distinct, options)
+        : onOwnPool(distinct, options)
+      const result: Array<Submitted> = []
+      for (const { first, job } of collapsed) {
+        const answer = answers.get(first.id)
+        if (answer === undefined) return yield* Effect.die(new Error(`submit: no answer for job ${first.id}`))
+        result.push(first === job ? answer : { id: answer.id, isNew: false, seq: 0 })
+      }
+      return result
     }
-    return result
-  })
+  )
 }

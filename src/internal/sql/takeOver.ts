@@ -7,7 +7,21 @@ import * as Effect from "effect/Effect"
 import type { JobId } from "../../JobId.ts"
 import { type Crashes, type Owner, type RunNote, StoreError } from "../../JobStore.ts"
 import type { Database } from "./database.ts"
-import { byId, floats, int2, int2s, int4, int4s, int8, storable, text, texts, timestamp, timestamps, uuids } from "./rows.ts"
+import {
+  byId,
+  floats,
+  int2,
+  int2s,
+  int4,
+  int4s,
+  int8,
+  storable,
+  text,
+  texts,
+  timestamp,
+  timestamps,
+  uuids
+} from "./rows.ts"
 
 interface Taken {
   readonly epoch: number
@@ -26,10 +40,17 @@ returning epoch::float8 as epoch, careful`
     readonly now: number
   }): Effect.Effect<{ readonly owner: Owner; readonly isCareful: boolean }, StoreError> =>
     Effect.flatMap(
-      db.run<Taken>("takeOver", sql, [int4(queueId), int2(partition), text(storable(options.owner)), timestamp(options.now)]),
+      db.run<Taken>("takeOver", sql, [
+        int4(queueId),
+        int2(partition),
+        text(storable(options.owner)),
+        timestamp(options.now)
+      ]),
       ([taken]) =>
         taken === undefined
-          ? Effect.fail(new StoreError({ reason: "Conflict", operation: "takeOver", cause: new Error("no row came back") }))
+          ? Effect.fail(
+            new StoreError({ reason: "Conflict", operation: "takeOver", cause: new Error("no row came back") })
+          )
           : Effect.succeed({ owner: { queueId, partition, epoch: taken.epoch }, isCareful: taken.careful })
     )
 }
@@ -82,7 +103,9 @@ export const countCrashes = (db: Database) => {
     Effect.map(
       db.run<Counted>("countCrashes", sql, [int4(queueId), int2(partition), int8(epoch), uuids(held)]),
       (rows) => ({
-        counted: rows.flatMap(({ attempt, crashes, how, id, version }) => how === "counted" ? [{ id, version, crashes, attempt }] : []),
+        counted: rows.flatMap(({ attempt, crashes, how, id, version }) =>
+          how === "counted" ? [{ id, version, crashes, attempt }] : []
+        ),
         busy: rows.flatMap(({ how, id }) => how === "busy" ? [id] : [])
       })
     )
@@ -105,7 +128,11 @@ returning id`
 
 export const noteRunning = (db: Database) => {
   const sql = noteRunningSql(db.schema)
-  return (owner: Owner, notes: ReadonlyArray<RunNote>, now: number): Effect.Effect<ReadonlyArray<JobId>, StoreError> => {
+  return (
+    owner: Owner,
+    notes: ReadonlyArray<RunNote>,
+    now: number
+  ): Effect.Effect<ReadonlyArray<JobId>, StoreError> => {
     // The last note of a run wins: a statement touches each row once.
     const rows = byId([...new Map(notes.map((note) => [note.id, note])).values()])
     return Effect.map(

@@ -49,7 +49,9 @@ const isOutage = (error: SqlError, state: string | undefined) =>
 const conclude = (error: SqlError, isCommitting: boolean): Effect.Effect<Transacted, CommitFailed | StoreError> => {
   if (isCommitUnknown(error)) return Effect.succeed({ _tag: "Unknown" })
   const state = sqlState(error)
-  if (isCommitting && state === undefined && error.reason._tag === "ConnectionError") return Effect.succeed({ _tag: "Unknown" })
+  if (isCommitting && state === undefined && error.reason._tag === "ConnectionError") {
+    return Effect.succeed({ _tag: "Unknown" })
+  }
   if (state === "MR001") return Effect.succeed({ _tag: "Superseded" })
   const failure = toStoreError("transact")(error)
   if (isOutage(error, state)) return Effect.fail(failure)
@@ -62,7 +64,11 @@ const conclude = (error: SqlError, isCommitting: boolean): Effect.Effect<Transac
 export const transact = (schema: string, client: SqlClient, foresee: Foresee) => {
   const sql = settleSql(schema)
 
-  const end = (owner: Owner, { now, settlement }: Completion, onSettled: () => void): Effect.Effect<Transacted, SqlError> =>
+  const end = (
+    owner: Owner,
+    { now, settlement }: Completion,
+    onSettled: () => void
+  ): Effect.Effect<Transacted, SqlError> =>
     Effect.gen(function*() {
       const begun = yield* hasBegun(client)
       if (begun === "idle" || begun === "none") return { _tag: "Pending", settlement }
