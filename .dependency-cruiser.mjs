@@ -12,6 +12,7 @@ const floors = [
     "Job",
     "JobId",
     "JobState",
+    "JobStatus",
     "JobHistory",
     "JobError",
     "JobEvent",

@@ -50,7 +50,7 @@ const floors: ReadonlyArray<ReadonlyArray<RegExp>> = (() => {
 /** The first sentence of a file's header. */
 const firstSentence = (file: string, source: string): string => {
   const header = /^\/\*\*\s*([^]*?)\s*\*\/|^((?:\/\/.*\n)+)/.exec(source)
-  const text = (header?.[1] ?? header?.[2])?.replace(/\n\s*(\*|\/\/) ?/g, "\n").replace(/^\/\/ ?/, "")
+  const text = (header?.[1] ?? header?.[2])?.replace(/^\s*([*]|\/\/) ?/gm, "")
   const sentence = text === undefined ? undefined : /^([^]*?[.])(\s|$)/.exec(text)?.[1]?.replace(/\s+/g, " ")
   if (sentence === undefined) throw new Error(`${file} needs a header whose first sentence says what it is`)
   return sentence
@@ -109,6 +109,12 @@ const program = Effect.gen(function*() {
       yield* Console.log(`wrote ${file}`)
     }
   }
+  const missing = yield* Effect.filter(
+    linksOf(readme),
+    (target) => Effect.map(fs.exists(join(root, target)), (exists) => !exists)
+  )
+  for (const target of missing) yield* Console.error(`README.md names ${target}, which does not exist`)
+  if (missing.length > 0) process.exitCode = 1
 })
 
 NodeRuntime.runMain(program.pipe(Effect.provide(NodeServices.layer)))

@@ -9,6 +9,9 @@ export const JobId = Schema.String.check(Schema.isUUID()).pipe(Schema.brand("mil
 /** Identifies a job for its whole life. */
 export type JobId = typeof JobId.Type
 
+/** Whether something is a job id. */
+export const isJobId = Schema.is(JobId)
+
 /** Shared by the jobs of one `submit([...])`. */
 export const BatchId = Schema.String.check(Schema.isUUID()).pipe(Schema.brand("millrace/BatchId"))
 

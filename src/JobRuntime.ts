@@ -10,6 +10,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
+import * as References from "effect/References"
 import * as Schedule from "effect/Schedule"
 import * as MessageStorage from "effect/cluster/MessageStorage"
 import * as RunnerAddress from "effect/cluster/RunnerAddress"
@@ -103,7 +104,11 @@ const cluster = (options: ClientOptions) => {
   })
   const storage = Layer.unwrap(Effect.as(
     JobStore,
-    SqlRunnerStorage.layerWith({ prefix: "cluster" }).pipe(Layer.provide(pool), Layer.orDie)
+    SqlRunnerStorage.layerWith({ prefix: "cluster" }).pipe(
+      Layer.provide(pool),
+      Layer.orDie,
+      Layer.provide(Layer.succeed(References.TracerEnabled, false))
+    )
   ))
   return Sharding.layer.pipe(
     Layer.provideMerge(Runners.layerNoop),

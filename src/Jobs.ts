@@ -6,11 +6,12 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
-import * as Schema from "effect/Schema"
+import type * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import { SecureRandom } from "effect/crypto/SecureRandom"
 import { EventBus } from "./EventBus.ts"
 import { onLiveClock } from "./internal/time/liveClock.ts"
+import * as JobReader from "./internal/jobReader.ts"
 import { Owners } from "./internal/owners.ts"
 import { Queues } from "./internal/queues.ts"
 import * as Submitter from "./internal/submitter.ts"
@@ -23,21 +24,20 @@ import {
   EmptyBatch,
   InvalidField,
   JobAlreadyFinal,
-  type JobFailure,
   JobNotFound,
   JobUnsuccessful,
   PartitionUnavailable,
-  StoreUnavailable,
+  type StoreUnavailable,
   SubmitError
 } from "./JobError.ts"
 import * as JobEvent from "./JobEvent.ts"
 import { JobHandlers } from "./JobHandlers.ts"
 import * as JobHistory from "./JobHistory.ts"
-import { type BatchId, JobId } from "./JobId.ts"
+import type { BatchId, JobId } from "./JobId.ts"
 import * as JobMetrics from "./JobMetrics.ts"
-import { isFinal, type JobState } from "./JobState.ts"
-import { type JobRecord, JobStore, type Ready, type StoreError, tenantId } from "./JobStore.ts"
-import * as Priority from "./Priority.ts"
+import { isFinal } from "./JobState.ts"
+import type { JobStatus } from "./JobStatus.ts"
+import { type JobRecord, JobStore, type Ready, tenantId } from "./JobStore.ts"
 import * as RequestContext from "./RequestContext.ts"
 
 /** What a batch's submission answers: ids in the order of the requests. */
@@ -49,37 +49,7 @@ export interface Batch {
 /** Defaults for the requests of a batch; a request's own options win. */
 export type BatchOptions = Pick<RequestOptions, "queue" | "priority">
 
-/** How a job stands. Times are milliseconds since 1970. */
-export interface JobStatus<Success = unknown, Failure = unknown> {
-  readonly jobId: JobId
-  readonly type: string
-  readonly queue: string
-  readonly state: JobState
-  /** Attempts that have ended and counted. */
-  readonly attempts: number
-  /** How often the process died while it ran. */
-  readonly crashes: number
-  readonly priority: Priority.Lane | undefined
-  readonly dedupeKey: string | undefined
-  readonly batchId: BatchId | undefined
-  /** Who asked for it. */
-  readonly request: RequestContext.RequestContext
-  readonly submittedAt: number
-  /** When it is due, for `scheduled` and `retrying`. */
-  readonly dueAt: number | undefined
-  /** Since when it runs, for `running`. */
-  readonly startedAt: number | undefined
-  readonly endedAt: number | undefined
-  readonly progress: { readonly fraction: number; readonly message: string | undefined } | undefined
-  /** The result of a `completed` job. */
-  readonly result: Success | undefined
-  /** Why a `failed` job failed. */
-  readonly failure: JobFailure | undefined
-  /** The typed error of a `failed` job, where its definition names it. */
-  readonly error: Failure | undefined
-  /** Every move, from the submission on. */
-  readonly history: ReadonlyArray<JobHistory.Moved>
-}
+export type { JobStatus } from "./JobStatus.ts"
 
 /** A definition, or nothing: then results are JSON as stored. */
 type Typed<Success extends Codec, Failure extends Codec> = Pick<
@@ -130,11 +100,8 @@ export class Jobs extends Context.Service<Jobs, {
   ) => Effect.Effect<void, JobNotFound | JobAlreadyFinal | PartitionUnavailable | StoreUnavailable>
 }>()("millrace/Jobs") {}
 
-const storeUnavailable = (operation: string) => (error: StoreError) => new StoreUnavailable({ operation, cause: error })
 
-const isJobId = Schema.is(JobId)
 
-const definedOr = <A>(value: A | null | undefined): A | undefined => value ?? undefined
 
 /** The service on whatever store, owners and bus there are. */
 export const layer: Layer.Layer<
@@ -151,6 +118,7 @@ export const layer: Layer.Layer<
     const bus = yield* EventBus
     const handlers = yield* JobHandlers
     const random = yield* SecureRandom
+    const reader = JobReader.make(store, queues, owners)
 
     // ------------------------------------------------------------------------------------------- submit
 
@@ -256,63 +224,7 @@ export const layer: Layer.Layer<
 
     // ------------------------------------------------------------------------------------------- status
 
-    const find = (jobId: JobId): Effect.Effect<JobRecord, JobNotFound | StoreUnavailable> =>
-      Effect.gen(function*() {
-        const { tenantId: mine } = yield* RequestContext.Request
-        if (!isJobId(jobId)) return yield* new JobNotFound({ jobId })
-        const record = yield* Effect.mapError(store.find(jobId), storeUnavailable("status"))
-        if (Option.isNone(record)) return yield* new JobNotFound({ jobId })
-        if (mine !== undefined && tenantId(record.value.tenant) !== mine) return yield* new JobNotFound({ jobId })
-        return record.value
-      })
-
-    const addressOf = (record: JobRecord) =>
-      Effect.map(
-        Effect.orElseSucceed(queues.byId(record.queueId), () => Option.none()),
-        (known) => ({
-          queue: Option.isSome(known) ? known.value.row.name : String(record.queueId),
-          partition: record.partition
-        })
-      )
-
-    const statusOf = (record: JobRecord): Effect.Effect<JobStatus> =>
-      Effect.gen(function*() {
-        const address = yield* addressOf(record)
-        const live = record.state === "queued"
-          ? yield* Effect.orElseSucceed(owners.view(address, record.id), () => undefined)
-          : undefined
-        const noted = record.state === "queued" ? record.running : undefined
-        const isRunning = live?.isRunning ?? noted !== undefined
-        const fraction = live?.progress ?? noted?.progress
-        const { cluster: _, scheduledFor, ...request } = RequestContext.fromStored(record.context)
-        const startedAt = live?.startedAt ?? noted?.startedAt
-        const history = JobHistory.transitions({ createdAt: record.createdAt, scheduledFor, history: record.history })
-        return {
-          jobId: record.id,
-          type: record.type,
-          queue: address.queue,
-          state: isRunning ? "running" : record.state,
-          attempts: record.attempt,
-          crashes: record.crashes,
-          priority: record.lane === undefined ? undefined : Priority.laneName(record.lane),
-          dedupeKey: record.dedupeKey,
-          batchId: record.batchId,
-          request,
-          submittedAt: record.createdAt,
-          dueAt: record.dueAt,
-          startedAt: isRunning ? startedAt : undefined,
-          endedAt: record.endedAt,
-          progress: fraction === undefined || !isRunning
-            ? undefined
-            : { fraction, message: live?.message ?? noted?.message },
-          result: record.state === "completed" ? definedOr(record.result) : undefined,
-          failure: record.failure,
-          error: record.failure?.error,
-          history: isRunning && startedAt !== undefined
-            ? [...history, { move: "started", to: "running", at: startedAt, attempt: record.attempt + 1 }]
-            : history
-        }
-      })
+    const { addressOf, find, statusOf } = reader
 
     function status(jobId: JobId): Effect.Effect<JobStatus, JobNotFound | StoreUnavailable>
     function status<Success extends Codec, Failure extends Codec>(
@@ -387,7 +299,7 @@ export const layer: Layer.Layer<
         }
         const now = yield* store.now
         const entry: JobHistory.Entry = { kind: "replayed", at: now, ...(yield* by) }
-        const replayed = yield* Effect.mapError(store.replay(jobId, found.tenant, entry), storeUnavailable("replayJob"))
+        const replayed = yield* Effect.mapError(store.replay(jobId, found.tenant, entry), JobReader.storeUnavailable("replayJob"))
         if (replayed === "taken") return yield* new DedupeKeyTaken({ jobId })
         if (Option.isNone(replayed)) return yield* new DeadLetterNotFound({ jobId, jobState: "queued" })
         const ready = replayed.value
@@ -409,7 +321,7 @@ export const layer: Layer.Layer<
 
     const cancelWaiting = (record: JobRecord, now: number, who: { readonly by?: string }) =>
       Effect.gen(function*() {
-        const known = yield* Effect.mapError(queues.byId(record.queueId), storeUnavailable("cancel"))
+        const known = yield* Effect.mapError(queues.byId(record.queueId), JobReader.storeUnavailable("cancel"))
         const retentionMs = Option.isSome(known) ? known.value.queue.retention.cancelledMs : 0
         const isCancelled = yield* Effect.mapError(
           store.cancel({
@@ -420,7 +332,7 @@ export const layer: Layer.Layer<
             purgeAt: now + retentionMs,
             entry: { kind: "cancelled", at: now, ...who }
           }),
-          storeUnavailable("cancel")
+          JobReader.storeUnavailable("cancel")
         )
         if (!isCancelled) return false
         const { queue } = yield* addressOf(record)

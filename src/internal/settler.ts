@@ -5,9 +5,11 @@
  */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Equal from "effect/Equal"
 import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 import type { JobFailure } from "../JobError.ts"
+import type { Entry } from "../JobHistory.ts"
 import type { JobId } from "../JobId.ts"
 import type { JobStore, Owner, Settlement, StoreError } from "../JobStore.ts"
 import * as Coalescer from "./coalescer.ts"
@@ -38,6 +40,12 @@ const instead = (settlement: Settlement, error: StoreError, now: number): Settle
   }
 }
 
+/** What tells one entry from another. Its failure is left out: the store may have changed texts that it cannot hold. */
+const essence = (entry: Entry) => {
+  const { failure: _, ...rest } = entry
+  return rest
+}
+
 /** A settler of one ownership. `isStopped` ends the waiting for a store that does not answer. */
 export const make = (options: {
   readonly store: JobStore["Service"]
@@ -52,7 +60,7 @@ export const make = (options: {
       store.find(settlement.id),
       Option.exists((record) => {
         const last = record.history.at(-1)
-        return last !== undefined && JSON.stringify(last) === JSON.stringify(settlement.entry)
+        return last !== undefined && Equal.equals(essence(last), essence(settlement.entry))
       })
     )
 

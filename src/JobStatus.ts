@@ -1,0 +1,41 @@
+/**
+ * How a job stands, as `Jobs.status` tells it.
+ */
+import type { JobFailure } from "./JobError.ts"
+import type { Moved } from "./JobHistory.ts"
+import type { BatchId, JobId } from "./JobId.ts"
+import type { JobState } from "./JobState.ts"
+import type { Lane } from "./Priority.ts"
+import type { RequestContext } from "./RequestContext.ts"
+
+/** How a job stands. Times are milliseconds since 1970. */
+export interface JobStatus<Success = unknown, Failure = unknown> {
+  readonly jobId: JobId
+  readonly type: string
+  readonly queue: string
+  readonly state: JobState
+  /** Attempts that have ended and counted. */
+  readonly attempts: number
+  /** How often the process died while it ran. */
+  readonly crashes: number
+  readonly priority: Lane | undefined
+  readonly dedupeKey: string | undefined
+  readonly batchId: BatchId | undefined
+  /** Who asked for it. */
+  readonly request: RequestContext
+  readonly submittedAt: number
+  /** When it is due, for `scheduled` and `retrying`. */
+  readonly dueAt: number | undefined
+  /** Since when it runs, for `running`. */
+  readonly startedAt: number | undefined
+  readonly endedAt: number | undefined
+  readonly progress: { readonly fraction: number; readonly message: string | undefined } | undefined
+  /** The result of a `completed` job. */
+  readonly result: Success | undefined
+  /** Why a `failed` job failed. */
+  readonly failure: JobFailure | undefined
+  /** The typed error of a `failed` job, where its definition names it. */
+  readonly error: Failure | undefined
+  /** Every move, from the submission on. */
+  readonly history: ReadonlyArray<Moved>
+}
