@@ -24,7 +24,7 @@ import {
   EmptyBatch,
   InvalidField,
   JobAlreadyFinal,
-  JobNotFound,
+  type JobNotFound,
   JobUnsuccessful,
   PartitionUnavailable,
   type StoreUnavailable,
@@ -32,7 +32,7 @@ import {
 } from "./JobError.ts"
 import * as JobEvent from "./JobEvent.ts"
 import { JobHandlers } from "./JobHandlers.ts"
-import * as JobHistory from "./JobHistory.ts"
+import type * as JobHistory from "./JobHistory.ts"
 import type { BatchId, JobId } from "./JobId.ts"
 import * as JobMetrics from "./JobMetrics.ts"
 import { isFinal } from "./JobState.ts"

@@ -30,11 +30,12 @@ const start = Effect.fnUntraced(function*(...args: ReadonlyArray<string>) {
 })
 
 /** Runs it to its end. */
-const run = Effect.fnUntraced(function*(...args: ReadonlyArray<string>) {
-  const { handle, lines } = yield* start(...args)
-  const output = (yield* Stream.runCollect(lines)).join("\n")
-  return { code: Number(yield* handle.exitCode), output }
-}, Effect.scoped)
+const run = (...args: ReadonlyArray<string>) =>
+  Effect.gen(function*() {
+    const { handle, lines } = yield* start(...args)
+    const output = (yield* Stream.runCollect(lines)).join("\n")
+    return { code: Number(yield* handle.exitCode), output }
+  }).pipe(Effect.scoped)
 
 /** A folder with these files. */
 const folderOf = Effect.fnUntraced(function*(files: Readonly<Record<string, string>>) {

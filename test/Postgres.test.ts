@@ -65,14 +65,6 @@ const running = (sql: PgClient, text: string) =>
     (rows) => rows.length
   )
 
-/** Sessions of this database that belong to `Postgres.layer`. */
-const sessions = (sql: PgClient) =>
-  Effect.map(
-    sql`select 1 from pg_stat_activity where datname = current_database() and application_name = 'millrace'
-      and pid <> pg_backend_pid()`,
-    (rows) => rows.length
-  )
-
 const mine = new SqlError({ reason: new UnknownError({ cause: "mine" }) })
 
 const until = <E, R>(condition: Effect.Effect<boolean, E, R>) =>
@@ -281,7 +273,7 @@ describe("a transaction", () => {
 
   it.live("whose connection dies reports that, not a defect of its rollback", () =>
     Effect.gen(function*() {
-      const { sql } = yield* recorded()
+      const { recorder, sql } = yield* recorded()
       const outside = yield* observer(sql)
       const killed = (inner: Effect.Effect<unknown, SqlError>) =>
         sql.withTransaction(Effect.gen(function*() {
@@ -296,8 +288,7 @@ describe("a transaction", () => {
       }
       // Seen while no statement was under way: the driver then has the server's own word.
       for (const inner of [Effect.void, sql.withTransaction(Effect.void), sql.withTransaction(Effect.fail(mine))]) {
-        const isGone = Effect.map(sessions(outside), (count) => count === 0)
-        const exit = yield* Effect.exit(killed(Effect.andThen(until(isGone), Effect.andThen(Effect.sleep("20 millis"), inner))))
+        const exit = yield* Effect.exit(killed(Effect.andThen(until(Effect.sync(recorder.isDisconnected)), inner)))
         const error = sqlErrorOf(exit)
         if (error !== mine) assert.strictEqual(sqlState(error), "57P01")
         assert.isFalse(isCommitUnknown(error))

@@ -61,6 +61,13 @@ describe("README", () => {
     expect(blocks("typescript")).toEqual([])
   })
 
+  it("names no script that does not exist", () => {
+    const { scripts } = JSON.parse(readFileSync(`${root}package.json`, "utf8"))
+    const named = [...readme.matchAll(/npm run ([a-z:]+)/g)].flatMap(([, name]) => name ?? [])
+    expect(named).toContain("demo")
+    expect(named.filter((name) => !(name in scripts))).toEqual([])
+  })
+
   it("says what to do about every error", () => {
     const tags = Object.values(JobError)
       .flatMap((value) => typeof value === "function" && value.prototype instanceof Error ? [value.name] : [])

@@ -164,9 +164,9 @@ declare n text := 'finished_jobs_' || to_char(d, 'YYYYMMDD');
 begin
   if to_regclass('millrace.' || n) is not null then return; end if;
   perform pg_advisory_xact_lock(hashtext('millrace.ensure_partition'));
-  if to_regclass('millrace.' || n) is not null then return; end if;
   execute format('create table millrace.%I (like millrace.finished_jobs including defaults including constraints, check (purge_on >= %L and purge_on < %L))', n, d, d + 1);
   execute format('alter table millrace.finished_jobs attach partition millrace.%I for values from (%L) to (%L)', n, d, d + 1);
+exception when duplicate_table then null;
 end $function$
 ;
 

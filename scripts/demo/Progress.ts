@@ -7,6 +7,7 @@ import * as Console from "effect/Console"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Match from "effect/Match"
 import * as Stdio from "effect/Stdio"
 import * as Stream from "effect/Stream"
 import * as Terminal from "effect/Terminal"
@@ -22,26 +23,23 @@ export interface Progress {
 }
 
 const without = <A>(set: ReadonlySet<A>, value: A): ReadonlySet<A> =>
-  new Set([...set].filter((other) => other !== value))
+  set.has(value) ? new Set([...set].filter((other) => other !== value)) : set
 const including = <A>(set: ReadonlySet<A>, value: A): ReadonlySet<A> => new Set([...set, value])
 
 /** What an event changes: pure. */
 export const step = (progress: Progress, event: JobEvent.JobEvent): Progress => {
   const { completed, deadLetters, retrying } = progress
-  switch (event._tag) {
-    case "JobStarted":
-      return { ...progress, retrying: without(retrying, event.jobId) }
-    case "JobRetried":
-      return { ...progress, retrying: including(retrying, event.jobId) }
-    case "JobDeadLettered":
-      return { ...progress, deadLetters: including(deadLetters, event.jobId) }
-    case "JobReplayed":
-      return { ...progress, deadLetters: without(deadLetters, event.jobId) }
-    case "JobCompleted":
-      return { ...progress, completed: completed + 1 }
-    default:
-      return progress
-  }
+  return Match.value(event).pipe(
+    Match.withReturnType<Progress>(),
+    Match.tags({
+      JobStarted: ({ jobId }) => ({ ...progress, retrying: without(retrying, jobId) }),
+      JobRetried: ({ jobId }) => ({ ...progress, retrying: including(retrying, jobId) }),
+      JobDeadLettered: ({ jobId }) => ({ ...progress, deadLetters: including(deadLetters, jobId) }),
+      JobReplayed: ({ jobId }) => ({ ...progress, deadLetters: without(deadLetters, jobId) }),
+      JobCompleted: () => ({ ...progress, completed: completed + 1 })
+    }),
+    Match.orElse(() => progress)
+  )
 }
 
 /** Where progress is shown. */
@@ -99,20 +97,17 @@ export const layer = Layer.effect(
   })
 )
 
-const sentence = (event: JobEvent.JobEvent): string | undefined => {
-  switch (event._tag) {
-    case "JobFailed":
-      return `attempt ${event.attempt} failed: ${event.failure.tag}: ${event.failure.message}`
-    case "JobRetried":
-      return `will be tried again in ${Math.max(0, Math.round(event.dueAt - event.at))} ms`
-    case "JobDeadLettered":
-      return `is a dead letter after ${event.attempt} ${event.attempt === 1 ? "attempt" : "attempts"}`
-    case "JobReplayed":
-      return "was replayed"
-    default:
-      return undefined
-  }
-}
+/** What is told in words: everything but success. */
+const sentence = (event: JobEvent.JobEvent): string | undefined =>
+  Match.value(event).pipe(
+    Match.tags({
+      JobFailed: ({ attempt, failure }) => `attempt ${attempt} failed: ${failure.tag}: ${failure.message}`,
+      JobRetried: ({ at, dueAt }) => `will be tried again in ${Math.max(0, Math.round(dueAt - at))} ms`,
+      JobDeadLettered: ({ attempt }) => `is a dead letter after ${attempt} ${attempt === 1 ? "attempt" : "attempts"}`,
+      JobReplayed: () => "was replayed"
+    }),
+    Match.orElse(() => undefined)
+  )
 
 /** Shows the events of a run until all of its jobs are completed. Of the files that fail, the first three are told of in words. */
 export const watch = Effect.fnUntraced(function*(

@@ -13,8 +13,7 @@ import * as Option from "effect/Option"
 import * as Path from "effect/Path"
 import * as Redacted from "effect/Redacted"
 import { fileURLToPath } from "node:url"
-import { EmbeddedPostgres, Postgres } from "../../src/index.ts"
-import * as Telemetry from "../../src/Telemetry.ts"
+import { EmbeddedPostgres, Postgres, Telemetry } from "../../src/index.ts"
 import * as Demo from "./demo.ts"
 import * as Folder from "./folder.ts"
 
@@ -66,11 +65,11 @@ const command = Command.make(
       delay: Duration.millis(slow ? Math.max(delay, 1_000) : delay),
       unsupported
     }).pipe(
-      Effect.provide(database),
-      Effect.provide(Telemetry.layer({ resource: { serviceName: "millrace-demo" } })),
+      Effect.provide(Layer.provideMerge(database, Telemetry.layer({ resource: { serviceName: "millrace-demo" } }))),
       Effect.catchTags({
         PostgresError: ({ message }) => Effect.fail(new Folder.Unusable({ message })),
         EmbeddedPostgresError: ({ message }) => Effect.fail(new Folder.Unusable({ message })),
+        MigrationError: ({ message }) => Effect.fail(new Folder.Unusable({ message })),
         TelemetryError: ({ message }) => Effect.fail(new Folder.Unusable({ message }))
       })
     )

@@ -38,7 +38,8 @@ const most = 30
 export const filesTable = (files: ReadonlyArray<Attempted>): string => {
   const hard = files.filter(({ attempts }) => attempts > 1).slice(0, most)
   const easy = files.filter(({ attempts }) => attempts <= 1).slice(0, most - hard.length)
-  const shown = files.filter((file) => hard.includes(file) || easy.includes(file))
+  const isShown = new Set([...hard, ...easy])
+  const shown = files.filter((file) => isShown.has(file))
   const rest = files.length - shown.length
   const body = table(
     ["file", "lines", "words", "sha256", "attempts"],

@@ -124,16 +124,17 @@ create function {schema}.append_entry(history jsonb, entry jsonb) returns jsonb 
   select case when jsonb_array_length(history) >= 40 then history - 20 else history end || entry
 $$`
 
-// Called ahead of time, and by whoever settles into a day that is not there. Attaching takes only SHARE UPDATE EXCLUSIVE on the parent.
+// Called ahead of time, and by whoever settles into a day that is not there. Attaching takes only SHARE UPDATE EXCLUSIVE on the parent. Who
+// waited for the lock finds the day made, and only by trying: another look at the catalog would still see what it saw before.
 const ensurePartition = `
 create function {schema}.ensure_partition(d date) returns void language plpgsql security definer set search_path = {schema}, pg_temp as $$
 declare n text := 'finished_jobs_' || to_char(d, 'YYYYMMDD');
 begin
   if to_regclass('{schema}.' || n) is not null then return; end if;
   perform pg_advisory_xact_lock(hashtext('{schema}.ensure_partition'));
-  if to_regclass('{schema}.' || n) is not null then return; end if;
   execute format('create table {schema}.%I (like {schema}.finished_jobs including defaults including constraints, check (purge_on >= %L and purge_on < %L))', n, d, d + 1);
   execute format('alter table {schema}.finished_jobs attach partition {schema}.%I for values from (%L) to (%L)', n, d, d + 1);
+exception when duplicate_table then null;
 end $$`
 
 // The settle of a handler's transaction. A function, because it runs on the handler's connection, whose settings are not ours: planned

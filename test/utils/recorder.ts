@@ -9,6 +9,8 @@ export interface Recorder {
   readonly stream: () => Duplex
   /** Each socket write as the texts of the statements that it executes. */
   readonly writes: Array<ReadonlyArray<string>>
+  /** Whether the client has seen the end of each of its connections. */
+  readonly isDisconnected: () => boolean
   /** Loses the connection when a statement whose text holds this is written, after the server got it. */
   cutAt: string | undefined
   /** Loses it before the server gets anything of that write. */
@@ -35,12 +37,15 @@ const statementsOf = (bytes: Uint8Array, names: Map<string, string>): ReadonlyAr
 
 export const makeRecorder = (url: string): Recorder => {
   const { hostname, port } = new URL(url)
+  const sockets: Array<Socket> = []
   const recorder: Recorder = {
     writes: [],
+    isDisconnected: () => sockets.every(({ closed }) => closed),
     cutAt: undefined,
     cutBefore: undefined,
     stream: () => {
       const socket = new Socket()
+      sockets.push(socket)
       const names = new Map<string, string>()
       let isStarted = false
       const write = socket.write.bind(socket)
