@@ -3,7 +3,7 @@
  * Its data stays in a folder and is found again by the next run. However this process ends, the server ends with it, and a crash
  * leaves a folder that the next start recovers.
  */
-import * as PgClient from "@effect/sql-pg/PgClient"
+import type * as PgClient from "@effect/sql-pg/PgClient"
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
@@ -37,7 +37,9 @@ export interface Options {
   /** Settings of the server (as in `postgresql.conf`), for instance `{ max_connections: "300" }`. */
   readonly serverOptions?: Readonly<Record<string, string>> | undefined
   /** The pool of the client that `layer` gives. */
-  readonly client?: Omit<Postgres.Options, "url" | "host" | "port" | "database" | "username" | "password" | "ssl"> | undefined
+  readonly client?:
+    | Omit<Postgres.Options, "url" | "host" | "port" | "database" | "username" | "password" | "ssl">
+    | undefined
 }
 
 /** Where the embedded server is. */

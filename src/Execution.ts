@@ -83,7 +83,11 @@ export const run = (
       startedAt: yield* environment.store.now,
       span: undefined
     }
-    const exit = yield* handled(attempting).pipe(
+    const exit = yield* Effect.currentParentSpan.pipe(
+      Effect.flatMap((span) => {
+        attempting.span = span
+        return handled(attempting, span)
+      }),
       withAttemptSpan(attempting),
       Effect.annotateLogs({ jobId: job.id, jobType: job.type, attempt: job.attempt + 1 }),
       Effect.setContext(services(attempting)),
@@ -93,15 +97,14 @@ export const run = (
   }).pipe(Effect.uninterruptible)
 
 /** The handler inside its transaction; what it returns is encoded before anything is committed. */
-const handled = (attempting: Attempting): Effect.Effect<Transacted, unknown> => {
+const handled = (attempting: Attempting, span: Tracer.AnySpan): Effect.Effect<Transacted, unknown> => {
   const { environment: { owner, queue, store }, handler, job } = attempting
-  const work = Effect.flatMap(Effect.currentParentSpan, (span) => {
-    attempting.span = span
-    return Effect.flatMap(handler.decode(job.payload), handler.run)
-  }).pipe(
+  const work = Effect.flatMap(handler.decode(job.payload), (payload) => effectOf(handler.run(payload))).pipe(
     within(handler.timeoutMs),
     Effect.scoped,
     Effect.provideService(CurrentJob, currentJob(attempting)),
+    // Not the transaction's, which most attempts never begin.
+    Effect.withParentSpan(span),
     Effect.interruptible
   )
   const complete = (value: unknown) =>
@@ -123,6 +126,10 @@ const handled = (attempting: Attempting): Effect.Effect<Transacted, unknown> => 
     ? store.transact(owner, work, complete)
     : Effect.map(Effect.flatMap(work, complete), ({ settlement }): Transacted => ({ _tag: "Pending", settlement }))
 }
+
+/** What is no Effect (a Promise, say) would end the fiber without its finalizers: the run would never be settled. */
+const effectOf = <A, E, R>(answer: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.isEffect(answer) ? answer : Effect.die(new TypeError("the handler did not return an Effect"))
 
 const within = (timeoutMs: number | undefined) => <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   timeoutMs === undefined ? effect : Effect.timeoutOrElse(effect, {

@@ -18,6 +18,7 @@ import * as LazyClient from "./internal/postgres/lazyClient.ts"
 import { fromSqlError, PostgresError, type Target } from "./internal/postgres/PostgresError.ts"
 import { type Options, resolve, type Settings } from "./internal/postgres/settings.ts"
 import { sqlState } from "./internal/postgres/sqlState.ts"
+import { onLiveClock } from "./internal/time/liveClock.ts"
 
 export { PostgresError } from "./internal/postgres/PostgresError.ts"
 export type { Options } from "./internal/postgres/settings.ts"
@@ -29,7 +30,8 @@ export type Client = PgClient.PgClient
 const oldestVersion = 150_000
 
 /** SQLSTATEs of a startup packet refused for one of its settings: by the server, or (08P01) by a pooler in between. */
-const isRefusedParameter = (error: SqlError): boolean => ["22023", "42704", "42501", "0A000", "08P01"].includes(sqlState(error) ?? "")
+const isRefusedParameter = (error: SqlError): boolean =>
+  ["22023", "42704", "42501", "0A000", "08P01"].includes(sqlState(error) ?? "")
 
 const versionOf = (pool: PgPool): Effect.Effect<number, SqlError> =>
   Effect.map(
@@ -41,7 +43,9 @@ const checkVersion = (version: number, target: Target): Effect.Effect<void, Post
   version >= oldestVersion ? Effect.void : Effect.fail(
     new PostgresError({
       reason: "VersionUnsupported",
-      message: `PostgreSQL at ${target.host}:${target.port} is version ${Math.floor(version / 10_000)}; Millrace needs 15 or later.`
+      message: `PostgreSQL at ${target.host}:${target.port} is version ${
+        Math.floor(version / 10_000)
+      }; Millrace needs 15 or later.`
     })
   )
 
@@ -62,7 +66,9 @@ const openPool = Effect.fnUntraced(function*(
     if (Result.isSuccess(opened)) {
       yield* checkVersion(opened.success.version, target)
       if (refusal !== undefined) {
-        yield* Effect.logWarning("The locks of a process that died may be held for longer: session settings were refused.")
+        yield* Effect.logWarning(
+          "The locks of a process that died may be held for longer: session settings were refused."
+        )
           .pipe(Effect.annotateLogs({ refusal: refusal.message }))
       }
       return { pool: opened.success.pool, config }
@@ -71,7 +77,8 @@ const openPool = Effect.fnUntraced(function*(
     refusal = fromSqlError(opened.failure, target)
     if (!isRefusedParameter(opened.failure)) break
   }
-  return yield* refusal ?? new PostgresError({ reason: "Unknown", message: "There are no session settings to connect with." })
+  return yield* refusal ??
+    new PostgresError({ reason: "Unknown", message: "There are no session settings to connect with." })
 })
 
 /**
@@ -98,7 +105,10 @@ export const layerConfig = (config: Config.Wrap<Options>): Layer.Layer<PgClient.
   PgClient.layerFrom(
     Config.unwrap(config).pipe(
       Effect.mapError((error) =>
-        new PostgresError({ reason: "InvalidConfig", message: `The database's settings cannot be read: ${error.message}` })
+        new PostgresError({
+          reason: "InvalidConfig",
+          message: `The database's settings cannot be read: ${error.message}`
+        })
       ),
       Effect.flatMap(make)
     )
@@ -133,7 +143,7 @@ export const makePool = (
     ...overrides,
     // Both at once name a setting twice; what the caller adds goes on top of what the connection needs.
     startupParameters: { ...connection.startupParameters, ...overrides.startupParameters }
-  }).pipe(Effect.provideServiceEffect(Reactivity.Reactivity, Reactivity.make))
+  }).pipe(Effect.provideServiceEffect(Reactivity.Reactivity, Reactivity.make), onLiveClock)
 }
 
 /** {@link makePool} as the `SqlClient` of what is built on this layer. */

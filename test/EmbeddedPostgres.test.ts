@@ -12,6 +12,7 @@ import { createServer } from "node:net"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { createInterface } from "node:readline"
+import { fileURLToPath } from "node:url"
 import * as EmbeddedPostgres from "../src/EmbeddedPostgres.ts"
 import { locate } from "../src/internal/postgres/binaries.ts"
 import * as DataFolder from "../src/internal/postgres/dataFolder.ts"
@@ -57,7 +58,7 @@ const startChild = Effect.fnUntraced(function*(dataDir: string) {
   const child = yield* Effect.acquireRelease(
     Effect.sync(() =>
       // A group of its own, as a terminal gives to what it runs.
-      spawn(process.execPath, [join(import.meta.dirname, "utils", "embeddedChild.ts"), dataDir], {
+      spawn(process.execPath, [fileURLToPath(new URL("./utils/embeddedChild.ts", import.meta.url)), dataDir], {
         detached: true,
         stdio: ["ignore", "pipe", "inherit"]
       })
@@ -228,7 +229,9 @@ describe("EmbeddedPostgres", () => {
       yield* url
       // As after a container's restart: both numbers belong to somebody else now, who is alive.
       const data = join(dataDir, "data")
-      yield* Effect.promise(() => writeFile(join(dataDir, "owner.json"), JSON.stringify({ pid: process.pid, startedAt: "1" })))
+      yield* Effect.promise(() =>
+        writeFile(join(dataDir, "owner.json"), JSON.stringify({ pid: process.pid, startedAt: "1" }))
+      )
       yield* Effect.promise(() => writeFile(join(data, "postmaster.pid"), `${process.pid}\n${data}\n`))
       yield* url
       assert.isFalse(yield* exists(join(data, "postmaster.pid")))
@@ -238,7 +241,11 @@ describe("EmbeddedPostgres", () => {
     Effect.gen(function*() {
       const dataDir = join(yield* place, "postgres")
       const both = yield* Effect.all(
-        [1, 2].map(() => Effect.exit(Effect.scoped(Effect.andThen(EmbeddedPostgres.make({ dataDir, durable: false }), Effect.sleep("1 second"))))),
+        [1, 2].map(() =>
+          Effect.exit(
+            Effect.scoped(Effect.andThen(EmbeddedPostgres.make({ dataDir, durable: false }), Effect.sleep("1 second")))
+          )
+        ),
         { concurrency: "unbounded" }
       )
       const failures = both.filter(Exit.isFailure).map(failureOf)

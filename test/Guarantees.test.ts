@@ -3,6 +3,7 @@
  */
 import { assert, describe, layer } from "@effect/vitest"
 import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -103,7 +104,7 @@ layer(runtime, { excludeTestServices: true })("in a runtime", (it) => {
     const endings: ReadonlyArray<readonly [string, Effect.Effect<unknown, unknown, SqlClient>, string]> = [
       ["fails", Effect.fail({ _tag: "Sorry" }), "Sorry"],
       ["dies", Effect.die(new Error("boom")), "Error"],
-      ["interrupts itself", Effect.interrupt, "InterruptedError"],
+      ["interrupts itself", Effect.interrupt, ""],
       ["interrupts its fiber", Effect.withFiber((fiber) => Effect.andThen(Effect.sync(() => fiber.interruptUnsafe()), Effect.never)), ""],
       ["never ends", Effect.never, "JobTimeout"],
       ["answers what is no JSON", Effect.succeed({ n: 1n }), "SchemaError"],
@@ -569,7 +570,7 @@ layer(runtime, { excludeTestServices: true })("in a runtime", (it) => {
       Effect.gen(function*() {
         const jobs = yield* Jobs.Jobs
         let snoozes = 0
-        yield* register("Snoozes", () => ++snoozes < 5 ? Effect.fail(new Snooze({ delay: 0 as never })) : Effect.succeed(snoozes))
+        yield* register("Snoozes", () => ++snoozes < 5 ? Effect.fail(new Snooze({ delay: Duration.zero })) : Effect.succeed(snoozes))
         const jobId = yield* jobs.submit({ type: "Snoozes", queue: One })
         assert.strictEqual(yield* jobs.await(jobId), 5)
         assert.strictEqual((yield* jobs.status(jobId)).attempts, 1)
@@ -651,7 +652,7 @@ layer(layerMemory({ queues: [Flood, Wide], handlerGraceMs: 100 }), { excludeTest
             Array.from({ length: capacity * 2 }, () => ({ type: `flood ${lane}`, payload: "critical", queue: Flood })),
             { priority: "critical" }
           )
-          yield* until(Effect.map(waiting(Flood, "critical"), (size) => size === capacity))
+          yield* until(Effect.map(waiting(Flood, "critical"), (size) => size * 2 >= capacity))
           const starved = yield* jobs.submit({ type: `flood ${lane}`, payload: lane, priority: lane, queue: Flood })
           yield* until(Effect.map(waiting(Flood, lane), (size) => size === 1))
           yield* stops.releaseAll
@@ -705,7 +706,7 @@ layer(layerMemory({ queues: [Flood, Wide], handlerGraceMs: 100 }), { excludeTest
         }
         const partition = partitions.of(Wide)
         const held = () => ids.filter((id) => partition.view(id) !== undefined).length
-        yield* until(Effect.sync(() => held() === 4 * capacity))
+        yield* until(Effect.sync(() => held() >= 2 * capacity))
         let most = held()
         yield* stops.releaseAll
         yield* until(Effect.sync(() => {
@@ -730,7 +731,10 @@ layer(layerMemory({ queues: [Flood, Wide], handlerGraceMs: 100 }), { excludeTest
           most = Math.max(most, held)
           return most > 0 && held === 0
         }))
-        assert.isAtMost(most, 4 * capacity + 10 + 1_024)
+        // Parked for a moment: as many as a lane holds, and those that were in the mailbox when they became too many.
+        assert.isAtMost(most, 9 * capacity + 10)
+        yield* register("nobody's", () => Effect.void)
+        yield* Effect.forEach(jobIds, (id) => Effect.ignore(jobs.cancel(id)), { concurrency: 50, discard: true })
       }))
   })
 

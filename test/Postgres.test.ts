@@ -2,8 +2,8 @@ import { PgClient } from "@effect/sql-pg/PgClient"
 import * as PlainClient from "@effect/sql-pg/PgClient"
 import { assert, describe, it, layer } from "@effect/vitest"
 import * as Cause from "effect/Cause"
-import * as ConfigProvider from "effect/ConfigProvider"
 import * as Config from "effect/Config"
+import * as ConfigProvider from "effect/ConfigProvider"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -40,7 +40,8 @@ const refuse = (sql: PgClient) =>
     "create function pg_temp.refuse() returns void language plpgsql as $$ begin raise exception 'superseded' using errcode = 'MR001'; end $$"
   )
 
-const ids = (sql: PgClient) => Effect.map(sql<{ id: number }>`select id from notes order by id`, (rows) => rows.map(({ id }) => id))
+const ids = (sql: PgClient) =>
+  Effect.map(sql<{ id: number }>`select id from notes order by id`, (rows) => rows.map(({ id }) => id))
 
 const failureOf = <A, E>(exit: Exit.Exit<A, E>): E => {
   const error = Exit.findErrorOption(exit)
@@ -55,7 +56,8 @@ const sqlErrorOf = <A, E>(exit: Exit.Exit<A, E>): SqlError => {
 }
 
 /** A connection of the test's own, not watched. */
-const observer = (sql: PgClient) => Postgres.makePool(sql, { stream: undefined, applicationName: "observer", maxConnections: 1 })
+const observer = (sql: PgClient) =>
+  Postgres.makePool(sql, { stream: undefined, applicationName: "observer", maxConnections: 1 })
 
 /** Sessions of this database that run a statement holding `text`, seen from outside. */
 const running = (sql: PgClient, text: string) =>
@@ -64,8 +66,6 @@ const running = (sql: PgClient, text: string) =>
       where state = 'active' and pid <> pg_backend_pid() and datname = current_database() and query like ${`%${text}%`}`,
     (rows) => rows.length
   )
-
-const mine = new SqlError({ reason: new UnknownError({ cause: "mine" }) })
 
 const until = <E, R>(condition: Effect.Effect<boolean, E, R>) =>
   Effect.repeat(condition, { until: (isSo) => isSo, schedule: Schedule.spaced("5 millis"), times: 2000 })
@@ -109,7 +109,9 @@ describe("a transaction", () => {
   it.live("that fails leaves nothing, and the connection is clean", () =>
     Effect.gen(function*() {
       const { sql } = yield* recorded()
-      const exit = yield* Effect.exit(sql.withTransaction(Effect.andThen(sql`insert into notes values (1)`, Effect.fail("no"))))
+      const exit = yield* Effect.exit(
+        sql.withTransaction(Effect.andThen(sql`insert into notes values (1)`, Effect.fail("no")))
+      )
       assert.deepStrictEqual(exit, Exit.fail("no"))
       assert.deepStrictEqual(yield* ids(sql), [])
     }))
@@ -169,7 +171,9 @@ describe("a transaction", () => {
   it.live("begins as it is asked to", () =>
     Effect.gen(function*() {
       const { sql } = yield* recorded()
-      const level = yield* sql.withTransaction(sql<{ level: string }>`select current_setting('transaction_isolation') as level`).pipe(
+      const level = yield* sql.withTransaction(
+        sql<{ level: string }>`select current_setting('transaction_isolation') as level`
+      ).pipe(
         Effect.provideService(SqlClient.BeginTransaction, "BEGIN ISOLATION LEVEL SERIALIZABLE")
       )
       assert.strictEqual(level[0]?.level, "serializable")
@@ -202,7 +206,9 @@ describe("a transaction", () => {
       const { sql } = yield* recorded()
       const path = sql<{ path: string }>`select current_setting('search_path') as path`
       const before = yield* path
-      yield* sql.withTransaction(Effect.andThen(sql`set local search_path = pg_catalog`, sql`insert into public.notes values (1)`))
+      yield* sql.withTransaction(
+        Effect.andThen(sql`set local search_path = pg_catalog`, sql`insert into public.notes values (1)`)
+      )
       assert.deepStrictEqual(yield* path, before)
       yield* Effect.exit(sql.withTransaction(Effect.andThen(sql`set search_path = pg_catalog`, Effect.fail("no"))))
       assert.deepStrictEqual(yield* path, before)
@@ -211,7 +217,17 @@ describe("a transaction", () => {
   it.live("lets nobody else end it", () =>
     Effect.gen(function*() {
       const { recorder, sql } = yield* recorded()
-      for (const statement of ["commit", " End", "ABORT", "begin", "rollback work", "PREPARE TRANSACTION 'x'", "start  transaction"]) {
+      for (
+        const statement of [
+          "commit",
+          " End",
+          "ABORT",
+          "begin",
+          "rollback work",
+          "PREPARE TRANSACTION 'x'",
+          "start  transaction"
+        ]
+      ) {
         const exit = yield* Effect.exit(
           sql.withTransaction(Effect.andThen(sql`insert into notes values (1)`, sql.unsafe(statement)))
         )
@@ -271,28 +287,62 @@ describe("a transaction", () => {
       assert.deepStrictEqual(yield* ids(sql), [])
     }))
 
+  it.live("takes along the statement that a forgotten fiber still runs when it commits", () =>
+    Effect.gen(function*() {
+      const { sql } = yield* recorded()
+      const outside = yield* observer(sql)
+      yield* sql.withTransaction(Effect.gen(function*() {
+        yield* sql`insert into notes values (1)`
+        yield* Effect.forkDetach(sql`insert into notes select 2 from pg_sleep(0.2)`)
+        yield* until(Effect.map(running(outside, "pg_sleep"), (count) => count === 1))
+        yield* commitWith(sql, { sql: "insert into notes values (3)", params: [] })
+      }))
+      assert.deepStrictEqual(yield* ids(sql), [1, 2, 3])
+    }))
+
+  it.live("is not what reserve gives", () =>
+    Effect.gen(function*() {
+      const { recorder, sql } = yield* recorded()
+      const outside = yield* observer(sql)
+      yield* Effect.scoped(Effect.gen(function*() {
+        const connection = yield* sql.reserve
+        yield* connection.execute("insert into notes values (1)", [], undefined)
+        assert.deepStrictEqual(yield* ids(outside), [1])
+      }))
+      assert.deepStrictEqual(recorder.writes, [["insert into notes values (1)"]])
+    }))
+
   it.live("whose connection dies reports that, not a defect of its rollback", () =>
     Effect.gen(function*() {
       const { recorder, sql } = yield* recorded()
       const outside = yield* observer(sql)
-      const killed = (inner: Effect.Effect<unknown, SqlError>) =>
+      /** Ends the session of a transaction from outside, then does `inner`; `isSeen`: once the client has noticed. */
+      const killed = (inner: Effect.Effect<unknown, SqlError>, isSeen: boolean) =>
         sql.withTransaction(Effect.gen(function*() {
           const [row] = yield* sql<{ pid: number }>`select pg_backend_pid() as pid`
+          const connections = recorder.connections()
           yield* outside`select pg_terminate_backend(${row?.pid})`
+          if (isSeen) yield* until(Effect.sync(() => connections.every(({ destroyed }) => destroyed)))
           yield* inner
         }))
-      for (const inner of [sql`insert into notes values (1)`, sql.withTransaction(sql`insert into notes values (1)`)]) {
-        const error = sqlErrorOf(yield* Effect.exit(killed(inner)))
+      const errorOf = <A>(effect: Effect.Effect<A, SqlError>) => Effect.map(Effect.exit(effect), sqlErrorOf)
+      const insert = sql`insert into notes values (1)`
+      for (const inner of [insert, sql.withTransaction(insert)]) {
+        const error = yield* errorOf(killed(inner, false))
         assert.isTrue(hasLostConnection(error))
         assert.isFalse(isCommitUnknown(error))
       }
-      // Seen while no statement was under way: the driver then has the server's own word.
-      for (const inner of [Effect.void, sql.withTransaction(Effect.void), sql.withTransaction(Effect.fail(mine))]) {
-        const exit = yield* Effect.exit(killed(Effect.andThen(until(Effect.sync(recorder.isDisconnected)), inner)))
-        const error = sqlErrorOf(exit)
-        if (error !== mine) assert.strictEqual(sqlState(error), "57P01")
+      // Noticed while no statement was under way: the driver then has the server's own word, and COMMIT is never sent.
+      for (const inner of [Effect.void, sql.withTransaction(Effect.void)]) {
+        const error = yield* errorOf(killed(inner, true))
+        assert.strictEqual(sqlState(error), "57P01")
         assert.isFalse(isCommitUnknown(error))
       }
+      // Its own error is what a savepoint reports that cannot be rolled back any more.
+      const mine = new SqlError({ reason: new UnknownError({ cause: "mine" }) })
+      const inside = (end: Effect.Effect<unknown, SqlError>) => errorOf(sql.withTransaction(killed(end, true)))
+      assert.strictEqual(yield* inside(Effect.fail(mine)), mine)
+      assert.isTrue(hasLostConnection(yield* inside(insert)))
       assert.deepStrictEqual(yield* ids(sql), [])
     }))
 })
@@ -401,7 +451,9 @@ describe("settle and commit", () => {
       const { sql } = yield* recorded()
       const settle = commitWith(sql, { sql: "insert into notes values (2)", params: [] })
       const exit = yield* Effect.exit(
-        sql.withTransaction(sql`insert into notes values (1)`.pipe(Effect.andThen(settle), Effect.andThen(Effect.fail("no"))))
+        sql.withTransaction(
+          sql`insert into notes values (1)`.pipe(Effect.andThen(settle), Effect.andThen(Effect.fail("no")))
+        )
       )
       assert.deepStrictEqual(exit, Exit.fail("no"))
       assert.deepStrictEqual(yield* ids(sql), [])
@@ -445,7 +497,7 @@ describe("settle and commit", () => {
               ? { sql: "do $$ begin raise exception 'no' using errcode = 'MR001'; end $$", params: [] }
               : { sql: "insert into notes values ($1)", params: [id + 1000] }
           )
-          if (id % 5 === 0) yield* Effect.fail("no")
+          if (id % 5 === 0) return yield* Effect.fail("no")
         })).pipe(Effect.exit)
       yield* Effect.forEach(Array.from({ length: 200 }, (_, id) => id), one, { concurrency: 20, discard: true })
       const kept = Array.from({ length: 200 }, (_, id) => id).filter((id) => id % 3 !== 0 && id % 5 !== 0)
@@ -457,7 +509,10 @@ describe("settle and commit", () => {
 })
 
 describe("interruption", () => {
-  const cancels = (name: string, within: (sql: PgClient, statement: Effect.Effect<unknown, SqlError>) => Effect.Effect<unknown, SqlError>) =>
+  const cancels = (
+    name: string,
+    within: (sql: PgClient, statement: Effect.Effect<unknown, SqlError>) => Effect.Effect<unknown, SqlError>
+  ) =>
     it.live(`cancels ${name} on the server`, () =>
       Effect.gen(function*() {
         const { sql } = yield* recorded()
@@ -473,12 +528,16 @@ describe("interruption", () => {
 
   cancels("a statement outside of a transaction", (_, statement) => statement)
   cancels("the first statement of a transaction", (sql, statement) => sql.withTransaction(statement))
-  cancels("a later statement of a transaction", (sql, statement) =>
-    sql.withTransaction(Effect.andThen(sql`insert into notes values (1)`, statement)))
-  cancels("a statement inside a savepoint", (sql, statement) =>
-    sql.withTransaction(Effect.andThen(sql`insert into notes values (1)`, sql.withTransaction(statement))))
-  cancels("a stream", (sql) =>
-    sql.withTransaction(Stream.runDrain(sql`select pg_sleep(1000), 'sleeper'`.stream)))
+  cancels(
+    "a later statement of a transaction",
+    (sql, statement) => sql.withTransaction(Effect.andThen(sql`insert into notes values (1)`, statement))
+  )
+  cancels(
+    "a statement inside a savepoint",
+    (sql, statement) =>
+      sql.withTransaction(Effect.andThen(sql`insert into notes values (1)`, sql.withTransaction(statement)))
+  )
+  cancels("a stream", (sql) => sql.withTransaction(Stream.runDrain(sql`select pg_sleep(1000), 'sleeper'`.stream)))
 
   it.live("of a wait for a connection takes none", () =>
     Effect.gen(function*() {
@@ -501,7 +560,9 @@ layer(TestDatabase.layer, { excludeTestServices: true })("the client", (it) => {
       const sql = yield* PgClient
       assert.strictEqual(yield* SqlClient.SqlClient, sql)
       const pool = yield* Postgres.makePool(sql, { maxConnections: 1, applicationName: "other" })
-      const [row] = yield* pool<Record<string, string>>`select current_setting('application_name') as name, current_database() as database,
+      const [row] = yield* pool<
+        Record<string, string>
+      >`select current_setting('application_name') as name, current_database() as database,
         current_setting('idle_in_transaction_session_timeout') as idle`
       const { name } = yield* TestDatabase
       assert.deepStrictEqual({ ...row }, { name: "other", database: name, idle: "1min" })
@@ -517,7 +578,9 @@ layer(TestDatabase.layer, { excludeTestServices: true })("the client", (it) => {
       yield* sql.notify("millrace_test", "one")
       assert.strictEqual((yield* Queue.take(queue)).payload, "one")
       // In a transaction: with its commit, or never.
-      yield* Effect.exit(sql.withTransaction(Effect.andThen(sql`select pg_notify('millrace_test', 'never')`, Effect.fail("no"))))
+      yield* Effect.exit(
+        sql.withTransaction(Effect.andThen(sql`select pg_notify('millrace_test', 'never')`, Effect.fail("no")))
+      )
       yield* sql.withTransaction(sql`select pg_notify('millrace_test', 'two')`)
       assert.strictEqual((yield* Queue.take(queue)).payload, "two")
     }))
@@ -571,7 +634,12 @@ describe("Postgres.layer", () => {
         Effect.provideService(ConfigProvider.ConfigProvider, ConfigProvider.fromUnknown(env))
       )
       const error = failureOf(exit)
-      const shown = [error.message, inspect(exit, { depth: 20, showHidden: true }), JSON.stringify(error), Cause.pretty(Exit.isFailure(exit) ? exit.cause : Cause.empty)]
+      const shown = [
+        error.message,
+        inspect(exit, { depth: 20, showHidden: true }),
+        JSON.stringify(error),
+        Cause.pretty(Exit.isFailure(exit) ? exit.cause : Cause.empty)
+      ]
       for (const text of shown) {
         assert.notInclude(text, secret)
         assert.notInclude(text, encodeURIComponent(secret))
@@ -586,17 +654,29 @@ describe("Postgres.layer", () => {
       const url = yield* from
       const name = (options: Postgres.Options, env: Record<string, string>) =>
         Effect.scoped(Effect.flatMap(Layer.build(Postgres.layer(options)), (context) =>
-          Effect.provide(Effect.flatMap(PgClient, (sql) => sql<{ name: string }>`select current_database() as name`), context))).pipe(
+          Effect.provide(
+            Effect.flatMap(PgClient, (sql) => sql<{ name: string }>`select current_database() as name`),
+            context
+          ))).pipe(
             Effect.provideService(ConfigProvider.ConfigProvider, ConfigProvider.fromUnknown(env)),
             Effect.map(([row]) => row?.name)
           )
       const database = url.pathname.slice(1)
-      const pg = { PGHOST: url.hostname, PGPORT: url.port, PGUSER: url.username, PGPASSWORD: url.password, PGDATABASE: database }
+      const pg = {
+        PGHOST: url.hostname,
+        PGPORT: url.port,
+        PGUSER: url.username,
+        PGPASSWORD: url.password,
+        PGDATABASE: database
+      }
       assert.strictEqual(yield* name({}, { DATABASE_URL: url.href, PGDATABASE: "other" }), database)
       assert.strictEqual(yield* name({}, pg), database)
       assert.strictEqual(yield* name({}, { ...pg, DATABASE_URL: "" }), database)
       assert.strictEqual(yield* name({ database: "postgres" }, { DATABASE_URL: url.href }), "postgres")
-      assert.strictEqual(yield* name({ host: url.hostname }, { ...pg, DATABASE_URL: "postgres://nowhere.invalid/x" }), database)
+      assert.strictEqual(
+        yield* name({ host: url.hostname }, { ...pg, DATABASE_URL: "postgres://nowhere.invalid/x" }),
+        database
+      )
     }))
 
   it.live("says what is wrong with a wrong URL", () =>
@@ -615,9 +695,18 @@ describe("Postgres.layer", () => {
         assert.strictEqual(error.reason, reason, url)
         assert.strictEqual((yield* tried({ url })).reason, reason, url)
       }
-      assert.strictEqual((yield* tried({}, { PGHOST: "localhost", PGPORT: "many", PGPASSWORD: secret })).reason, "InvalidConfig")
-      assert.strictEqual((yield* tried({ url: `postgres://me:${password}@127.0.0.1/x?sslmode=maybe` })).reason, "InvalidConfig")
-      assert.match((yield* tried({ url: "postgres://127.0.0.1/x?sslmode=require&sslrootcert=/no/such" })).message, /\/no\/such/)
+      assert.strictEqual(
+        (yield* tried({}, { PGHOST: "localhost", PGPORT: "many", PGPASSWORD: secret })).reason,
+        "InvalidConfig"
+      )
+      assert.strictEqual(
+        (yield* tried({ url: `postgres://me:${password}@127.0.0.1/x?sslmode=maybe` })).reason,
+        "InvalidConfig"
+      )
+      assert.match(
+        (yield* tried({ url: "postgres://127.0.0.1/x?sslmode=require&sslrootcert=/no/such" })).message,
+        /\/no\/such/
+      )
     }))
 
   it.live("says what is wrong with a wrong password, database or certificate", () =>
@@ -634,7 +723,10 @@ describe("Postgres.layer", () => {
       assert.strictEqual((yield* wrong((url) => url.searchParams.set("sslmode", "require"))).reason, "TlsFailed")
       // A server that trusts everybody has no wrong password.
       if (url.password !== "") {
-        assert.strictEqual((yield* wrong((url) => url.password = encodeURIComponent(secret))).reason, "AuthenticationFailed")
+        assert.strictEqual(
+          (yield* wrong((url) => url.password = encodeURIComponent(secret))).reason,
+          "AuthenticationFailed"
+        )
         assert.strictEqual((yield* wrong((url) => url.password = "")).reason, "AuthenticationFailed")
       }
     }))
@@ -647,7 +739,8 @@ describe("Postgres.layer", () => {
       assert.match(refused.message, /no_such_setting/)
       // A pooler in between that knows none of ours.
       const proxy = yield* pooler(url)
-      const sql = yield* Effect.flatMap(Layer.build(Postgres.layer({ url: proxy.href })), (context) => Effect.provide(PgClient, context))
+      const sql = yield* Effect.flatMap(Layer.build(Postgres.layer({ url: proxy.href })), (context) =>
+        Effect.provide(PgClient, context))
       const [row] = yield* sql<{ name: string }>`select current_setting('application_name') as name`
       assert.strictEqual(row?.name, "millrace")
     }))
@@ -655,14 +748,18 @@ describe("Postgres.layer", () => {
   it.live("reads its options from Config", () =>
     Effect.gen(function*() {
       const { url } = yield* makeDatabase
-      const context = yield* Layer.build(Postgres.layerConfig({ url: Config.Redacted("QUEUE_DB"), maxConnections: Config.Int("SIZE") })).pipe(
+      const context = yield* Layer.build(
+        Postgres.layerConfig({ url: Config.Redacted("QUEUE_DB"), maxConnections: Config.Int("SIZE") })
+      ).pipe(
         Effect.provideService(ConfigProvider.ConfigProvider, ConfigProvider.fromUnknown({ QUEUE_DB: url, SIZE: 2 }))
       )
       const sql = yield* Effect.provide(PgClient, context)
       assert.strictEqual((yield* sql`select 1`).length, 1)
-      const error = failureOf(yield* Effect.exit(Effect.scoped(Layer.build(Postgres.layerConfig({ url: Config.Redacted("QUEUE_DB") })))).pipe(
-        Effect.provideService(ConfigProvider.ConfigProvider, ConfigProvider.fromUnknown({}))
-      ))
+      const error = failureOf(
+        yield* Effect.exit(Effect.scoped(Layer.build(Postgres.layerConfig({ url: Config.Redacted("QUEUE_DB") })))).pipe(
+          Effect.provideService(ConfigProvider.ConfigProvider, ConfigProvider.fromUnknown({}))
+        )
+      )
       assert.strictEqual(error.reason, "InvalidConfig")
     }))
 })

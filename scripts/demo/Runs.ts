@@ -3,11 +3,12 @@
  * its jobs or not at all, wherever the process is killed. That is all the demo does to be able to go on.
  */
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as SqlSchema from "effect/sql/SqlSchema"
 import { JobId, Jobs } from "../../src/index.ts"
-import type { Folder } from "./folder.ts"
+import { type Folder, Unusable } from "./folder.ts"
 import { IndexFile } from "./IndexFile.ts"
 
 /** A file, and the job that indexes it. */
@@ -32,23 +33,25 @@ export const IndexedFile = Schema.Struct({
 export type IndexedFile = typeof IndexedFile.Type
 
 /** Makes the tables. `files` has no unique key on purpose: that no file is in it twice is the runtime's doing, not the table's. */
-export const prepare = Effect.gen(function*() {
-  const sql = yield* SqlClient
-  yield* sql`create schema if not exists demo`
-  yield* sql`create table if not exists demo.runs (
+export const prepare = Effect.flatMap(SqlClient, (sql) =>
+  sql.withTransaction(Effect.gen(function*() {
+    // "if not exists" does not help two that start at the same time.
+    yield* sql`select pg_advisory_xact_lock(hashtext('demo'))`
+    yield* sql`create schema if not exists demo`
+    yield* sql`create table if not exists demo.runs (
     run_id int generated always as identity primary key,
     folder text not null, unsupported text not null,
     started_at timestamptz not null default now(), ended_at timestamptz
   )`
-  yield* sql`create unique index if not exists open_runs on demo.runs (folder) where ended_at is null`
-  yield* sql`create table if not exists demo.tasks (
+    yield* sql`create unique index if not exists open_runs on demo.runs (folder) where ended_at is null`
+    yield* sql`create table if not exists demo.tasks (
     run_id int not null references demo.runs, path text not null, job_id uuid primary key
   )`
-  yield* sql`create table if not exists demo.files (
+    yield* sql`create table if not exists demo.files (
     run_id int not null references demo.runs, job_id uuid not null, path text not null,
     lines int not null, words int not null, sha256 text not null
   )`
-}).pipe(Effect.withTracerEnabled(false))
+  }))).pipe(Effect.withTracerEnabled(false))
 
 /** The run of this folder that has not ended, if there is one: it was cut off, or another process is at it. */
 export const unfinished = Effect.fnUntraced(function*({ root }: Folder) {
@@ -70,13 +73,19 @@ export const begin = Effect.fnUntraced(function*(folder: Folder, unsupported: st
   const jobs = yield* Jobs.Jobs
   const former = sql`select run_id from demo.runs where folder = ${folder.root}`
   return yield* sql.withTransaction(Effect.gen(function*() {
-    yield* sql`delete from demo.files where run_id in (${former})`
-    yield* sql`delete from demo.tasks where run_id in (${former})`
-    const { runId } = yield* SqlSchema.findOne({
+    const begun = yield* SqlSchema.findOneOption({
       Request: Schema.Struct({ folder: Schema.String, unsupported: Schema.String }),
       Result: Schema.Struct({ runId: Schema.Int }),
-      execute: (run) => sql`insert into demo.runs ${sql.insert(run)} returning run_id as "runId"`
+      execute: (run) =>
+        sql`insert into demo.runs ${sql.insert(run)}
+        on conflict (folder) where ended_at is null do nothing returning run_id as "runId"`
     })({ folder: folder.root, unsupported })
+    if (Option.isNone(begun)) {
+      return yield* new Unusable({ message: "Another process has just begun with this folder: start again to join it" })
+    }
+    const { runId } = begun.value
+    yield* sql`delete from demo.files where run_id in (${former})`
+    yield* sql`delete from demo.tasks where run_id in (${former})`
     const { jobIds } = yield* jobs.submit(
       folder.files.map((path) => IndexFile.request({ runId, folder: folder.root, path }))
     )

@@ -117,8 +117,11 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
 
     // ---------------------------------------------------------------------------------------------- intake
 
+    // Jobs that neither wait nor run (parked, or being settled) are in memory too: a flood of them stops the intake for a moment.
+    const isCrowded = () => held.size - mailbox.size - (owned?.attempts.size() ?? 0) > capacity
+
     const rooms = () =>
-      Priority.lanes.map(({ index }) => mailbox.sizeOf(index) * 2 > capacity ? 0 : mailbox.room(index))
+      Priority.lanes.map(({ index }) => isCrowded() || mailbox.sizeOf(index) * 2 > capacity ? 0 : mailbox.room(index))
 
     const intake = (owner: Owner) =>
       intakeLock.withPermit(Effect.gen(function*() {
@@ -153,6 +156,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
           Effect.gen(function*() {
             if (answer === "settled") {
               release(job, false)
+              intakeDue.openUnsafe()
               if (settlement._tag === "PutBack") timerDue.openUnsafe()
               yield* announcer.settled(job, settlement, yield* store.now)
               return true
@@ -170,7 +174,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       Effect.gen(function*() {
         const now = yield* store.now
         if (job.crashes >= crashLimit) return yield* Effect.forkIn(settle(job, Verdict.crashLoop(job, now)), loops)
-        if (job.expiresAt !== undefined && job.expiresAt <= now) {
+        if (job.attempt === 0 && job.expiresAt !== undefined && job.expiresAt <= now) {
           return yield* Effect.forkIn(settle(job, Verdict.expired(job, now, queue.retention)), loops)
         }
         const handler = handlers.get(job.type)
@@ -186,7 +190,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       })
 
     const next = (attempts: Attempts.Attempts): ReadyJob | undefined => {
-      if (state.isStopping || attempts.size() >= queue.concurrency) return undefined
+      if (state.isStopping || parking.isFull() || attempts.size() >= queue.concurrency) return undefined
       if (attempts.size() > 0 && (isAlone || suspect !== undefined)) return undefined
       const waiting = suspect
       suspect = undefined
@@ -310,7 +314,17 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
           for (const job of parking.unpark(type)) offer(job)
           dispatchDue.openUnsafe()
         },
-        removed: (type) => end(attempts, (run) => run.job.type === type)
+        removed: (type) =>
+          Effect.suspend(() => {
+            parking.leaving()
+            return Effect.ensuring(
+              end(attempts, (run) => run.job.type === type),
+              Effect.sync(() => {
+                parking.left()
+                dispatchDue.openUnsafe()
+              })
+            )
+          })
       }).pipe(Scope.provide(loops))
       yield* Effect.forEach(
         [intakeTurn(owner), dispatchTurn(attempts), timerTurn(owner), sweepTurn, noteTurn(attempts)],

@@ -114,14 +114,15 @@ export const startWorker = (
 
 /** One worker after the other until one of them stays: what a supervisor does with a process that keeps dying. */
 export const restartUntil = <A, E, R>(
-  options: Parameters<typeof startWorker>[0],
+  start: Effect.Effect<Worker, never, Scope.Scope>,
   goal: Effect.Effect<A, E, R>
 ): Effect.Effect<ReadonlyArray<Worker>, E, R | Scope.Scope> =>
   Effect.gen(function*() {
     const workers: Array<Worker> = []
     const restarting = Effect.gen(function*() {
-      const worker = yield* startWorker(options)
-      workers.push(worker)
+      const worker = yield* Effect.uninterruptible(
+        Effect.tap(start, (worker) => Effect.sync(() => workers.push(worker)))
+      )
       yield* worker.ended
     }).pipe(Effect.forever)
     yield* Effect.raceFirst(goal, restarting)
@@ -175,4 +176,6 @@ export interface Row {
 
 /** What handlers have committed for these jobs. */
 export const rowsOf = (sql: PgClient, ids: ReadonlyArray<string>): Effect.Effect<ReadonlyArray<Row>> =>
-  Effect.orDie(sql<Row>`select job_id, attempt, pid from public.rows where job_id = any(${ids}::uuid[]) order by job_id, attempt`)
+  Effect.orDie(
+    sql<Row>`select job_id, attempt, pid from public.rows where job_id = any(${ids}::uuid[]) order by job_id, attempt`
+  )

@@ -21,7 +21,6 @@ import * as DataFolder from "../../src/internal/postgres/dataFolder.ts"
 import * as OsProcess from "../../src/internal/postgres/process.ts"
 import * as Server from "../../src/internal/postgres/server.ts"
 import * as Postgres from "../../src/Postgres.ts"
-import "./globalSetup.ts"
 
 const withDatabase = (url: string, database: string): string => {
   const parsed = new URL(url)

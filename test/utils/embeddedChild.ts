@@ -12,7 +12,9 @@ const say = (value: unknown) => Effect.sync(() => process.stdout.write(`${JSON.s
 const program = Effect.gen(function*() {
   const sql = yield* PgClient
   yield* Effect.addFinalizer(() => Effect.ignore(Effect.flatMap(sql`select 1 as answer`, ([row]) => say(row))))
-  const [row] = yield* sql<{ pid: number }>`select (string_to_array(pg_read_file('postmaster.pid'), E'\n'))[1]::int as pid`
+  const [row] = yield* sql<
+    { pid: number }
+  >`select (string_to_array(pg_read_file('postmaster.pid'), E'\n'))[1]::int as pid`
   yield* say({ ...(yield* EmbeddedPostgres.EmbeddedPostgres), pid: row?.pid })
   return yield* Effect.never
 })

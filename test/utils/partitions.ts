@@ -115,4 +115,5 @@ const layerOver = <R, E>(options: Options, store: Layer.Layer<JobStore | R, E>) 
 export const layerMemory = (options: Options) => layerOver(options, MemoryJobStore.layer)
 
 /** Partitions of the test's own, on a fresh database. */
-export const layerPostgres = (options: Options) => layerOver(options, PgJobStore.layer().pipe(Layer.provideMerge(TestDatabase.layer)))
+export const layerPostgres = (options: Options) =>
+  layerOver(options, PgJobStore.layer().pipe(Layer.provideMerge(TestDatabase.layer)))

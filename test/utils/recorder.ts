@@ -9,8 +9,8 @@ export interface Recorder {
   readonly stream: () => Duplex
   /** Each socket write as the texts of the statements that it executes. */
   readonly writes: Array<ReadonlyArray<string>>
-  /** Whether the client has seen the end of each of its connections. */
-  readonly isDisconnected: () => boolean
+  /** The connections that the client has not seen end yet. */
+  readonly connections: () => ReadonlyArray<Socket>
   /** Loses the connection when a statement whose text holds this is written, after the server got it. */
   cutAt: string | undefined
   /** Loses it before the server gets anything of that write. */
@@ -40,7 +40,7 @@ export const makeRecorder = (url: string): Recorder => {
   const sockets: Array<Socket> = []
   const recorder: Recorder = {
     writes: [],
-    isDisconnected: () => sockets.every(({ closed }) => closed),
+    connections: () => sockets.filter(({ destroyed }) => !destroyed),
     cutAt: undefined,
     cutBefore: undefined,
     stream: () => {

@@ -135,7 +135,9 @@ const write = (hold?: number) =>
   Effect.gen(function*() {
     const sql = yield* SqlClient
     const { attempt, jobId } = yield* CurrentJob
-    yield* sql`insert into public.rows (job_id, attempt, pid, hold) values (${jobId}, ${attempt}, ${process.pid}, ${hold ?? null})`
+    yield* sql`insert into public.rows (job_id, attempt, pid, hold) values (${jobId}, ${attempt}, ${process.pid}, ${
+      hold ?? null
+    })`
     return process.pid
   })
 

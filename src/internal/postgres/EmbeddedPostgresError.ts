@@ -28,5 +28,8 @@ export class EmbeddedPostgresError
 {}
 
 /** Shorthand of this folder. */
-export const failure = (reason: EmbeddedPostgresError["reason"], message: string, cause?: unknown): EmbeddedPostgresError =>
-  new EmbeddedPostgresError({ reason, message, ...(cause !== undefined && { cause }) })
+export const failure = (
+  reason: EmbeddedPostgresError["reason"],
+  message: string,
+  cause?: unknown
+): EmbeddedPostgresError => new EmbeddedPostgresError({ reason, message, ...(cause !== undefined && { cause }) })

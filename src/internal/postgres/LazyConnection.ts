@@ -63,7 +63,10 @@ const notAllowed = transactionError(
 
 const wasInterrupted = transactionError("The transaction was interrupted while it began.", "execute")
 
-const wasAborted = transactionError("COMMIT found the transaction aborted by an earlier error and rolled it back.", "commit")
+const wasAborted = transactionError(
+  "COMMIT found the transaction aborted by an earlier error and rolled it back.",
+  "commit"
+)
 
 /** An error of what was sent with COMMIT: the server's word (it did not commit), or none at all (nobody knows). */
 const asUnanswered = (error: SqlError): SqlError =>
@@ -83,7 +86,8 @@ export const rollbackStatement = "ROLLBACK"
 const commitStatement = "COMMIT"
 
 /** A statement of the handler's that would end or nest the transaction behind our back: its job would commit without its settlement. */
-const forbidden = /^\s*(?:BEGIN|START\s+TRANSACTION|COMMIT|END|ABORT|ROLLBACK(?!\s+(?:WORK\s+|TRANSACTION\s+)?TO\b)|PREPARE\s+TRANSACTION)\b/i
+const forbidden =
+  /^\s*(?:BEGIN|START\s+TRANSACTION|COMMIT|END|ABORT|ROLLBACK(?!\s+(?:WORK\s+|TRANSACTION\s+)?TO\b)|PREPARE\s+TRANSACTION)\b/i
 
 /** See the top of this file. Made by `transactionAcquirer`, closed with the transaction's scope. */
 export class LazyConnection implements Connection {
@@ -119,7 +123,8 @@ export class LazyConnection implements Connection {
   }
 
   executeUnprepared(sql: string, params: ReadonlyArray<unknown>, transform: TransformRows) {
-    return this.control(sql, false) ?? this.run(sql, (statements) => statements.executeUnprepared(sql, params, transform))
+    return this.control(sql, false) ??
+      this.run(sql, (statements) => statements.executeUnprepared(sql, params, transform))
   }
 
   executeRaw(sql: string, params: ReadonlyArray<unknown>) {
@@ -138,18 +143,26 @@ export class LazyConnection implements Connection {
     return Stream.unwrap(
       Effect.andThen(
         this.gate.takeScoped(1),
-        Effect.map(Effect.suspend(() => this.open()), (session) => session.statements.executeStream(sql, params, transform))
+        Effect.map(
+          Effect.suspend(() => this.open()),
+          (session) => session.statements.executeStream(sql, params, transform)
+        )
       )
     )
   }
 
-  private run<A>(sql: string, statement: (statements: Connection) => Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> {
+  private run<A>(
+    sql: string,
+    statement: (statements: Connection) => Effect.Effect<A, SqlError>
+  ): Effect.Effect<A, SqlError> {
     if (forbidden.test(sql)) return Effect.fail(notAllowed)
-    return this.gate.withPermit(Effect.suspend(() =>
-      this.session !== undefined && !this.ended && this.failed === undefined
-        ? statement(this.session.statements)
-        : Effect.flatMap(this.open(), (session) => statement(session.statements))
-    ))
+    return this.gate.withPermit(
+      Effect.suspend(() =>
+        this.session !== undefined && !this.ended && this.failed === undefined
+          ? statement(this.session.statements)
+          : Effect.flatMap(this.open(), (session) => statement(session.statements))
+      )
+    )
   }
 
   /** The session with its transaction open; BEGIN goes out here. Callers hold the gate. */
@@ -177,7 +190,10 @@ export class LazyConnection implements Connection {
     const begin = pinned.query(sql, [], isPrepared)
     return this.savepoints.length === 0
       ? begin
-      : Effect.andThen(begin, Effect.forEach(this.savepoints, (savepoint) => pinned.query(savepoint), { discard: true }))
+      : Effect.andThen(
+        begin,
+        Effect.forEach(this.savepoints, (savepoint) => pinned.query(savepoint), { discard: true })
+      )
   }
 
   /** Takes a session out of the pool until the transaction's scope closes. Waits, interruptibly, while all are in use. */
@@ -270,9 +286,15 @@ export class LazyConnection implements Connection {
 
   private commitAlone(last: LastStatement): Effect.Effect<void, SqlError> {
     // The wait for a session can still be interrupted: nothing has been sent.
-    return Effect.flatMap(Effect.interruptible(Scope.provide(this.pool.get, this.scope)), (base) =>
-      Effect.flatMap(send(base, last), (sent) =>
-        Exit.isExit(sent) ? Effect.asVoid(sent) : Effect.asVoid(Effect.mapError(Fiber.join(sent), asUnanswered))))
+    return Effect.flatMap(
+      Effect.interruptible(Scope.provide(this.pool.get, this.scope)),
+      (base) =>
+        Effect.flatMap(
+          send(base, last),
+          (sent) =>
+            Exit.isExit(sent) ? Effect.asVoid(sent) : Effect.asVoid(Effect.mapError(Fiber.join(sent), asUnanswered))
+        )
+    )
   }
 
   private commitNow(base: PgConnection): Effect.Effect<void, SqlError> {

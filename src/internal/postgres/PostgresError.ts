@@ -28,7 +28,13 @@ const reasons = [
   "Unknown"
 ] as const
 
-const retryable: ReadonlySet<string> = new Set(["ConnectionRefused", "HostNotFound", "Unreachable", "TooManyConnections", "NotReady"])
+const retryable: ReadonlySet<string> = new Set([
+  "ConnectionRefused",
+  "HostNotFound",
+  "Unreachable",
+  "TooManyConnections",
+  "NotReady"
+])
 
 /** The database cannot be used. `reason` is for programs, `message` for whoever has to repair it. */
 export class PostgresError extends Schema.TaggedError<PostgresError>("millrace/PostgresError")("PostgresError", {
@@ -50,9 +56,11 @@ export interface Target {
   readonly username: string
 }
 
-const codeOf = (cause: unknown): string => Predicate.hasProperty(cause, "code") && typeof cause.code === "string" ? cause.code : ""
+const codeOf = (cause: unknown): string =>
+  Predicate.hasProperty(cause, "code") && typeof cause.code === "string" ? cause.code : ""
 
-const textOf = (cause: unknown): string => Predicate.hasProperty(cause, "message") && typeof cause.message === "string" ? cause.message : ""
+const textOf = (cause: unknown): string =>
+  Predicate.hasProperty(cause, "message") && typeof cause.message === "string" ? cause.message : ""
 
 const isTls = (code: string, text: string): boolean =>
   code.startsWith("ERR_TLS") || code.startsWith("ERR_SSL") || /CERT|SIGNATURE|ISSUER/.test(code) || /TLS|SSL/.test(text)
@@ -60,7 +68,8 @@ const isTls = (code: string, text: string): boolean =>
 /** What the driver's error means for whoever tries to connect to `target`. */
 export const fromSqlError = (error: SqlError, target: Target): PostgresError => {
   const at = `${target.host}:${target.port}`
-  const make = (reason: PostgresError["reason"], message: string) => new PostgresError({ reason, message, cause: error })
+  const make = (reason: PostgresError["reason"], message: string) =>
+    new PostgresError({ reason, message, cause: error })
   const cause = error.reason.cause
   const text = textOf(cause)
   const state = sqlState(error)
@@ -78,7 +87,10 @@ export const fromSqlError = (error: SqlError, target: Target): PostgresError => 
           `PostgreSQL at ${at} has no database "${target.database}". Create it (createdb ${target.database}) or name another in DATABASE_URL or PGDATABASE.`
         )
       case "53300":
-        return make("TooManyConnections", `PostgreSQL at ${at} has no free connection (${text}). Lower maxConnections or raise max_connections.`)
+        return make(
+          "TooManyConnections",
+          `PostgreSQL at ${at} has no free connection (${text}). Lower maxConnections or raise max_connections.`
+        )
       case "57P01":
       case "57P02":
       case "57P03":
@@ -97,7 +109,10 @@ export const fromSqlError = (error: SqlError, target: Target): PostgresError => 
   switch (code) {
     case "ECONNREFUSED":
     case "ENOENT":
-      return make("ConnectionRefused", `Nothing listens at ${at}. Start PostgreSQL there, or correct DATABASE_URL or PGHOST and PGPORT.`)
+      return make(
+        "ConnectionRefused",
+        `Nothing listens at ${at}. Start PostgreSQL there, or correct DATABASE_URL or PGHOST and PGPORT.`
+      )
     case "ENOTFOUND":
     case "EAI_AGAIN":
       return make("HostNotFound", `The host "${target.host}" is not known. Correct DATABASE_URL or PGHOST.`)
@@ -113,6 +128,9 @@ export const fromSqlError = (error: SqlError, target: Target): PostgresError => 
     )
   }
   return text === "Connection timed out"
-    ? make("Unreachable", `No answer from ${at} in time. Check the address, the network and firewalls, or raise connectTimeout.`)
+    ? make(
+      "Unreachable",
+      `No answer from ${at} in time. Check the address, the network and firewalls, or raise connectTimeout.`
+    )
     : make("Unknown", `PostgreSQL at ${at} cannot be used: ${error.message}${text === "" ? "" : ` (${text})`}.`)
 }

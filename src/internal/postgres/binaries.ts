@@ -33,19 +33,20 @@ const supported: ReadonlySet<string> = new Set([
 const Links = Schema.fromJsonString(Schema.Array(Schema.Struct({ source: Schema.String, target: Schema.String })))
 
 const resolveFrom = (file: string, name: string): Effect.Effect<string, unknown> =>
-  Effect.try({ try: () => createRequire(file).resolve(name), catch: (cause) => cause })
+  Effect.try(() => createRequire(file).resolve(name))
 
 const exists = (path: string): Effect.Effect<boolean> => Effect.isSuccess(Effect.tryPromise(() => access(path)))
 
 /** Package managers that run no install scripts leave out the links between the libraries. */
-const linkLibraries = (root: string): Effect.Effect<void> => Effect.ignore(Effect.gen(function*() {
-  const text = yield* Effect.tryPromise(() => readFile(Path.join(root, "native", "pg-symlinks.json"), "utf8"))
-  for (const { source, target } of yield* Schema.decodeUnknownEffect(Links)(text)) {
-    const path = Path.join(root, target)
-    if (yield* exists(path)) continue
-    yield* Effect.tryPromise(() => symlink(Path.relative(Path.dirname(target), source), path))
-  }
-}))
+const linkLibraries = (root: string): Effect.Effect<void> =>
+  Effect.ignore(Effect.gen(function*() {
+    const text = yield* Effect.tryPromise(() => readFile(Path.join(root, "native", "pg-symlinks.json"), "utf8"))
+    for (const { source, target } of yield* Schema.decodeUnknownEffect(Links)(text)) {
+      const path = Path.join(root, target)
+      if (yield* exists(path)) continue
+      yield* Effect.tryPromise(() => symlink(Path.relative(Path.dirname(target), source), path))
+    }
+  }))
 
 const makeExecutable = (path: string): Effect.Effect<void> =>
   Effect.tryPromise(() => access(path, constants.X_OK)).pipe(
@@ -84,11 +85,19 @@ export const locate = Effect.fnUntraced(function*(): Effect.fn.Return<Binaries, 
   yield* Effect.forEach([initdb, postgres, pgCtl], makeExecutable, { discard: true })
   const version = yield* Effect.mapError(
     run(postgres, ["--version"], {}),
-    (cause) => failure("PlatformUnsupported", `The embedded PostgreSQL does not run on this ${system} (it needs glibc). ${elsewhere}`, cause)
+    (cause) =>
+      failure(
+        "PlatformUnsupported",
+        `The embedded PostgreSQL does not run on this ${system} (it needs glibc). ${elsewhere}`,
+        cause
+      )
   )
   const major = /\(PostgreSQL\) (\d+)/.exec(version.output)?.[1]
   if (major === undefined) {
-    return yield* failure("PlatformUnsupported", `The embedded PostgreSQL does not run here: ${version.output.trim()}. ${elsewhere}`)
+    return yield* failure(
+      "PlatformUnsupported",
+      `The embedded PostgreSQL does not run here: ${version.output.trim()}. ${elsewhere}`
+    )
   }
   return { initdb, postgres, pgCtl, major }
 })

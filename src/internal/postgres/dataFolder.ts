@@ -33,12 +33,15 @@ export interface DataFolder {
 
 const Owner = Schema.fromJsonString(Schema.Struct({ pid: Schema.Int, startedAt: Schema.String }))
 
-const read = (path: string): Effect.Effect<Option.Option<string>> => Effect.option(Effect.tryPromise(() => readFile(path, "utf8")))
+const read = (path: string): Effect.Effect<Option.Option<string>> =>
+  Effect.option(Effect.tryPromise(() => readFile(path, "utf8")))
 
 const unwritable = (root: string) => (cause: unknown) =>
   failure(
     "FolderUnwritable",
-    `The folder ${root} cannot be written: ${Predicate.hasProperty(cause, "message") ? String(cause.message) : "unknown reason"}. ` +
+    `The folder ${root} cannot be written: ${
+      Predicate.hasProperty(cause, "message") ? String(cause.message) : "unknown reason"
+    }. ` +
       "Give another dataDir, or make this one writable.",
     cause
   )
@@ -56,26 +59,22 @@ const own = Effect.fnUntraced(function*(root: string): Effect.fn.Return<void, Em
   const file = Path.join(root, "owner.json")
   const self = yield* OsProcess.self
   const content = yield* Effect.orDie(Schema.encodeEffect(Owner)(self))
-  const claim = Effect.tryPromise({
-    try: () => writeFile(file, content, { flag: "wx" }),
-    catch: (cause) => cause
-  })
-  const claimOrTakeOver = Effect.catch(claim, (cause) =>
+  const claim = Effect.tryPromise(() => writeFile(file, content, { flag: "wx" }))
+  const claimOrTakeOver = Effect.catch(claim, ({ cause }) =>
     Effect.gen(function*() {
       if (!Predicate.hasProperty(cause, "code") || cause.code !== "EEXIST") return yield* unwritable(root)(cause)
       const owner = yield* ownerOf(file)
       if (Option.isSome(owner) && (yield* OsProcess.isAlive(owner.value))) {
         return yield* failure(
           "FolderInUse",
-          `The folder ${root} is in use by process ${owner.value.pid}. Stop it, give another dataDir, or connect to its server with Postgres.layer.`
+          `The folder ${root} is in use by process ${owner.value.pid}. Stop it, give another dataDir, ` +
+            "or connect to its server with Postgres.layer."
         )
       }
       // Its owner is dead. Of several that see this only one moves the file away.
       const grave = `${file}.${self.pid}`
-      yield* Effect.tryPromise({ try: () => rename(file, grave).then(() => rm(grave, { force: true })), catch: (cause) => cause }).pipe(
-        Effect.ignore
-      )
-      return yield* Effect.mapError(claim, unwritable(root))
+      yield* Effect.ignore(Effect.tryPromise(() => rename(file, grave).then(() => rm(grave, { force: true }))))
+      return yield* Effect.mapError(claim, ({ cause }) => unwritable(root)(cause))
     }))
   const release = Effect.gen(function*() {
     const current = yield* read(file)
@@ -111,7 +110,10 @@ const endLeftover = Effect.fnUntraced(function*(folder: DataFolder): Effect.fn.R
   if (yield* waitUntilGone(pid, "20 seconds")) return
   yield* OsProcess.signal(pid, "SIGQUIT")
   if (yield* waitUntilGone(pid, "5 seconds")) return
-  return yield* failure("FolderInUse", `A server left behind in ${folder.root} (process ${pid}) does not stop. Stop it: kill -QUIT ${pid}`)
+  return yield* failure(
+    "FolderInUse",
+    `A server left behind in ${folder.root} (process ${pid}) does not stop. Stop it: kill -QUIT ${pid}`
+  )
 })
 
 /** The text encoding and the order of strings are the same on every system: UTF-8, by code point. */
@@ -167,7 +169,13 @@ export const open = Effect.fnUntraced(function*(
   yield* io(root, () => mkdir(root, { recursive: true }))
   const data = Path.join(root, "data")
   const account = yield* Account.choose(data)
-  const folder: DataFolder = { root, data, log: Path.join(root, "server.log"), password: Path.join(root, "password"), account }
+  const folder: DataFolder = {
+    root,
+    data,
+    log: Path.join(root, "server.log"),
+    password: Path.join(root, "password"),
+    account
+  }
   yield* own(root)
   if (account !== undefined) {
     // The folder's own rights are ours to give; those above it are not.
@@ -206,20 +214,22 @@ export const open = Effect.fnUntraced(function*(
 /**
  * A folder for one run, in the system's temporary one, removed when the scope closes. Those of runs that were killed are removed now.
  */
-export const makeTemporary = Effect.fnUntraced(function*(): Effect.fn.Return<string, EmbeddedPostgresError, Scope.Scope> {
-  const parent = tmpdir()
-  const prefix = "millrace-postgres-"
-  const names = yield* Effect.orElseSucceed(Effect.tryPromise(() => readdir(parent)), () => [])
-  for (const name of names) {
-    if (!name.startsWith(prefix)) continue
-    const owner = yield* ownerOf(Path.join(parent, name, "owner.json"))
-    if (Option.isSome(owner) && !(yield* OsProcess.isAlive(owner.value))) yield* remove(Path.join(parent, name))
+export const makeTemporary = Effect.fnUntraced(
+  function*(): Effect.fn.Return<string, EmbeddedPostgresError, Scope.Scope> {
+    const parent = tmpdir()
+    const prefix = "millrace-postgres-"
+    const names = yield* Effect.orElseSucceed(Effect.tryPromise(() => readdir(parent)), () => [])
+    for (const name of names) {
+      if (!name.startsWith(prefix)) continue
+      const owner = yield* ownerOf(Path.join(parent, name, "owner.json"))
+      if (Option.isSome(owner) && !(yield* OsProcess.isAlive(owner.value))) yield* remove(Path.join(parent, name))
+    }
+    return yield* Effect.acquireRelease(
+      Effect.tryPromise({ try: () => mkdtemp(Path.join(parent, prefix)), catch: unwritable(parent) }),
+      remove
+    )
   }
-  return yield* Effect.acquireRelease(
-    Effect.tryPromise({ try: () => mkdtemp(Path.join(parent, prefix)), catch: unwritable(parent) }),
-    remove
-  )
-})
+)
 
 /** Removes the folder. */
 export const remove = (root: string): Effect.Effect<void> =>
@@ -228,4 +238,3 @@ export const remove = (root: string): Effect.Effect<void> =>
 /** The superuser's password. */
 export const readPassword = (folder: DataFolder): Effect.Effect<string, EmbeddedPostgresError> =>
   Effect.map(io(folder.root, () => readFile(folder.password, "utf8")), (text) => text.trim())
-

@@ -7,19 +7,23 @@ import type { PgConnection } from "@effect/sql-pg/PgConnection"
 import * as PgPool from "@effect/sql-pg/PgPool"
 import * as Effect from "effect/Effect"
 import type { Reactivity } from "effect/reactivity/Reactivity"
-import * as Scope from "effect/Scope"
+import type * as Scope from "effect/Scope"
 import * as SqlClient from "effect/sql/SqlClient"
 import type { Connection } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Statement from "effect/sql/Statement"
+import { onLiveClock } from "../time/liveClock.ts"
 import * as SessionConnection from "./connection.ts"
 import { beginStatement, LazyConnection, rollbackStatement } from "./LazyConnection.ts"
 
 const json = Statement.custom<PgClient.PgCustom>("PgJson")
 
-/** Lends each session to one user at a time (`multiplexConcurrency`), yet can pipeline on it (`multiplex`). */
+/**
+ * Lends each session to one user at a time (`multiplexConcurrency`), yet can pipeline on it (`multiplex`). Its timeouts are the network's: a
+ * test clock does not move them.
+ */
 export const makePool = (config: PgClient.PgPoolConfig): Effect.Effect<PgPool.PgPool, SqlError, Scope.Scope> =>
-  PgPool.make({ ...config, multiplex: true, multiplexConcurrency: 1 })
+  onLiveClock(PgPool.make({ ...config, multiplex: true, multiplexConcurrency: 1 }))
 
 /** The client over `pool`. `config` is what others open further pools with. */
 export const make = Effect.fnUntraced(function*(
@@ -32,13 +36,17 @@ export const make = Effect.fnUntraced(function*(
     compiler: PgClient.makeCompiler(config.transformQueryNames, config.transformJson),
     acquirer: pinned,
     borrower: (use) =>
-      pool.use((session) => Effect.scoped(Effect.flatMap(session.pin, (pin: PgConnection) => use(SessionConnection.make(pin))))),
+      pool.use((session) =>
+        Effect.scoped(Effect.flatMap(session.pin, (pin: PgConnection) => use(SessionConnection.make(pin))))
+      ),
     transactionAcquirer: Effect.map(Effect.scope, (scope): Connection => new LazyConnection(pool, scope)),
     prepareTransactionControls: true,
     beginTransaction: beginStatement,
     rollback: rollbackStatement,
     commit: (connection) =>
-      connection instanceof LazyConnection ? connection.commit() : Effect.die("commit on a connection that is not a transaction's"),
+      connection instanceof LazyConnection
+        ? connection.commit()
+        : Effect.die("commit on a connection that is not a transaction's"),
     releaseSavepoint: (name) => `RELEASE SAVEPOINT ${name}`,
     transformRows: config.transformResultNames === undefined
       ? undefined
@@ -60,7 +68,9 @@ export const make = Effect.fnUntraced(function*(
     json: (value: unknown) => Statement.fragment([json(value)]),
     listen: (channel: string) => Effect.flatMap(pool.reserve, (session) => session.listen(channel)),
     notify: (channel: string, payload: string) =>
-      Effect.scoped(Effect.flatMap(pinned, (session) => session.executeRaw("select pg_notify($1, $2)", [channel, payload]))).pipe(
+      Effect.scoped(
+        Effect.flatMap(pinned, (session) => session.executeRaw("select pg_notify($1, $2)", [channel, payload]))
+      ).pipe(
         Effect.asVoid
       )
   })

@@ -6,7 +6,7 @@ import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import { spawn, type SpawnOptions } from "node:child_process"
 import { readFile, readlink } from "node:fs/promises"
-// oxlint-disable-next-line no-restricted-imports -- numbers and signals of processes have no other door; nothing else is read there
+// Numbers and signals of processes have no other door; nothing else of it is used.
 import { getuid, kill, pid as ownPid, platform } from "node:process"
 
 /** The account that a child process runs under, where it is not our own. */
@@ -71,7 +71,8 @@ export const worksIn = (pid: number, folder: string): Effect.Effect<boolean | un
 export const signal = (pid: number, name: "SIGINT" | "SIGQUIT" | "SIGKILL" | "SIGTERM"): Effect.Effect<void> =>
   Effect.ignore(Effect.try({ try: () => kill(pid, name), catch: codeOf }))
 
-export const asAccount = (account: Account | undefined): SpawnOptions => account === undefined ? {} : { uid: account.uid, gid: account.gid }
+export const asAccount = (account: Account | undefined): SpawnOptions =>
+  account === undefined ? {} : { uid: account.uid, gid: account.gid }
 
 /** A clean environment: PostgreSQL reads PGDATA, PGPORT and others, and its messages are read back. */
 export const environment: SpawnOptions["env"] = platform === "win32"
@@ -85,7 +86,12 @@ export const run = (
   options: SpawnOptions
 ): Effect.Effect<{ readonly code: number; readonly output: string }, unknown> =>
   Effect.callback((resume) => {
-    const child = spawn(program, args, { ...options, stdio: ["ignore", "pipe", "pipe"], env: environment, windowsHide: true })
+    const child = spawn(program, args, {
+      ...options,
+      stdio: ["ignore", "pipe", "pipe"],
+      env: environment,
+      windowsHide: true
+    })
     let output = ""
     const collect = (chunk: Uint8Array) => {
       output += chunk.toString()

@@ -55,7 +55,10 @@ const signals = { fast: "SIGINT", immediate: "SIGQUIT" } as const
 /** A port that nothing listens on now; the system's choice. */
 export const freePort: Effect.Effect<number, EmbeddedPostgresError> = Effect.callback((resume) => {
   const server = createServer()
-  server.once("error", (cause) => resume(Effect.fail(failure("PortTaken", "This system has no free port on 127.0.0.1.", cause))))
+  server.once(
+    "error",
+    (cause) => resume(Effect.fail(failure("PortTaken", "This system has no free port on 127.0.0.1.", cause)))
+  )
   server.listen(0, "127.0.0.1", () => {
     const address = server.address()
     const port = typeof address === "object" && address !== null ? address.port : 0
@@ -64,7 +67,11 @@ export const freePort: Effect.Effect<number, EmbeddedPostgresError> = Effect.cal
 })
 
 const portTaken = (port: number, cause?: unknown) =>
-  failure("PortTaken", `Port ${port} on 127.0.0.1 is taken. Stop what listens there, give another port, or leave it out for a free one.`, cause)
+  failure(
+    "PortTaken",
+    `Port ${port} on 127.0.0.1 is taken. Stop what listens there, give another port, or leave it out for a free one.`,
+    cause
+  )
 
 /** Fails with `PortTaken`. */
 export const checkPort = (port: number): Effect.Effect<void, EmbeddedPostgresError> =>
@@ -90,7 +97,9 @@ const settings = (options: StartOptions): ReadonlyArray<string> => {
 const largestLog = 1_000_000
 
 /** The log continues where the last run left it, unless it has grown long. */
-const openLog = (path: string): Effect.Effect<{ readonly file: FileHandle; readonly from: number }, EmbeddedPostgresError> =>
+const openLog = (
+  path: string
+): Effect.Effect<{ readonly file: FileHandle; readonly from: number }, EmbeddedPostgresError> =>
   Effect.tryPromise({
     try: () =>
       stat(path).then(({ size }) => size < largestLog ? size : 0, () => 0).then((from) =>
@@ -101,7 +110,10 @@ const openLog = (path: string): Effect.Effect<{ readonly file: FileHandle; reado
 
 /** What this run has logged. */
 const readLog = (path: string, from: number): Effect.Effect<string> =>
-  Effect.orElseSucceed(Effect.tryPromise(() => readFile(path).then((bytes) => bytes.subarray(from).toString())), () => "")
+  Effect.orElseSucceed(
+    Effect.tryPromise(() => readFile(path).then((bytes) => bytes.subarray(from).toString())),
+    () => ""
+  )
 
 const lastLines = (log: string): string => log.trim().split("\n").slice(-15).join("\n")
 
@@ -111,7 +123,10 @@ const startFailure = (folder: DataFolder, port: number, log: string): EmbeddedPo
   if (/lock file "postmaster\.pid" already exists|pre-existing shared memory block/.test(log)) {
     return failure("FolderInUse", `Another server runs in ${folder.root}:\n${lastLines(log)}`)
   }
-  return failure("StartFailed", `The embedded PostgreSQL did not start. Its last words (${folder.log}):\n${lastLines(log)}`)
+  return failure(
+    "StartFailed",
+    `The embedded PostgreSQL did not start. Its last words (${folder.log}):\n${lastLines(log)}`
+  )
 }
 
 const launch = (binaries: Binaries, folder: DataFolder, options: StartOptions, log: number): ChildProcess => {
@@ -149,10 +164,15 @@ const spawned = (binaries: Binaries, folder: DataFolder, options: StartOptions, 
   })
   // The watcher's pipe may break when the server ends first.
   child.stdin?.on("error", () => {})
-  return Effect.callback<{ readonly child: ChildProcess; readonly exited: Deferred.Deferred<void> }, EmbeddedPostgresError>(
+  return Effect.callback<
+    { readonly child: ChildProcess; readonly exited: Deferred.Deferred<void> },
+    EmbeddedPostgresError
+  >(
     (resume) => {
-      child.once("error", (cause) =>
-        resume(Effect.fail(failure("StartFailed", `PostgreSQL cannot be run: ${cause.message}`, cause))))
+      child.once(
+        "error",
+        (cause) => resume(Effect.fail(failure("StartFailed", `PostgreSQL cannot be run: ${cause.message}`, cause)))
+      )
       child.once("spawn", () => resume(Effect.succeed({ child, exited })))
     }
   ).pipe(Effect.ensuring(Effect.promise(() => log.close())))

@@ -75,10 +75,13 @@ interface Connection {
   readonly tls: Tls
 }
 
-const text = (name: string) => Config.option(Config.String(name)).pipe(Config.map(Option.filter((value) => value !== "")))
+const text = (name: string) =>
+  Config.option(Config.String(name)).pipe(Config.map(Option.filter((value) => value !== "")))
 
 const environment = Config.all({
-  url: Config.option(Config.Redacted("DATABASE_URL")).pipe(Config.map(Option.filter((url) => Redacted.value(url) !== ""))),
+  url: Config.option(Config.Redacted("DATABASE_URL")).pipe(
+    Config.map(Option.filter((url) => Redacted.value(url) !== ""))
+  ),
   host: text("PGHOST"),
   port: text("PGPORT"),
   database: text("PGDATABASE"),
@@ -111,7 +114,12 @@ const parseUrl = (url: Redacted.Redacted, source: string): Effect.Effect<Connect
   const query = (name: string): string | undefined => parsed.searchParams.get(name) ?? undefined
   const host = query("host") ?? parsed.hostname.replace(/^\[(.*)\]$/, "$1")
   const port = query("port") ?? parsed.port
-  const parts = Option.all([decode(host), decode(parsed.username), decode(parsed.password), decode(parsed.pathname.slice(1))])
+  const parts = Option.all([
+    decode(host),
+    decode(parsed.username),
+    decode(parsed.password),
+    decode(parsed.pathname.slice(1))
+  ])
   if (Option.isNone(parts) || (port !== "" && !isPort(Number(port)))) {
     return Effect.fail(invalidUrl(source, "has a part that cannot be read"))
   }
@@ -130,11 +138,16 @@ const parseUrl = (url: Redacted.Redacted, source: string): Effect.Effect<Connect
 const isPort = (port: number): boolean => Number.isInteger(port) && port >= 1 && port <= 65535
 
 const fromEnvironment = Effect.fnUntraced(function*(options: Options): Effect.fn.Return<Connection, PostgresError> {
-  const found = yield* Effect.mapError(environment, (error) => invalidConfig(`The database's settings cannot be read: ${error.message}`))
+  const found = yield* Effect.mapError(
+    environment,
+    (error) => invalidConfig(`The database's settings cannot be read: ${error.message}`)
+  )
   // A host of the caller's own is another server than the one DATABASE_URL names.
   if (Option.isSome(found.url) && options.host === undefined) return yield* parseUrl(found.url.value, "DATABASE_URL")
   const port = Option.map(found.port, Number)
-  if (Option.isSome(port) && !isPort(port.value)) return yield* invalidConfig("PGPORT is not a port number (1 to 65535).")
+  if (Option.isSome(port) && !isPort(port.value)) {
+    return yield* invalidConfig("PGPORT is not a port number (1 to 65535).")
+  }
   return {
     url: undefined,
     host: Option.getOrUndefined(found.host),
@@ -154,37 +167,45 @@ const fromEnvironment = Effect.fnUntraced(function*(options: Options): Effect.fn
 const readPem = (path: string, name: string): Effect.Effect<string, PostgresError> =>
   Effect.tryPromise({
     try: () => readFile(path, "utf8"),
-    catch: (cause) => new PostgresError({ reason: "InvalidConfig", message: `The file ${path} given as ${name} cannot be read.`, cause })
+    catch: (cause) =>
+      new PostgresError({
+        reason: "InvalidConfig",
+        message: `The file ${path} given as ${name} cannot be read.`,
+        cause
+      })
   })
 
 /** Certificates always verify, also with `sslmode=require`, as in the driver; `verify-ca` leaves the host's name unchecked. */
-const tlsOptions = Effect.fnUntraced(function*(tls: Tls): Effect.fn.Return<boolean | ConnectionOptions | undefined, PostgresError> {
-  switch (tls.mode) {
-    case undefined:
-    case "prefer":
-    case "allow":
-      if (tls.rootCert === undefined && tls.cert === undefined) return undefined
-      break
-    case "disable":
-      return false
-    case "require":
-    case "verify-ca":
-    case "verify-full":
-      break
-    default:
-      return yield* invalidConfig(
-        `sslmode (PGSSLMODE) is "${tls.mode}"; it can be disable, allow, prefer, require, verify-ca or verify-full.`
-      )
+const tlsOptions = Effect.fnUntraced(
+  function*(tls: Tls): Effect.fn.Return<boolean | ConnectionOptions | undefined, PostgresError> {
+    switch (tls.mode) {
+      case undefined:
+      case "prefer":
+      case "allow":
+        if (tls.rootCert === undefined && tls.cert === undefined) return undefined
+        break
+      case "disable":
+        return false
+      case "require":
+      case "verify-ca":
+      case "verify-full":
+        break
+      default:
+        return yield* invalidConfig(
+          `sslmode (PGSSLMODE) is "${tls.mode}"; it can be disable, allow, prefer, require, verify-ca or verify-full.`
+        )
+    }
+    const files: ConnectionOptions = {
+      // "system" is libpq's name for the authorities that Node trusts anyway.
+      ...(tls.rootCert !== undefined && tls.rootCert !== "system" &&
+        { ca: yield* readPem(tls.rootCert, "sslrootcert (PGSSLROOTCERT)") }),
+      ...(tls.cert !== undefined && { cert: yield* readPem(tls.cert, "sslcert (PGSSLCERT)") }),
+      ...(tls.key !== undefined && { key: yield* readPem(tls.key, "sslkey (PGSSLKEY)") }),
+      ...(tls.mode === "verify-ca" && { checkServerIdentity: () => undefined })
+    }
+    return Object.keys(files).length === 0 ? true : files
   }
-  const files: ConnectionOptions = {
-    // "system" is libpq's name for the authorities that Node trusts anyway.
-    ...(tls.rootCert !== undefined && tls.rootCert !== "system" && { ca: yield* readPem(tls.rootCert, "sslrootcert (PGSSLROOTCERT)") }),
-    ...(tls.cert !== undefined && { cert: yield* readPem(tls.cert, "sslcert (PGSSLCERT)") }),
-    ...(tls.key !== undefined && { key: yield* readPem(tls.key, "sslkey (PGSSLKEY)") }),
-    ...(tls.mode === "verify-ca" && { checkServerIdentity: () => undefined })
-  }
-  return Object.keys(files).length === 0 ? true : files
-})
+)
 
 /** A dead owner's locks must go: all of these are off by default. Durations in the server's units, as the startup packet wants them. */
 const sessionParameters = (options: Options, isSocket: boolean): ReadonlyArray<Readonly<Record<string, string>>> => {
@@ -207,7 +228,8 @@ const sessionParameters = (options: Options, isSocket: boolean): ReadonlyArray<R
   ]
 }
 
-const secret = (value: string | Redacted.Redacted): Redacted.Redacted => typeof value === "string" ? Redacted.make(value) : value
+const secret = (value: string | Redacted.Redacted): Redacted.Redacted =>
+  typeof value === "string" ? Redacted.make(value) : value
 
 const defined = <A extends object>(fields: A): A => {
   const copy = { ...fields }
@@ -217,7 +239,9 @@ const defined = <A extends object>(fields: A): A => {
 
 /** Reads `options`, or the environment where they name no server. Fails with `InvalidConfig` or `InvalidUrl`. */
 export const resolve = Effect.fnUntraced(function*(options: Options): Effect.fn.Return<Settings, PostgresError> {
-  const found = options.url === undefined ? yield* fromEnvironment(options) : yield* parseUrl(secret(options.url), "The url given")
+  const found = options.url === undefined
+    ? yield* fromEnvironment(options)
+    : yield* parseUrl(secret(options.url), "The url given")
   const ssl = options.ssl ?? (yield* tlsOptions(found.tls))
   const host = options.host ?? found.host ?? "localhost"
   const port = options.port ?? found.port ?? 5432

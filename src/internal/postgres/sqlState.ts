@@ -7,7 +7,8 @@ import type { SqlError } from "effect/sql/SqlError"
 /** A field of the server's ErrorResponse. The severity is asked for as well: Node's own `code`s (`EPIPE`) look like SQLSTATEs. */
 const field = (error: SqlError, name: "code" | "severityUnlocalized"): string | undefined => {
   const cause = error.reason.cause
-  return Predicate.hasProperty(cause, "severity") && Predicate.hasProperty(cause, name) && typeof cause[name] === "string"
+  return Predicate.hasProperty(cause, "severity") && Predicate.hasProperty(cause, name) &&
+      typeof cause[name] === "string"
     ? cause[name]
     : undefined
 }

@@ -7,6 +7,7 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
+import * as References from "effect/References"
 import type { SqlClient } from "effect/sql/SqlClient"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import { CommitFailed } from "../../JobError.ts"
@@ -99,8 +100,11 @@ export const transact = (schema: string, client: SqlClient, foresee: Foresee) =>
         end(owner, completion, () => {
           isCommitting = true
         }))
+      // No span for a transaction that may never begin: the attempt has its own.
+      const transacted = Effect.flatMap(References.TracerEnabled, (isTraced) =>
+        Effect.withTracerEnabled(client.withTransaction(Effect.withTracerEnabled(ended, isTraced)), false))
       return Effect.catchCause(
-        client.withTransaction(ended),
+        transacted,
         (cause): Effect.Effect<Transacted, E | CommitFailed | StoreError> => {
           if (handlerFailure !== undefined) return Effect.failCause(handlerFailure)
           const error = Option.getOrUndefined(Cause.findErrorOption(cause))

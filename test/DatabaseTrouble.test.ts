@@ -1,0 +1,323 @@
+/**
+ * Guarantees 1, 2 and 10 when the database is in trouble: it restarts, it closes sessions, its answers get lost, it is not there.
+ */
+import { PgClient } from "@effect/sql-pg/PgClient"
+import { assert, describe, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import * as Queue from "effect/Queue"
+import * as Schedule from "effect/Schedule"
+import * as Schema from "effect/Schema"
+import * as Stream from "effect/Stream"
+import { SqlClient } from "effect/sql/SqlClient"
+import { connect, type Socket } from "node:net"
+import { CurrentJob } from "../src/CurrentJob.ts"
+import * as EventBus from "../src/EventBus.ts"
+import * as Job from "../src/Job.ts"
+import type { JobId } from "../src/JobId.ts"
+import * as JobRuntime from "../src/JobRuntime.ts"
+import * as Jobs from "../src/Jobs.ts"
+import * as Postgres from "../src/Postgres.ts"
+import * as RetryPolicy from "../src/RetryPolicy.ts"
+import { fatesOf, untilFinal } from "./utils/child.ts"
+import { databaseUrl, TestDatabase, TestServer } from "./utils/database.ts"
+import { holdLock, untilWaiting } from "./utils/holds.ts"
+import { makeRecorder } from "./utils/recorder.ts"
+import { queue, tables } from "./utils/worker.ts"
+
+/** A handler that has written its row, and the test that decides what comes next. */
+interface Turn {
+  readonly jobId: JobId
+  /** The backend of its transaction. */
+  readonly pid: number
+  readonly go: Effect.Effect<void>
+  /** Waits until it has ended: `true` when it was interrupted. */
+  readonly wasInterrupted: Effect.Effect<boolean>
+}
+
+/** One attempt each: whatever the database does must not count as one. */
+const retry = RetryPolicy.none
+
+/** Writes a row and returns; with `hold` its transaction stops inside COMMIT while somebody has that advisory lock. */
+class Write extends Job.make("Write", {
+  payload: Schema.Struct({ hold: Schema.optionalKey(Schema.Int) }),
+  queue: queue(20),
+  retry
+}) {}
+
+/** Writes a row and waits for its turn's `go`. */
+class Turned extends Job.make("Turned", { queue: queue(20), retry }) {}
+
+const write = (hold?: number) =>
+  Effect.gen(function*() {
+    const sql = yield* SqlClient
+    const { attempt, jobId } = yield* CurrentJob
+    const [row] = yield* sql<{ readonly pid: number }>`
+      insert into public.rows (job_id, attempt, pid, hold) values (${jobId}, ${attempt}, pg_backend_pid(), ${hold ?? null}) returning pid`
+    return row?.pid ?? 0
+  })
+
+/** The runtime in this process, over a client of the test's choice, watched from outside by `sql`. */
+const start = Effect.fnUntraced(function*(url: string, options: Omit<Postgres.Options, "url"> = {}) {
+  const sql = yield* Effect.map(Layer.build(Postgres.layer({ url })), (context) => Effect.provide(PgClient, context))
+  const client = yield* sql
+  for (const statement of tables) yield* client.unsafe(statement)
+  const turns = yield* Queue.unbounded<Turn>()
+  const handlers = Layer.mergeAll(
+    Write.toLayer(({ hold }) => Effect.asVoid(write(hold))),
+    Turned.toLayer(() =>
+      Effect.gen(function*() {
+        const pid = yield* write()
+        const { jobId } = yield* CurrentJob
+        const go = Deferred.makeUnsafe<void>()
+        const wasInterrupted = Deferred.makeUnsafe<boolean>()
+        yield* Queue.offer(turns, {
+          jobId,
+          pid,
+          go: Effect.asVoid(Deferred.succeed(go, undefined)),
+          wasInterrupted: Deferred.await(wasInterrupted)
+        })
+        yield* Deferred.await(go).pipe(
+          Effect.onExit((exit) => Deferred.succeed(wasInterrupted, exit._tag === "Failure"))
+        )
+      })
+    )
+  )
+  const context = yield* Layer.build(
+    handlers.pipe(
+      Layer.provideMerge(JobRuntime.layer({ queues: [queue(20)] })),
+      Layer.provideMerge(Postgres.layer({ url, maxConnections: 25, ...options }))
+    )
+  )
+  const jobs = yield* Effect.provide(Jobs.Jobs, context)
+  const bus = yield* Effect.provide(EventBus.EventBus, context)
+  const completed: Array<string> = []
+  yield* bus.stream({ tags: ["JobCompleted"] }).pipe(
+    Stream.runForEach(({ jobId }) => Effect.sync(() => completed.push(jobId))),
+    Effect.forkScoped({ startImmediately: true })
+  )
+  return { sql: client, jobs, completed, nextTurn: Queue.take(turns) }
+})
+
+/** The client's ends of its connections, one of which can be lost while the server's session lives on. */
+const makeLines = (url: string) => {
+  const { hostname, port } = new URL(url)
+  const sockets: Array<Socket> = []
+  return {
+    stream: () => {
+      const socket = connect(Number(port), hostname)
+      sockets.push(socket)
+      return socket
+    },
+    lose: (sql: PgClient, pid: number) =>
+      Effect.map(
+        sql<{ readonly port: number }>`select client_port as port from pg_stat_activity where pid = ${pid}`,
+        ([row]) => sockets.find(({ localPort }) => localPort === row?.port)?.destroy()
+      )
+  }
+}
+
+const rowsOf = (sql: PgClient, ids: ReadonlyArray<string>) =>
+  Effect.map(
+    sql<{ readonly job_id: string }>`select job_id from public.rows where job_id = any(${ids}::uuid[])`,
+    (rows) => rows.map(({ job_id }) => job_id)
+  )
+
+/** Every one of these has completed in its first attempt and has written exactly once. */
+const assertEachOnce = (sql: PgClient, ids: ReadonlyArray<string>) =>
+  Effect.gen(function*() {
+    const fates = yield* untilFinal(sql, ids)
+    assert.deepStrictEqual(fates.filter(({ attempt, state }) => state !== "completed" || attempt !== 1), [])
+    assert.deepStrictEqual((yield* rowsOf(sql, ids)).toSorted(), ids.toSorted())
+  })
+
+describe("PostgreSQL restarts under load", () => {
+  for (const mode of ["fast", "immediate"] as const) {
+    it.live(`in mode ${mode}: nothing is lost, nothing is written twice, and the runtime goes on by itself`, () =>
+      Effect.gen(function*() {
+        const server = yield* TestServer
+        const { jobs, sql } = yield* start(server.url)
+        const ids: Array<string> = []
+        const submitting = yield* Effect.gen(function*() {
+          const { jobIds } = yield* jobs.submit(Array.from({ length: 20 }, () => Write.request({}))).pipe(
+            Effect.retry({ while: (error) => error.isRetryable })
+          )
+          ids.push(...jobIds)
+        }).pipe(Effect.forever, Effect.forkScoped)
+        for (const count of [200, 600]) {
+          yield* Effect.sync(() => ids.length).pipe(
+            Effect.repeat({ until: (length) => length >= count, schedule: Schedule.spaced("2 millis") })
+          )
+          yield* server.restart(mode)
+        }
+        yield* Effect.sync(() => ids.length).pipe(
+          Effect.repeat({ until: (length) => length >= 900, schedule: Schedule.spaced("2 millis") })
+        )
+        yield* Fiber.interrupt(submitting)
+        yield* assertEachOnce(sql, ids)
+        // The last submission may have been cut short: stored or not, but whole.
+        const [left] = yield* sql`select count(*)::int as n from millrace.dead_letters`
+        assert.deepStrictEqual(left, { n: 0 })
+      }).pipe(Effect.scoped, Effect.provide(TestServer.layerWith({ synchronous_commit: "on" }))))
+  }
+})
+
+describe("the session of a running handler is closed by the server", () => {
+  it.live("its attempt runs again, is not counted, and its writes are there once", () =>
+    Effect.gen(function*() {
+      const { jobs, nextTurn, sql } = yield* start(yield* databaseUrl)
+      const id = yield* jobs.submit(Turned.request(undefined))
+      const first = yield* nextTurn
+      yield* sql`select pg_terminate_backend(${first.pid}, 5000)`
+      yield* first.go
+      const second = yield* nextTurn
+      assert.strictEqual(second.jobId, id)
+      yield* second.go
+      yield* assertEachOnce(sql, [id])
+    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layerDatabase)))
+
+  it.live("inside COMMIT, after its settlement: it did not commit, and runs again", () =>
+    Effect.gen(function*() {
+      const { completed, jobs, sql } = yield* start(yield* databaseUrl)
+      const { release } = yield* holdLock(sql, 1)
+      const id = yield* jobs.submit(Write.request({ hold: 1 }))
+      const [session] = yield* untilWaiting(sql)
+      yield* sql`select pg_terminate_backend(${session!.pid}, 5000)`
+      yield* release
+      yield* jobs.await(id)
+      yield* assertEachOnce(sql, [id])
+      assert.deepStrictEqual(completed, [id])
+    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layerDatabase)))
+})
+
+describe("the connection is lost during COMMIT", () => {
+  it.live("and the server commits: the runtime waits for the old session, finds the outcome, and does not run the job again", () =>
+    Effect.gen(function*() {
+      const url = yield* databaseUrl
+      const lines = makeLines(url)
+      const { completed, jobs, sql } = yield* start(url, { stream: lines.stream })
+      const { release } = yield* holdLock(sql, 1)
+      const id = yield* jobs.submit(Write.request({ hold: 1 }))
+      const [session] = yield* untilWaiting(sql)
+      yield* lines.lose(sql, session!.pid)
+      // The old session still waits inside COMMIT, and the refence waits for the old session.
+      yield* untilWaiting(sql, 2)
+      yield* release
+      yield* jobs.await(id)
+      yield* assertEachOnce(sql, [id])
+      assert.deepInclude((yield* fatesOf(sql, [id]))[0], { version: 0 })
+      assert.deepStrictEqual(completed, [id])
+    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layerDatabase)))
+
+  it.live("before the server got it: the first attempt can never commit any more, and the job runs again", () =>
+    Effect.gen(function*() {
+      const url = yield* databaseUrl
+      const recorder = makeRecorder(url)
+      const { completed, jobs, nextTurn, sql } = yield* start(url, { stream: recorder.stream })
+      const id = yield* jobs.submit(Turned.request(undefined))
+      const first = yield* nextTurn
+      recorder.cutBefore = "COMMIT"
+      yield* first.go
+      const second = yield* nextTurn
+      recorder.cutBefore = undefined
+      assert.strictEqual(second.jobId, id)
+      assert.deepStrictEqual(yield* rowsOf(sql, [id]), [])
+      // Raised by the refence: no settlement of the first attempt fits the row.
+      assert.deepInclude((yield* fatesOf(sql, [id]))[0], { version: 1 })
+      yield* second.go
+      yield* jobs.await(id)
+      yield* assertEachOnce(sql, [id])
+      assert.deepStrictEqual(completed, [id])
+    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layerDatabase)))
+
+  it.live("again and again, whatever the server made of it: each job completes once and is announced once", () =>
+    Effect.gen(function*() {
+      const url = yield* databaseUrl
+      const recorder = makeRecorder(url)
+      const { completed, jobs, sql } = yield* start(url, { stream: recorder.stream })
+      const { jobIds } = yield* jobs.submit(Array.from({ length: 300 }, () => Write.request({})))
+      const fiber = yield* Effect.forkScoped(untilFinal(sql, jobIds))
+      for (let cuts = 0; cuts < 10; cuts++) {
+        recorder.cutAt = "COMMIT"
+        const before = recorder.disconnects
+        yield* Effect.sync(() => recorder.disconnects > before || fiber.pollUnsafe() !== undefined).pipe(
+          Effect.repeat({ until: (isCut) => isCut, schedule: Schedule.spaced("1 millis") })
+        )
+        recorder.cutAt = undefined
+      }
+      assert.isAbove(recorder.disconnects, 0)
+      yield* assertEachOnce(sql, jobIds)
+      yield* Effect.sync(() => completed.length).pipe(
+        Effect.repeat({ until: (length) => length >= jobIds.length, schedule: Schedule.spaced("5 millis") })
+      )
+      assert.deepStrictEqual(completed.toSorted(), jobIds.toSorted())
+    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layerDatabase)))
+})
+
+describe("the answer to a submission is lost", () => {
+  it.live("what was stored is not stored twice, and the caller gets its ids", () =>
+    Effect.gen(function*() {
+      const url = yield* databaseUrl
+      const recorder = makeRecorder(url)
+      const { jobs, sql } = yield* start(url, { stream: recorder.stream })
+      recorder.cutAt = "insert into millrace.jobs"
+      const submitting = yield* Effect.forkScoped(
+        jobs.submit(Array.from({ length: 50 }, () => Write.request({}, { runAt: Date.UTC(2100) })))
+      )
+      const stored = sql<{ readonly id: string }>`select id from millrace.jobs`
+      yield* Effect.repeat(stored, { until: (rows) => rows.length > 0, schedule: Schedule.spaced("2 millis") })
+      recorder.cutAt = undefined
+      const { jobIds } = yield* Fiber.join(submitting)
+      assert.deepStrictEqual((yield* stored).map(({ id }) => id).toSorted(), jobIds.toSorted())
+      assert.strictEqual(jobIds.length, 50)
+    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layerDatabase)))
+})
+
+describe("the sessions that hold the shard locks are closed by the server", () => {
+  it.live("running attempts are interrupted, a new epoch takes over, and nothing commits twice", () =>
+    Effect.gen(function*() {
+      const { jobs, nextTurn, sql } = yield* start(yield* databaseUrl)
+      const epoch = Effect.map(
+        sql<{ readonly epoch: number }>`select epoch::int from millrace.partitions join millrace.queues on id = queue_id where name = 'work'`,
+        ([row]) => row?.epoch ?? 0
+      )
+      const id = yield* jobs.submit(Turned.request(undefined))
+      const first = yield* nextTurn
+      const before = yield* epoch
+      yield* sql`select pg_terminate_backend(pid, 5000) from pg_stat_activity
+        where datname = current_database() and application_name = 'millrace locks'`
+      assert.isTrue(yield* first.wasInterrupted)
+      const second = yield* nextTurn
+      assert.strictEqual(second.jobId, id)
+      assert.isAbove(yield* epoch, before)
+      assert.deepStrictEqual(yield* rowsOf(sql, [id]), [])
+      yield* second.go
+      yield* assertEachOnce(sql, [id])
+    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layerDatabase)))
+})
+
+describe("the database is not there", () => {
+  it.live("a submission fails with StoreUnavailable, nothing of it is stored, and the same one works later", () =>
+    Effect.gen(function*() {
+      const server = yield* TestServer
+      const { jobs, sql } = yield* start(server.url)
+      const before = yield* jobs.submit(Write.request({}))
+      yield* untilFinal(sql, [before])
+      yield* server.stop("fast")
+      const request = Write.request({})
+      const error = yield* Effect.flip(jobs.submit(request))
+      assert.strictEqual(error._tag, "SubmitError")
+      assert.strictEqual(error.reason._tag, "StoreUnavailable")
+      assert.isTrue(error.isRetryable)
+      const unknown = yield* Effect.flip(jobs.status(before))
+      assert.strictEqual(unknown._tag, "StoreUnavailable")
+      yield* server.start
+      const id = yield* jobs.submit(request).pipe(Effect.retry({ while: ({ isRetryable }) => isRetryable }))
+      yield* assertEachOnce(sql, [id])
+      const everything = yield* sql`select id from millrace.jobs union all select id from millrace.finished_jobs`
+      assert.strictEqual(everything.length, 2)
+      assert.deepInclude((yield* fatesOf(sql, [before]))[0], { state: "completed" })
+    }).pipe(Effect.scoped, Effect.provide(TestServer.layerWith({ synchronous_commit: "on" }))))
+})
