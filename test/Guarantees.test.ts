@@ -507,7 +507,7 @@ layer(runtime, { excludeTestServices: true })("in a runtime", (it) => {
     it.effect("a handler that throws instead of answering an effect, or answers none, is a defect", () =>
       Effect.gen(function*() {
         const jobs = yield* Jobs.Jobs
-        yield* register("Throws", () => {
+        yield* register("Throws", (): Effect.Effect<void> => {
           throw new Error("thrown")
         })
         yield* register("NoEffect", () => undefined as unknown as Effect.Effect<void>)

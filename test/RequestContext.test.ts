@@ -169,7 +169,7 @@ layer(layerRuntime().pipe(Layer.provideMerge(Spans.layer)), { excludeTestService
       })
       // History names the same span.
       const { history } = yield* jobs.status(jobId)
-      assert.deepInclude(history.at(-1), { traceId: attempt?.traceId, spanId: attempt?.spanId })
+      assert.deepInclude(history.at(-1) ?? {}, { traceId: attempt?.traceId, spanId: attempt?.spanId })
     }))
 
   it.effect("a delayed job's attempt begins a trace of its own, with a link to the submitting span", () =>

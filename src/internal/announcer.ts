@@ -6,6 +6,7 @@ import type { EventBus } from "../EventBus.ts"
 import * as JobEvent from "../JobEvent.ts"
 import * as JobMetrics from "../JobMetrics.ts"
 import { type Finish, type ReadyJob, type Settlement, tenantId } from "../JobStore.ts"
+import * as RequestContext from "../RequestContext.ts"
 
 /** Announces for one queue. */
 export interface Announcer {
@@ -19,6 +20,14 @@ export const make = (bus: EventBus["Service"], queue: string): Announcer => {
   const common = (job: ReadyJob, at: number) => {
     const tenant = tenantId(job.tenant)
     return { jobId: job.id, type: job.type, queue, at, ...(tenant === undefined ? {} : { tenantId: tenant }) }
+  }
+
+  /** Only a row that was not moved yet (but for becoming due) is started for the first time. */
+  const firstWait = (job: ReadyJob, at: number): Effect.Effect<void> => {
+    const { scheduledFor } = RequestContext.fromStored(job.context)
+    return job.version === (scheduledFor === undefined ? 0 : 1)
+      ? JobMetrics.onStarted(job.type, queue, at - (scheduledFor ?? job.createdAt))
+      : Effect.void
   }
 
   const finish = (job: ReadyJob, { entry, outcome }: Finish, at: number): JobEvent.JobEvent => {
@@ -74,7 +83,7 @@ export const make = (bus: EventBus["Service"], queue: string): Announcer => {
   return {
     started: (job, at) =>
       Effect.andThen(
-        job.attempt === 0 ? JobMetrics.onStarted(job.type, queue, at - job.createdAt) : Effect.void,
+        firstWait(job, at),
         bus.publish(new JobEvent.JobStarted({ ...common(job, at), attempt: job.attempt + 1 }))
       ),
     progressed: (job, at, progress, message) =>

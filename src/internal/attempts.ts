@@ -117,16 +117,11 @@ export const make = (options: {
 
     const settled = (job: ReadyJob, settlement: Settlement) =>
       Effect.flatMap(settle(settlement), (answer) => {
-        switch (answer) {
-          case "settled":
-            release(job, false)
-            if (settlement._tag === "Retry" || settlement._tag === "PutBack") onDue()
-            return Effect.as(announce(job, settlement), settlement)
-          case "superseded":
-            return Effect.as(lookAgain(job), undefined)
-          case "stopped":
-            return Effect.undefined
-        }
+        if (answer === "superseded") return Effect.as(lookAgain(job), undefined)
+        if (answer === "stopped") return Effect.undefined
+        release(job, false)
+        if (answer._tag === "Retry" || answer._tag === "PutBack") onDue()
+        return Effect.as(announce(job, answer), answer)
       })
 
     /** Lost during COMMIT: forbid the old attempt, or find that it had committed. */

@@ -154,16 +154,16 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         if (owned === undefined) return Effect.succeed(false)
         return Effect.flatMap(owned.settle(settlement), (answer) =>
           Effect.gen(function*() {
-            if (answer === "settled") {
-              release(job, false)
-              intakeDue.openUnsafe()
-              if (settlement._tag === "PutBack") timerDue.openUnsafe()
-              yield* announcer.settled(job, settlement, yield* store.now)
-              return true
-            }
             // Whatever moved the row: reading it again shows what is left of it.
-            release(job, answer === "superseded")
-            return false
+            if (answer === "superseded" || answer === "stopped") {
+              release(job, answer === "superseded")
+              return false
+            }
+            release(job, false)
+            intakeDue.openUnsafe()
+            if (answer._tag === "PutBack") timerDue.openUnsafe()
+            yield* announcer.settled(job, answer, yield* store.now)
+            return answer === settlement
           }))
       })
 

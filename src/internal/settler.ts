@@ -16,7 +16,7 @@ import * as Coalescer from "./coalescer.ts"
 import { onLiveClock } from "./time/liveClock.ts"
 
 /** `superseded`: someone else has the outcome, or the row has moved on; look again. `stopped`: the owner ended before the store answered. */
-export type Settled = "settled" | "superseded" | "stopped"
+export type Settled = Settlement | "superseded" | "stopped"
 
 /** Writes one settlement together with whatever else is being settled. */
 export type Settler = (settlement: Settlement) => Effect.Effect<Settled>
@@ -65,11 +65,11 @@ export const make = (options: {
     )
 
   const answer = (settlement: Settlement, settled: ReadonlySet<JobId>, isResent: boolean) => {
-    if (settled.has(settlement.id)) return Effect.succeed<Settled>("settled")
+    if (settled.has(settlement.id)) return Effect.succeed<Settled>(settlement)
     if (!isResent) return Effect.succeed<Settled>("superseded")
     return hasArrived(settlement).pipe(
       Effect.orElseSucceed(() => false),
-      Effect.map((hasArrived): Settled => hasArrived ? "settled" : "superseded")
+      Effect.map((hasArrived): Settled => hasArrived ? settlement : "superseded")
     )
   }
 

@@ -13,8 +13,6 @@ export interface Recorder {
   readonly connections: () => ReadonlyArray<Socket>
   /** Loses the connection when a statement whose text holds this is written, after the server got it. */
   cutAt: string | undefined
-  /** Loses it before the server gets anything of that write. */
-  cutBefore: string | undefined
 }
 
 const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString("utf8")
@@ -42,7 +40,6 @@ export const makeRecorder = (url: string): Recorder => {
     writes: [],
     connections: () => sockets.filter(({ destroyed }) => !destroyed),
     cutAt: undefined,
-    cutBefore: undefined,
     stream: () => {
       const socket = new Socket()
       sockets.push(socket)
@@ -53,11 +50,7 @@ export const makeRecorder = (url: string): Recorder => {
         // The first message (startup or cancel) has no type byte; answers to a password request execute nothing.
         const statements = isStarted ? statementsOf(chunk, names) : []
         isStarted = true
-        const { cutAt, cutBefore } = recorder
-        if (cutBefore !== undefined && statements.some((statement) => statement.includes(cutBefore))) {
-          socket.destroy()
-          return false
-        }
+        const { cutAt } = recorder
         if (statements.length > 0) recorder.writes.push(statements)
         if (cutAt !== undefined && statements.some((statement) => statement.includes(cutAt))) {
           // Nothing is read any more: the answer never arrives.
