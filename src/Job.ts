@@ -125,7 +125,9 @@ export const make = <
   Error extends Codec = typeof Schema.Never
 >(type: Type, options: Options<Payload, Success, Error> = {}): Job<Type, Payload, Success, Error> => {
   const check = (isRight: boolean, field: string, expected: string, received: unknown) => {
-    if (!isRight) throw new RangeError(`Job.make("${type}"): ${field}: expected ${expected}, received ${String(received)}`)
+    if (isRight) return
+    const shown = typeof received === "string" ? JSON.stringify(received) : String(received)
+    throw new RangeError(`Job.make("${type}"): ${field}: expected ${expected}, received ${shown}`)
   }
   check(type.length >= 1 && type.length <= 200, "type", "1 to 200 characters", type)
   const timeoutMs = millis(options.timeout)

@@ -104,7 +104,8 @@ const cluster = (options: ClientOptions) => {
   })
   const storage = Layer.unwrap(Effect.as(
     JobStore,
-    SqlRunnerStorage.layerWith({ prefix: "cluster" }).pipe(
+    // Advisory locks are numbered by this name in the whole database: two schemas must not share it.
+    SqlRunnerStorage.layerWith({ prefix: `${schemaOf(options)}_cluster` }).pipe(
       Layer.provide(pool),
       Layer.orDie,
       Layer.provide(Layer.succeed(References.TracerEnabled, false))

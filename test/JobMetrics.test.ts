@@ -6,6 +6,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Metric from "effect/Metric"
+import * as Order from "effect/Order"
 import * as TestClock from "effect/testing/TestClock"
 import { Snooze } from "../src/JobError.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
@@ -17,13 +18,18 @@ import { failureOf, layerRuntime, makeStops, until, untilState } from "./utils/r
 const Measured = JobQueue.make("measured", { concurrency: 3 })
 
 // A registry of this file's own: the metrics are global to a process.
-const runtime = layerRuntime({ queues: [Measured] }).pipe(Layer.provideMerge(Layer.sync(Metric.MetricRegistry, () => new Map())))
+const runtime = layerRuntime({ queues: [Measured] }).pipe(
+  Layer.provideMerge(Layer.sync(Metric.MetricRegistry, () => new Map()))
+)
 
 /** The state of the one metric of that name with exactly these attributes. */
 const metric = (id: string, attributes: Readonly<Record<string, string>>) =>
   Effect.map(Metric.snapshot, (snapshots) => {
-    const sorted = (value: Readonly<Record<string, string>>) => JSON.stringify(Object.entries(value).toSorted())
-    const found = snapshots.filter((snapshot) => snapshot.id === id && sorted(snapshot.attributes ?? {}) === sorted(attributes))
+    const sorted = (value: Readonly<Record<string, string>>) =>
+      Object.entries(value).map(String).toSorted(Order.String).join()
+    const found = snapshots.filter((snapshot) =>
+      snapshot.id === id && sorted(snapshot.attributes ?? {}) === sorted(attributes)
+    )
     assert.isAtMost(found.length, 1)
     return found[0]
   })
@@ -38,7 +44,8 @@ layer(runtime, { excludeTestServices: true })("metrics", (it) => {
   it.effect("count what was submitted and how it ended, by type, queue and outcome", () =>
     Effect.gen(function*() {
       const jobs = yield* Jobs.Jobs
-      yield* JobHandlers.register("Counted", (payload) => payload === "bad" ? Effect.fail({ _tag: "Bad" }) : Effect.void, {
+      yield* JobHandlers.register("Counted", (payload) =>
+        payload === "bad" ? Effect.fail({ _tag: "Bad" }) : Effect.void, {
         retry: RetryPolicy.delays([0])
       })
       const counted = { type: "Counted", queue: "measured" }
@@ -51,13 +58,18 @@ layer(runtime, { excludeTestServices: true })("metrics", (it) => {
       yield* jobs.submit({ ...counted, delay: "1 day", dedupeKey: "counted" })
       yield* jobs.cancel(scheduled)
       const late = yield* jobs.submit({ ...counted, expiresIn: 0 })
-      for (const id of jobIds) yield* Effect.exit(jobs.await(id))
+      for (const id of jobIds) {
+        yield* Effect.exit(jobs.await(id))
+      }
       yield* failureOf(jobs.await(late))
       assert.strictEqual(yield* count("millrace_jobs_submitted", counted), 7)
-      const outcome = (name: string) => count("millrace_jobs_finished", { ...counted, outcome: name })
-      const outcomes = () => Effect.all([outcome("completed"), outcome("failed"), outcome("cancelled"), outcome("expired")])
+      const outcome = (name: string) =>
+        count("millrace_jobs_finished", { ...counted, outcome: name })
+      const outcomes = () =>
+        Effect.all([outcome("completed"), outcome("failed"), outcome("cancelled"), outcome("expired")])
       // Counted right after the commit that others see.
-      yield* until(Effect.map(outcomes(), (all) => all.reduce((sum, one) => sum + one, 0) >= 7))
+      yield* until(Effect.map(outcomes(), (all) =>
+        all.reduce((sum, one) => sum + one, 0) >= 7))
       assert.deepStrictEqual(yield* outcomes(), [3, 2, 1, 1])
       assert.strictEqual(yield* count("millrace_job_retries", { ...counted, class: "Business" }), 2)
       assert.strictEqual(yield* count("millrace_dead_letters", { ...counted, class: "Business" }), 2)
@@ -67,14 +79,23 @@ layer(runtime, { excludeTestServices: true })("metrics", (it) => {
     Effect.gen(function*() {
       const jobs = yield* Jobs.Jobs
       yield* JobHandlers.register("Classes", (payload) =>
-        payload === "die" ? Effect.die("boom") : payload === "slow" ? Effect.never : Effect.fail({ errorClass: payload }), {
+        payload === "die"
+          ? Effect.die("boom")
+          : payload === "slow"
+          ? Effect.never
+          : Effect.fail({ errorClass: payload }), {
         retry: RetryPolicy.none,
         timeout: "20 millis"
       })
-      const { jobIds } = yield* jobs.submit(["die", "slow", "Permanent", "Transient"].map((payload) => ({ type: "Classes", payload })))
+      const { jobIds } = yield* jobs.submit(
+        ["die", "slow", "Permanent", "Transient"].map((payload) => ({ type: "Classes", payload }))
+      )
       yield* Effect.forEach(jobIds, (id) => untilState(id, "failed"))
       for (const errorClass of ["System", "Timeout", "Permanent", "Transient"]) {
-        yield* until(Effect.map(count("millrace_dead_letters", { type: "Classes", queue: "default", class: errorClass }), (n) => n === 1))
+        yield* until(
+          Effect.map(count("millrace_dead_letters", { type: "Classes", queue: "default", class: errorClass }), (n) =>
+            n === 1)
+        )
       }
     }))
 
@@ -87,8 +108,10 @@ layer(runtime, { excludeTestServices: true })("metrics", (it) => {
       const { jobIds } = yield* jobs.submit(["good", "bad"].map((payload) => ({ type: "Timed", payload })))
       for (const id of jobIds) yield* Effect.exit(jobs.await(id))
       const histogram = (id: string) =>
-        Effect.map(metric(id, { type: "Timed", queue: "default" }), (found) => found?.type === "Histogram" ? found.state : undefined)
-      yield* until(Effect.map(histogram("millrace_job_run_ms"), (state) => state?.count === 3))
+        Effect.map(metric(id, { type: "Timed", queue: "default" }), (found) =>
+          found?.type === "Histogram" ? found.state : undefined)
+      yield* until(Effect.map(histogram("millrace_job_run_ms"), (state) =>
+        state?.count === 3))
       const waits = yield* histogram("millrace_job_wait_ms")
       assert.strictEqual(waits?.count, 2)
       assert.isAtLeast(waits?.min ?? -1, 0)
@@ -101,7 +124,9 @@ layer(runtime, { excludeTestServices: true })("metrics", (it) => {
       const jobs = yield* Jobs.Jobs
       const stops = yield* makeStops
       yield* JobHandlers.register("InFlight", (payload) => stops.stop(String(payload)))
-      const { jobIds } = yield* jobs.submit(Array.from({ length: 5 }, (_, payload) => ({ type: "InFlight", payload, queue: Measured })))
+      const { jobIds } = yield* jobs.submit(
+        Array.from({ length: 5 }, (_, payload) => ({ type: "InFlight", payload, queue: Measured }))
+      )
       yield* Effect.forEach(["0", "1", "2"], stops.arrived)
       const inFlight = gauge("millrace_jobs_in_flight", { queue: "measured", partition: "0" })
       yield* until(Effect.map(inFlight, (value) => value === 3))
@@ -132,7 +157,10 @@ layer(runtime, { excludeTestServices: true })("metrics", (it) => {
 
 layer(runtime)("metrics under a test clock", (it) => {
   const waits = (type: string) =>
-    Effect.map(metric("millrace_job_wait_ms", { type, queue: "default" }), (found) => found?.type === "Histogram" ? found.state : undefined)
+    Effect.map(
+      metric("millrace_job_wait_ms", { type, queue: "default" }),
+      (found) => found?.type === "Histogram" ? found.state : undefined
+    )
 
   it.effect("how long a scheduled job waits is counted from when it was due, not from its submission", () =>
     Effect.gen(function*() {
@@ -149,9 +177,10 @@ layer(runtime)("metrics under a test clock", (it) => {
       const jobs = yield* Jobs.Jobs
       let runs = 0
       yield* JobHandlers.register("Returns", () =>
-        Effect.suspend(() => {
+        Effect.gen(function*() {
           runs++
-          return runs === 1 ? Effect.fail(new Snooze({ delay: Duration.hours(1) })) : runs === 2 ? Effect.fail("dead") : Effect.void
+          if (runs === 1) return yield* new Snooze({ delay: Duration.hours(1) })
+          if (runs === 2) return yield* Effect.fail("dead")
         }), { retry: RetryPolicy.none })
       const jobId = yield* jobs.submit({ type: "Returns" })
       yield* untilState(jobId, "scheduled")

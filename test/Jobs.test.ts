@@ -6,20 +6,27 @@ import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
-import * as Stream from "effect/Stream"
 import { SqlClient } from "effect/sql/SqlClient"
+import * as Stream from "effect/Stream"
 import * as CurrentJob from "../src/CurrentJob.ts"
 import * as EventBus from "../src/EventBus.ts"
 import * as Job from "../src/Job.ts"
-import { DeadLetterNotFound, DedupeKeyTaken, Discard, JobAlreadyFinal, JobNotFound, JobUnsuccessful } from "../src/JobError.ts"
+import {
+  DeadLetterNotFound,
+  DedupeKeyTaken,
+  Discard,
+  JobAlreadyFinal,
+  JobNotFound,
+  JobUnsuccessful
+} from "../src/JobError.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
 import * as Jobs from "../src/Jobs.ts"
 import * as RequestContext from "../src/RequestContext.ts"
 import * as RetryPolicy from "../src/RetryPolicy.ts"
-import { newId } from "./utils/storeFixture.ts"
 import { failureOf, layerRuntime, listen, makeStops, until, untilState } from "./utils/runtime.ts"
+import { newId } from "./utils/storeFixture.ts"
 
 const Small = JobQueue.make("small", { concurrency: 5, maxPayloadBytes: 100 })
 
@@ -37,7 +44,9 @@ class Greet extends Job.make("Greet", {
 const epoch = new Date(0)
 
 const GreetLive = Greet.toLayer(({ name }) =>
-  name === "nobody" ? Effect.fail(new Refused({ why: "no such person" })) : Effect.succeed({ greeting: `Hello, ${name}`, at: epoch })
+  name === "nobody"
+    ? Effect.fail(new Refused({ why: "no such person" }))
+    : Effect.succeed({ greeting: `Hello, ${name}`, at: epoch })
 )
 
 /** Rows in the three places a job can be in. */
@@ -49,14 +58,19 @@ const countRows = Effect.gen(function*() {
 })
 
 /** A type of the test's own, whose handler does what the test says. */
-const register = <R>(type: string, handler: (payload: unknown) => Effect.Effect<unknown, unknown, R>, options?: JobHandlers.Options) =>
-  JobHandlers.register(type, handler, { retry: RetryPolicy.none, ...options })
+const register = <R>(
+  type: string,
+  handler: (payload: unknown) => Effect.Effect<unknown, unknown, R>,
+  options?: JobHandlers.Options
+) => JobHandlers.register(type, handler, { retry: RetryPolicy.none, ...options })
 
 const rolledBack = new Error("rolled back")
 
 const tomorrow = Effect.map(DateTime.now, DateTime.add({ days: 1 }))
 
-layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTimeout: "250 millis" }))), { excludeTestServices: true })("Jobs", (it) => {
+layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTimeout: "250 millis" }))), {
+  excludeTestServices: true
+})("Jobs", (it) => {
   // ------------------------------------------------------------------------------------------------ submit
 
   it.effect("submit of one request answers its id, and the job runs", () =>
@@ -86,7 +100,11 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
       const plain = yield* jobs.submit({ type: "Greet", payload: { name: "Bea" }, runAt })
       assert.strictEqual(plain, typed)
       const { dedupeKey, priority, queue } = yield* jobs.status(typed)
-      assert.deepStrictEqual({ dedupeKey, priority, queue }, { dedupeKey: "greet Bea", priority: "high", queue: "default" })
+      assert.deepStrictEqual({ dedupeKey, priority, queue }, {
+        dedupeKey: "greet Bea",
+        priority: "high",
+        queue: "default"
+      })
     }))
 
   it.effect("a request's own dedupe key wins over its definition's", () =>
@@ -111,7 +129,10 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
         { type: "plain", runAt, priority: 30 }
       ], { priority: "low" })
       const alone = yield* jobs.submit(Greet.request({ name: "Fay" }, { runAt }))
-      const lanes = yield* Effect.forEach([...jobIds, alone], (id) => Effect.map(jobs.status(id), ({ priority }) => priority))
+      const lanes = yield* Effect.forEach(
+        [...jobIds, alone],
+        (id) => Effect.map(jobs.status(id), ({ priority }) => priority)
+      )
       assert.deepStrictEqual(lanes, ["critical", "low", "low", "normal", "high"])
     }))
 
@@ -119,7 +140,9 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
     Effect.gen(function*() {
       const jobs = yield* Jobs.Jobs
       const runAt = yield* tomorrow
-      const { jobIds } = yield* jobs.submit([{ type: "plain", runAt }, { type: "plain", runAt, queue: "default" }], { queue: Small })
+      const { jobIds } = yield* jobs.submit([{ type: "plain", runAt }, { type: "plain", runAt, queue: "default" }], {
+        queue: Small
+      })
       const queues = yield* Effect.forEach(jobIds, (id) => Effect.map(jobs.status(id), ({ queue }) => queue))
       assert.deepStrictEqual(queues, ["small", "default"])
     }))
@@ -148,48 +171,66 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
   const circular: Record<string, unknown> = {}
   circular["self"] = circular
 
-  const refusals: ReadonlyArray<readonly [string, Job.JobRequest, { readonly _tag: string; readonly field?: string }]> = [
-    ["an empty type", { type: "" }, { _tag: "InvalidField", field: "type" }],
-    ["a type with NUL", { type: "a\0b" }, { _tag: "InvalidField", field: "type" }],
-    ["a priority that is no lane", { type: "T", priority: "urgent" as "high" }, { _tag: "InvalidField", field: "priority" }],
-    ["a priority above 100", { type: "T", priority: 101 }, { _tag: "InvalidField", field: "priority" }],
-    ["a priority that is no number", { type: "T", priority: Number.NaN }, { _tag: "InvalidField", field: "priority" }],
-    ["an unknown queue", { type: "T", queue: "nowhere" }, { _tag: "UnknownQueue", field: "queue" }],
-    ["a payload above the queue's limit", { type: "T", queue: Small, payload: "x".repeat(99) }, {
-      _tag: "PayloadTooLarge",
-      field: "payload"
-    }],
-    ["an empty dedupe key", { type: "T", dedupeKey: "" }, { _tag: "InvalidField", field: "dedupeKey" }],
-    ["a dedupe key of 513 characters", { type: "T", dedupeKey: "x".repeat(513) }, { _tag: "InvalidField", field: "dedupeKey" }],
-    ["a dedupe key with NUL", { type: "T", dedupeKey: "a\0b" }, { _tag: "InvalidField", field: "dedupeKey" }],
-    ["both runAt and delay", { type: "T", runAt: 1, delay: 1 }, { _tag: "InvalidField", field: "delay" }],
-    ["a negative delay", { type: "T", delay: -1 }, { _tag: "InvalidField", field: "delay" }],
-    ["an endless delay", { type: "T", delay: "Infinity" }, { _tag: "InvalidField", field: "delay" }],
-    ["a delay that is none", { type: "T", delay: "soon" as "1 second" }, { _tag: "InvalidField", field: "delay" }],
-    ["a runAt that is NaN", { type: "T", runAt: Number.NaN }, { _tag: "InvalidField", field: "runAt" }],
-    ["a runAt that is an invalid date", { type: "T", runAt: new Date("never") }, { _tag: "InvalidField", field: "runAt" }],
-    ["a runAt after the year 9999", { type: "T", runAt: 1e15 }, { _tag: "InvalidField", field: "runAt" }],
-    ["a negative expiresIn", { type: "T", expiresIn: -1 }, { _tag: "InvalidField", field: "expiresIn" }],
-    ["a delay that ends after the year 9999", { type: "T", delay: "3000000 days" }, { _tag: "InvalidField", field: "delay" }],
-    ["an expiresIn that ends after the year 9999", { type: "T", expiresIn: "3000000 days" }, {
-      _tag: "InvalidField",
-      field: "expiresIn"
-    }],
-    ["a payload with a BigInt", { type: "T", payload: { n: 1n } }, { _tag: "InvalidField", field: "payload" }],
-    ["a payload with a function", { type: "T", payload: { f: () => 1 } }, { _tag: "InvalidField", field: "payload" }],
-    ["a payload that holds itself", { type: "T", payload: circular }, { _tag: "InvalidField", field: "payload" }],
-    ["a typed payload that its schema does not take", Greet.request({ name: 1 as unknown as string }), {
-      _tag: "InvalidField",
-      field: "payload"
-    }]
-  ]
+  const refusals: ReadonlyArray<readonly [string, Job.JobRequest, { readonly _tag: string; readonly field?: string }]> =
+    [
+      ["an empty type", { type: "" }, { _tag: "InvalidField", field: "type" }],
+      ["a type with NUL", { type: "a\0b" }, { _tag: "InvalidField", field: "type" }],
+      ["a priority that is no lane", { type: "T", priority: "urgent" as "high" }, {
+        _tag: "InvalidField",
+        field: "priority"
+      }],
+      ["a priority above 100", { type: "T", priority: 101 }, { _tag: "InvalidField", field: "priority" }],
+      ["a priority that is no number", { type: "T", priority: Number.NaN }, {
+        _tag: "InvalidField",
+        field: "priority"
+      }],
+      ["an unknown queue", { type: "T", queue: "nowhere" }, { _tag: "UnknownQueue", field: "queue" }],
+      ["a payload above the queue's limit", { type: "T", queue: Small, payload: "x".repeat(99) }, {
+        _tag: "PayloadTooLarge",
+        field: "payload"
+      }],
+      ["an empty dedupe key", { type: "T", dedupeKey: "" }, { _tag: "InvalidField", field: "dedupeKey" }],
+      ["a dedupe key of 513 characters", { type: "T", dedupeKey: "x".repeat(513) }, {
+        _tag: "InvalidField",
+        field: "dedupeKey"
+      }],
+      ["a dedupe key with NUL", { type: "T", dedupeKey: "a\0b" }, { _tag: "InvalidField", field: "dedupeKey" }],
+      ["both runAt and delay", { type: "T", runAt: 1, delay: 1 }, { _tag: "InvalidField", field: "delay" }],
+      ["a negative delay", { type: "T", delay: -1 }, { _tag: "InvalidField", field: "delay" }],
+      ["an endless delay", { type: "T", delay: "Infinity" }, { _tag: "InvalidField", field: "delay" }],
+      ["a delay that is none", { type: "T", delay: "soon" as "1 second" }, { _tag: "InvalidField", field: "delay" }],
+      ["a runAt that is NaN", { type: "T", runAt: Number.NaN }, { _tag: "InvalidField", field: "runAt" }],
+      ["a runAt that is an invalid date", { type: "T", runAt: new Date("never") }, {
+        _tag: "InvalidField",
+        field: "runAt"
+      }],
+      ["a runAt after the year 9999", { type: "T", runAt: 1e15 }, { _tag: "InvalidField", field: "runAt" }],
+      ["a negative expiresIn", { type: "T", expiresIn: -1 }, { _tag: "InvalidField", field: "expiresIn" }],
+      ["a delay that ends after the year 9999", { type: "T", delay: "3000000 days" }, {
+        _tag: "InvalidField",
+        field: "delay"
+      }],
+      ["an expiresIn that ends after the year 9999", { type: "T", expiresIn: "3000000 days" }, {
+        _tag: "InvalidField",
+        field: "expiresIn"
+      }],
+      ["a payload with a BigInt", { type: "T", payload: { n: 1n } }, { _tag: "InvalidField", field: "payload" }],
+      ["a payload with a function", { type: "T", payload: { f: () => 1 } }, { _tag: "InvalidField", field: "payload" }],
+      ["a payload that holds itself", { type: "T", payload: circular }, { _tag: "InvalidField", field: "payload" }],
+      ["a typed payload that its schema does not take", Greet.request({ name: 1 as unknown as string }), {
+        _tag: "InvalidField",
+        field: "payload"
+      }]
+    ]
 
   for (const [what, request, expected] of refusals) {
     it.effect(`submit refuses ${what}, names the field, and stores nothing`, () =>
       Effect.gen(function*() {
         const jobs = yield* Jobs.Jobs
         const before = yield* countRows
-        const pick = ({ isRetryable, reason }: { readonly isRetryable: boolean; readonly reason: { readonly _tag: string } }) => ({
+        const pick = (
+          { isRetryable, reason }: { readonly isRetryable: boolean; readonly reason: { readonly _tag: string } }
+        ) => ({
           _tag: reason._tag,
           isRetryable,
           ...("field" in reason ? { field: reason.field } : {})
@@ -206,7 +247,9 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
   it.effect("submit refuses a tenant that PostgreSQL could not store, and does not blame the database", () =>
     Effect.gen(function*() {
       const jobs = yield* Jobs.Jobs
-      const { isRetryable, reason } = yield* failureOf(RequestContext.provide(jobs.submit({ type: "T" }), { tenantId: "a\0b" }))
+      const { isRetryable, reason } = yield* failureOf(
+        RequestContext.provide(jobs.submit({ type: "T" }), { tenantId: "a\0b" })
+      )
       assert.deepStrictEqual({ isRetryable, tag: reason._tag }, { isRetryable: false, tag: "InvalidField" })
     }))
 
@@ -238,7 +281,17 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
     Effect.gen(function*() {
       const jobs = yield* Jobs.Jobs
       yield* register("Echo", Effect.succeed)
-      const payloads = [0, -1.5, "", "\u0000 \u{1f600} \\", [], {}, { "": [{ a: null }] }, true, Array.from({ length: 1000 }, (_, i) => i)]
+      const payloads = [
+        0,
+        -1.5,
+        "",
+        "\u0000 \u{1f600} \\",
+        [],
+        {},
+        { "": [{ a: null }] },
+        true,
+        Array.from({ length: 1000 }, (_, i) => i)
+      ]
       const { jobIds } = yield* jobs.submit(payloads.map((payload) => ({ type: "Echo", payload })))
       assert.deepStrictEqual(yield* Effect.forEach(jobIds, (id) => jobs.await(id)), payloads)
     }))
@@ -329,7 +382,9 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
       const told = yield* listen({ type: "SavepointEvents", tags: ["JobSubmitted"] }, ({ queue }) => queue === "small")
       const runAt = yield* tomorrow
       yield* sql.withTransaction(Effect.gen(function*() {
-        const inside = sql.withTransaction(Effect.andThen(jobs.submit({ type: "SavepointEvents", runAt }), Effect.fail(rolledBack)))
+        const inside = sql.withTransaction(
+          Effect.andThen(jobs.submit({ type: "SavepointEvents", runAt }), Effect.fail(rolledBack))
+        )
         yield* Effect.ignore(inside)
         yield* jobs.submit({ type: "SavepointEvents", runAt, queue: Small })
       }))
@@ -364,9 +419,13 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
     Effect.gen(function*() {
       const jobs = yield* Jobs.Jobs
       let runs = 0
-      yield* register("Flaky", () => Effect.suspend(() => ++runs < 3 ? Effect.fail({ run: runs }) : Effect.succeed({ run: runs })), {
-        retry: RetryPolicy.delays([1])
-      })
+      yield* register(
+        "Flaky",
+        () => Effect.suspend(() => ++runs < 3 ? Effect.fail({ run: runs }) : Effect.succeed({ run: runs })),
+        {
+          retry: RetryPolicy.delays([1])
+        }
+      )
       const jobId = yield* jobs.submit({ type: "Flaky", payload: 7, priority: 80, dedupeKey: "flaky" }).pipe(
         RequestContext.provide({ userId: "ada", requestId: "r1" }),
         Effect.withSpan("outer")
@@ -460,7 +519,10 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
       yield* stops.releaseAll
       yield* jobs.await(jobId)
       const ended = yield* jobs.status(jobId)
-      assert.deepStrictEqual({ progress: ended.progress, startedAt: ended.startedAt }, { progress: undefined, startedAt: undefined })
+      assert.deepStrictEqual({ progress: ended.progress, startedAt: ended.startedAt }, {
+        progress: undefined,
+        startedAt: undefined
+      })
     }))
 
   it.effect("a job that waits while others run is queued, not running", () =>
@@ -468,7 +530,9 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
       const jobs = yield* Jobs.Jobs
       const stops = yield* makeStops
       yield* register("Hold", (payload) => stops.stop(String(payload)))
-      const { jobIds } = yield* jobs.submit(Array.from({ length: 8 }, (_, payload) => ({ type: "Hold", payload, queue: Small })))
+      const { jobIds } = yield* jobs.submit(
+        Array.from({ length: 8 }, (_, payload) => ({ type: "Hold", payload, queue: Small }))
+      )
       yield* Effect.forEach([0, 1, 2, 3, 4], (n) => stops.arrived(String(n)))
       const states = yield* Effect.forEach(jobIds, (id) => Effect.map(jobs.status(id), ({ state }) => state))
       assert.deepStrictEqual(states, [...Array.from({ length: 5 }, () => "running"), "queued", "queued", "queued"])
@@ -540,9 +604,13 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
       const jobs = yield* Jobs.Jobs
       const stops = yield* makeStops
       const ran: Array<unknown> = []
-      yield* register("Queued", (payload) => Effect.andThen(Effect.sync(() => ran.push(payload)), stops.stop(String(payload))))
-      const { jobIds } = yield* jobs.submit(Array.from({ length: 7 }, (_, payload) => ({ type: "Queued", payload, queue: Small })))
-      yield* Effect.forEach([0, 1, 2, 3, 4], (n) => stops.arrived(String(n)))
+      yield* register("Queued", (payload) =>
+        Effect.andThen(Effect.sync(() => ran.push(payload)), stops.stop(String(payload))))
+      const { jobIds } = yield* jobs.submit(
+        Array.from({ length: 7 }, (_, payload) => ({ type: "Queued", payload, queue: Small }))
+      )
+      yield* Effect.forEach([0, 1, 2, 3, 4], (n) =>
+        stops.arrived(String(n)))
       const [cancelled, kept] = jobIds.slice(5)
       yield* RequestContext.provide(jobs.cancel(cancelled!), { userId: "carol" })
       const status = yield* jobs.status(cancelled!)
@@ -550,7 +618,7 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
       assert.deepInclude(status.history.at(-1), { move: "cancelled", to: "cancelled", by: "carol" })
       yield* stops.releaseAll
       yield* jobs.await(kept!)
-      assert.deepStrictEqual(ran.toSorted(), [0, 1, 2, 3, 4, 6])
+      assert.sameMembers(ran, [0, 1, 2, 3, 4, 6])
     }))
 
   it.effect("cancel of scheduled and retrying jobs", () =>
@@ -600,7 +668,10 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
       )
       const failed = yield* jobs.submit(Greet.request({ name: "nobody" }))
       yield* untilState(failed, "failed")
-      assert.deepStrictEqual(yield* failureOf(jobs.cancel(failed)), new JobAlreadyFinal({ jobId: failed, jobState: "failed" }))
+      assert.deepStrictEqual(
+        yield* failureOf(jobs.cancel(failed)),
+        new JobAlreadyFinal({ jobId: failed, jobState: "failed" })
+      )
     }))
 
   it.effect("of two cancellations at the same time one succeeds, and the other says that the job is cancelled", () =>
@@ -612,9 +683,14 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
       const scheduled = yield* jobs.submit({ type: "CancelledTwice", delay: "1 day" })
       yield* stops.arrived("running")
       for (const jobId of [scheduled, running]) {
-        const exits = yield* Effect.all([Effect.exit(jobs.cancel(jobId)), Effect.exit(jobs.cancel(jobId))], { concurrency: 2 })
+        const exits = yield* Effect.all([Effect.exit(jobs.cancel(jobId)), Effect.exit(jobs.cancel(jobId))], {
+          concurrency: 2
+        })
         for (const exit of exits.filter(Exit.isFailure)) {
-          assert.deepStrictEqual(Exit.findErrorOption(exit), Option.some(new JobAlreadyFinal({ jobId, jobState: "cancelled" })))
+          assert.deepStrictEqual(
+            Exit.findErrorOption(exit),
+            Option.some(new JobAlreadyFinal({ jobId, jobState: "cancelled" }))
+          )
         }
         assert.isAbove(exits.filter(Exit.isSuccess).length, 0)
         assert.strictEqual((yield* jobs.status(jobId)).state, "cancelled")
@@ -674,10 +750,15 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
       const jobId = yield* jobs.submit({ type: "ReplayedOnce" })
       yield* untilState(jobId, "failed")
       mode.isGood = true
-      const exits = yield* Effect.forEach(Array.from({ length: 10 }), () => Effect.exit(jobs.replayJob(jobId)), { concurrency: 10 })
+      const exits = yield* Effect.forEach(Array.from({ length: 10 }), () => Effect.exit(jobs.replayJob(jobId)), {
+        concurrency: 10
+      })
       assert.strictEqual(exits.filter(Exit.isSuccess).length, 1)
       for (const exit of exits.filter(Exit.isFailure)) {
-        assert.strictEqual(Exit.findErrorOption(exit).pipe((error) => error._tag === "Some" ? error.value._tag : ""), "DeadLetterNotFound")
+        assert.strictEqual(
+          Exit.findErrorOption(exit).pipe((error) => error._tag === "Some" ? error.value._tag : ""),
+          "DeadLetterNotFound"
+        )
       }
       yield* jobs.await(jobId)
       const { history } = yield* jobs.status(jobId)
@@ -704,7 +785,10 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
       yield* register("NotDead", () => stops.stop("running"))
       const jobId = yield* jobs.submit({ type: "NotDead" })
       yield* stops.arrived("running")
-      assert.deepStrictEqual(yield* failureOf(jobs.replayJob(jobId)), new DeadLetterNotFound({ jobId, jobState: "running" }))
+      assert.deepStrictEqual(
+        yield* failureOf(jobs.replayJob(jobId)),
+        new DeadLetterNotFound({ jobId, jobState: "running" })
+      )
     }))
 
   it.effect("replayJob of a dead letter whose dedupe key is held by a live job fails, and it can be replayed later", () =>
@@ -811,13 +895,15 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
       const jobs = yield* Jobs.Jobs
       const stops = yield* makeStops
       const ran: Array<unknown> = []
-      yield* register("Expires", (payload) => Effect.andThen(Effect.sync(() => ran.push(payload)), stops.stop(String(payload))))
+      yield* register("Expires", (payload) =>
+        Effect.andThen(Effect.sync(() => ran.push(payload)), stops.stop(String(payload))))
       yield* jobs.submit(Array.from({ length: 5 }, (_, payload) => ({ type: "Expires", payload, queue: Small })))
-      yield* Effect.forEach([0, 1, 2, 3, 4], (n) => stops.arrived(String(n)))
+      yield* Effect.forEach([0, 1, 2, 3, 4], (n) =>
+        stops.arrived(String(n)))
       const jobId = yield* jobs.submit({ type: "Expires", payload: 5, queue: Small, expiresIn: 0 })
       yield* stops.releaseAll
       assert.deepInclude(yield* failureOf(jobs.await(jobId)), { jobState: "expired" })
-      assert.deepStrictEqual(ran.toSorted(), [0, 1, 2, 3, 4])
+      assert.sameMembers(ran, [0, 1, 2, 3, 4])
       const { history } = yield* jobs.status(jobId)
       assert.deepStrictEqual(history.map(({ move }) => move), ["submitted", "expired"])
     }))

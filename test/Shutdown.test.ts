@@ -68,7 +68,10 @@ describe("a worker that gets SIGTERM", () => {
 
       yield* startWorker({ url })
       const rest = yield* untilFinal(sql, waiting.jobIds)
-      assert.deepStrictEqual(rest.filter(({ attempt, state, version }) => state !== "completed" || attempt !== 1 || version !== 0), [])
+      assert.deepStrictEqual(
+        rest.filter(({ attempt, state, version }) => state !== "completed" || attempt !== 1 || version !== 0),
+        []
+      )
       // The successor does not have to suspect anyone.
       assert.deepInclude(yield* ownership(sql), { epoch: epoch + 1, careful: false })
     }).pipe(Effect.scoped, Effect.provide(submitting)))
@@ -96,7 +99,10 @@ describe("a worker that gets SIGTERM", () => {
       const second = yield* startWorker({ url })
       yield* second.tell({ tell: "go", jobId: id })
       const fates = yield* untilFinal(sql, [id, ...waiting])
-      assert.deepStrictEqual(fates.filter(({ attempt, state, version }) => state !== "completed" || attempt !== 1 || version !== 0), [])
+      assert.deepStrictEqual(
+        fates.filter(({ attempt, state, version }) => state !== "completed" || attempt !== 1 || version !== 0),
+        []
+      )
       assert.deepStrictEqual(yield* rowsOf(sql, [id]), [{ job_id: id, attempt: 1, pid: second.pid }])
       assert.deepInclude(yield* ownership(sql), { careful: false })
     }).pipe(Effect.scoped, Effect.provide(submitting)))
@@ -138,7 +144,10 @@ describe("a worker that gets SIGTERM", () => {
       }
       yield* startWorker({ url })
       const fates = yield* untilFinal(sql, ids)
-      assert.deepStrictEqual(fates.filter(({ attempt, state, version }) => state !== "completed" || attempt !== 1 || version !== 0), [])
+      assert.deepStrictEqual(
+        fates.filter(({ attempt, state, version }) => state !== "completed" || attempt !== 1 || version !== 0),
+        []
+      )
       const rows = yield* rowsOf(sql, ids)
       assert.deepStrictEqual(rows.map(({ job_id }) => job_id).toSorted(), ids.toSorted())
       assert.deepInclude(yield* ownership(sql), { epoch: 4, careful: false })

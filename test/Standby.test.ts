@@ -92,7 +92,8 @@ describe("a second process on the same database", () => {
       yield* owner.ended
       const id = yield* jobs.submit(Write.request({}))
       assert.strictEqual(yield* jobs.await(id, Write), standby.pid)
-      const [row] = yield* sql`select careful from millrace.partitions join millrace.queues on id = queue_id where name = 'work'`
+      const [row] =
+        yield* sql`select careful from millrace.partitions join millrace.queues on id = queue_id where name = 'work'`
       assert.deepStrictEqual(row, { careful: false })
     }).pipe(Effect.scoped, Effect.provide(submitting)))
 })
@@ -117,9 +118,10 @@ describe("an owner that is stopped (SIGSTOP) and superseded", () => {
       yield* owner.signal("SIGCONT")
       yield* Effect.raceFirst(owner.until("returning", { jobId: id }), owner.until("interrupted", { jobId: id }))
       // Its transaction has ended: there is no session left with one open.
-      yield* sql`select 1 from pg_stat_activity where datname = current_database() and state like 'idle in transaction%'`.pipe(
-        Effect.repeat({ until: (rows) => rows.length === 0, schedule: Schedule.spaced("10 millis") })
-      )
+      yield* sql`select 1 from pg_stat_activity where datname = current_database() and state like 'idle in transaction%'`
+        .pipe(
+          Effect.repeat({ until: (rows) => rows.length === 0, schedule: Schedule.spaced("10 millis") })
+        )
       assert.deepStrictEqual(yield* rowsOf(sql, [id]), [{ job_id: id, attempt: 1, pid: standby.pid }])
       assert.strictEqual((yield* jobs.status(id)).attempts, 1)
     }).pipe(Effect.scoped, Effect.provide(submitting)))

@@ -26,7 +26,7 @@ export const make = <A, B, E>(options: {
     const flush: Effect.Effect<void> = Effect.gen(function*() {
       while (waiting.length > 0) {
         const batch = waiting.splice(0, options.maxBatch)
-        const exit = yield* Effect.exit(options.run(batch.map(({ item }) => item)))
+        const exit = yield* Effect.exit(Effect.suspend(() => options.run(batch.map(({ item }) => item))))
         batch.forEach(({ answer }, index) => {
           if (Exit.isFailure(exit)) return void Deferred.doneUnsafe(answer, Effect.failCause(exit.cause))
           const value = exit.value[index]

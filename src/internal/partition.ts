@@ -99,7 +99,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const intakeDue = yield* Latch.make(true)
     const dispatchDue = yield* Latch.make(true)
     const timerDue = yield* Latch.make(true)
-    const state = { isStopping: false, isStopped: false, carefulUntil: 0, sweepMs, blocked: new Set<JobId>() }
+    const state = { isStopping: false, isStopped: false, carefulUntil: 0, graceUntil: 0, sweepMs, blocked: new Set<JobId>() }
     let owned: { readonly owner: Owner; readonly attempts: Attempts.Attempts; readonly settle: Settler.Settler } | undefined
     let suspect: ReadyJob | undefined
     let isAlone = false
@@ -334,12 +334,20 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       yield* Effect.logDebug("Partition taken over").pipe(Effect.annotateLogs({ epoch: owner.epoch, isCareful }))
     })
 
+    /** What is left of the grace period: handlers that leave one after the other, as at a shutdown, share one. */
+    const graceLeft = Effect.sync(() => {
+      const now = liveClock.currentTimeMillisUnsafe()
+      if (now > state.graceUntil + 1_000) state.graceUntil = now + options.graceMs
+      return Math.max(state.graceUntil - now, 0)
+    })
+
     /** Lets the chosen attempts go on for the grace period while the partition is surely ours, then interrupts them. */
     const end = (attempts: Attempts.Attempts, choose: (run: Attempts.Run) => boolean) =>
-      Effect.raceFirst(
-        Effect.raceFirst(attempts.awaitEnd(choose), options.lockLost),
-        onLiveClock(Effect.sleep(Duration.millis(options.graceMs)))
-      ).pipe(Effect.interruptible, Effect.andThen(attempts.stop(choose)))
+      Effect.flatMap(graceLeft, (left) =>
+        Effect.raceFirst(
+          Effect.raceFirst(attempts.awaitEnd(choose), options.lockLost),
+          onLiveClock(Effect.sleep(Duration.millis(left)))
+        )).pipe(Effect.interruptible, Effect.andThen(attempts.stop(choose)))
 
     yield* Effect.addFinalizer(() =>
       Effect.gen(function*() {

@@ -15,7 +15,10 @@ import type { JobStore, Owner, Settlement, StoreError } from "../JobStore.ts"
 import * as Coalescer from "./coalescer.ts"
 import { onLiveClock } from "./time/liveClock.ts"
 
-/** `superseded`: someone else has the outcome, or the row has moved on; look again. `stopped`: the owner ended before the store answered. */
+/**
+ * What was written: the settlement, or another in its place where the database refused it. `superseded`: someone else has the outcome, or
+ * the row has moved on; look again. `stopped`: the owner ended before the store answered.
+ */
 export type Settled = Settlement | "superseded" | "stopped"
 
 /** Writes one settlement together with whatever else is being settled. */

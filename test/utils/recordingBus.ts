@@ -9,7 +9,9 @@ import { EventBus } from "../../src/EventBus.ts"
 import type * as JobEvent from "../../src/JobEvent.ts"
 
 /** Everything published, in order. */
-export class Recorded extends Context.Service<Recorded, { readonly events: ReadonlyArray<JobEvent.JobEvent> }>()("millrace/test/Recorded") {}
+export class Recorded
+  extends Context.Service<Recorded, { readonly events: ReadonlyArray<JobEvent.JobEvent> }>()("millrace/test/Recorded")
+{}
 
 /** The bus, and what it recorded. Give the same value to the runtime and to the test. */
 export const layerRecordingBus: Layer.Layer<EventBus | Recorded> = Layer.effectContext(Effect.sync(() => {
