@@ -12,7 +12,6 @@ import * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import type { SqlClient } from "effect/sql/SqlClient"
-import * as Path from "node:path"
 import { type Binaries, locate } from "./internal/postgres/binaries.ts"
 import * as DataFolder from "./internal/postgres/dataFolder.ts"
 import type { EmbeddedPostgresError } from "./internal/postgres/EmbeddedPostgresError.ts"
@@ -24,7 +23,10 @@ export { EmbeddedPostgresError } from "./internal/postgres/EmbeddedPostgresError
 
 /** What `layer` takes. All of it is optional. */
 export interface Options {
-  /** Where the data lives, relative to the working directory. `.millrace/postgres` by default. */
+  /**
+   * Where the data lives, relative to the working directory. `.millrace/postgres` by default; as root in a folder closed to other accounts
+   * a folder of its own in `/var/lib/millrace`.
+   */
   readonly dataDir?: string | undefined
   /** A folder of its own in the system's temporary one, removed at the end. `dataDir` is not used then. */
   readonly isTemporary?: boolean | undefined
@@ -78,7 +80,7 @@ const makeInRealTime = Effect.fnUntraced(function*(
   const isDurable = options.durable ?? true
   const dataDir = options.isTemporary === true
     ? yield* DataFolder.makeTemporary()
-    : options.dataDir ?? Path.join(".millrace", "postgres")
+    : options.dataDir ?? (yield* DataFolder.defaultFolder)
   const database = options.database ?? "millrace"
   const binaries = yield* locate()
   if (options.port !== undefined) yield* Server.checkPort(options.port)

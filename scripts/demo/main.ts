@@ -19,6 +19,11 @@ import * as Folder from "./folder.ts"
 
 const ownSource = fileURLToPath(new URL("../../src", import.meta.url))
 
+const saidWhere = Layer.effectDiscard(Effect.flatMap(
+  EmbeddedPostgres.EmbeddedPostgres,
+  ({ dataDir }) => Console.log(`Database: an embedded PostgreSQL, its data in ${dataDir}.`)
+))
+
 /** `DATABASE_URL` where it is set, or else a PostgreSQL of the demo's own. */
 const database = Layer.unwrap(Effect.gen(function*() {
   const url = yield* Config.option(Config.Redacted("DATABASE_URL"))
@@ -26,9 +31,7 @@ const database = Layer.unwrap(Effect.gen(function*() {
     yield* Console.log("Database: DATABASE_URL, schemas \"millrace\" and \"demo\".")
     return Postgres.layer()
   }
-  const dataDir = ".millrace/demo"
-  yield* Console.log(`Database: an embedded PostgreSQL, its data in ${dataDir}.`)
-  return EmbeddedPostgres.layer({ dataDir })
+  return Layer.provideMerge(saidWhere, EmbeddedPostgres.layer())
 }))
 
 /** npm starts scripts in the package's folder; a path means the one where the user stands. */

@@ -43,6 +43,9 @@ export const choose = Effect.fnUntraced(
   }
 )
 
+/** Nobody in particular: what such an account may enter, every account may. */
+export const anyone: Account = { name: "nobody", uid: -1, gid: -1 }
+
 /** The first folder on the way to `path` that `account` may not enter. */
 export const closedFolder = Effect.fnUntraced(function*(path: string, account: Account) {
   const folders: Array<string> = []

@@ -4,12 +4,13 @@
  */
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { access, chmod, constants, readFile, symlink } from "node:fs/promises"
+import { access, chmod, constants, cp, mkdir, readFile, rename, symlink } from "node:fs/promises"
 import { createRequire } from "node:module"
 import { arch as systemArch, platform as systemPlatform } from "node:os"
 import * as Path from "node:path"
+import { anyone, closedFolder } from "./account.ts"
 import { type EmbeddedPostgresError, failure } from "./EmbeddedPostgresError.ts"
-import { run } from "./process.ts"
+import { isRoot, run, self } from "./process.ts"
 
 /** The programs, and the major version they are of. */
 export interface Binaries {
@@ -31,6 +32,15 @@ const supported: ReadonlySet<string> = new Set([
 ])
 
 const Links = Schema.fromJsonString(Schema.Array(Schema.Struct({ source: Schema.String, target: Schema.String })))
+
+const Package = Schema.fromJsonString(Schema.Struct({ version: Schema.String }))
+
+/** The package's version, or a word for it. */
+const versionOf = (root: string): Effect.Effect<string> =>
+  Effect.tryPromise(() => readFile(Path.join(root, "package.json"), "utf8")).pipe(
+    Effect.flatMap(Schema.decodeUnknownEffect(Package)),
+    Effect.match({ onFailure: () => "unknown", onSuccess: ({ version }) => version })
+  )
 
 const resolveFrom = (file: string, name: string): Effect.Effect<string, unknown> =>
   Effect.try(() => createRequire(file).resolve(name))
@@ -54,7 +64,36 @@ const makeExecutable = (path: string): Effect.Effect<void> =>
     Effect.ignore
   )
 
-/** Fails with `NotInstalled` or `PlatformUnsupported`. */
+/** Programs for other accounts than ours, where ours is root and its folders are closed to them. */
+const sharedPrograms = "/var/cache/millrace"
+
+/**
+ * As root the server runs under another account. Where that may not enter our folder of programs, it gets a copy of them, made once a
+ * version. A crash leaves a folder named after its process, and never half of a copy.
+ */
+const reachable = (native: string, name: string): Effect.Effect<string, EmbeddedPostgresError> =>
+  Effect.gen(function*() {
+    if (!(yield* isRoot) || (yield* closedFolder(native, anyone)) === undefined) return native
+    const copy = Path.join(sharedPrograms, name)
+    if (yield* exists(copy)) return copy
+    const unfinished = `${copy}.${(yield* self).pid}`
+    return yield* Effect.tryPromise({
+      try: () =>
+        mkdir(unfinished, { recursive: true, mode: 0o755 })
+          .then(() => cp(native, unfinished, { recursive: true, verbatimSymlinks: true }))
+          .then(() => rename(unfinished, copy))
+          .then(() => copy),
+      catch: (cause) =>
+        failure(
+          "RunsAsRoot",
+          `We run as root, PostgreSQL therefore under another account, which may not enter ${native}; a copy of the programs ` +
+            `could not be made in ${sharedPrograms}. Make it writable, install the project elsewhere, or run as another user.`,
+          cause
+        )
+    }).pipe(Effect.catch((error) => Effect.flatMap(exists(copy), (isThere) => isThere ? Effect.succeed(copy) : Effect.fail(error))))
+  })
+
+/** Fails with `NotInstalled`, `PlatformUnsupported` or `RunsAsRoot`. */
 export const locate = Effect.fnUntraced(function*(): Effect.fn.Return<Binaries, EmbeddedPostgresError> {
   const [platform, arch] = [systemPlatform(), systemArch()]
   const system = `${platform === "win32" ? "windows" : platform}-${arch}`
@@ -79,11 +118,13 @@ export const locate = Effect.fnUntraced(function*(): Effect.fn.Return<Binaries, 
       )
   )
   const root = Path.resolve(Path.dirname(main), "..")
-  const program = (name: string) => Path.join(root, "native", "bin", platform === "win32" ? `${name}.exe` : name)
-  const [initdb, postgres, pgCtl] = [program("initdb"), program("postgres"), program("pg_ctl")]
   yield* linkLibraries(root)
+  const version = yield* versionOf(root)
+  const native = yield* reachable(Path.join(root, "native"), `postgresql-${version}-${system}`)
+  const program = (name: string) => Path.join(native, "bin", platform === "win32" ? `${name}.exe` : name)
+  const [initdb, postgres, pgCtl] = [program("initdb"), program("postgres"), program("pg_ctl")]
   yield* Effect.forEach([initdb, postgres, pgCtl], makeExecutable, { discard: true })
-  const version = yield* Effect.mapError(
+  const answer = yield* Effect.mapError(
     run(postgres, ["--version"], {}),
     (cause) =>
       failure(
@@ -92,11 +133,11 @@ export const locate = Effect.fnUntraced(function*(): Effect.fn.Return<Binaries, 
         cause
       )
   )
-  const major = /\(PostgreSQL\) (\d+)/.exec(version.output)?.[1]
+  const major = /\(PostgreSQL\) (\d+)/.exec(answer.output)?.[1]
   if (major === undefined) {
     return yield* failure(
       "PlatformUnsupported",
-      `The embedded PostgreSQL does not run here: ${version.output.trim()}. ${elsewhere}`
+      `The embedded PostgreSQL does not run here: ${answer.output.trim()}. ${elsewhere}`
     )
   }
   return { initdb, postgres, pgCtl, major }

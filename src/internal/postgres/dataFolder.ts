@@ -9,7 +9,7 @@ import * as Predicate from "effect/Predicate"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
-import { randomBytes } from "node:crypto"
+import { createHash, randomBytes } from "node:crypto"
 import { chmod, chown, mkdir, mkdtemp, readdir, readFile, realpath, rename, rm, writeFile } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import * as Path from "node:path"
@@ -209,6 +209,17 @@ export const open = Effect.fnUntraced(function*(
   }
   yield* endLeftover(folder)
   return folder
+})
+
+/**
+ * Where the data lies if nobody says: `.millrace/postgres` here, or, as root in a folder that is closed to other accounts, a folder in
+ * `/var/lib/millrace` that is named after this one.
+ */
+export const defaultFolder: Effect.Effect<string> = Effect.gen(function*() {
+  const here = Path.resolve(".millrace", "postgres")
+  if (!(yield* OsProcess.isRoot) || (yield* Account.closedFolder(Path.resolve(), Account.anyone)) === undefined) return here
+  const name = createHash("sha256").update(here).digest("hex").slice(0, 12)
+  return Path.join("/var/lib/millrace", `${Path.basename(Path.resolve())}-${name}`)
 })
 
 /**
