@@ -2,7 +2,7 @@
  * The guarantees of the design that one process can show. Each title names a hazard; the interleavings are held, not timed.
  */
 import { PgClient } from "@effect/sql-pg/PgClient"
-import { assert, describe, layer } from "@effect/vitest"
+import { assert, describe, it, layer } from "@effect/vitest"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -11,22 +11,27 @@ import * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
+import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
 import * as CurrentJob from "../src/CurrentJob.ts"
 import * as EventBus from "../src/EventBus.ts"
+import * as Partition from "../src/internal/partition.ts"
 import * as Job from "../src/Job.ts"
 import { Snooze } from "../src/JobError.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import type { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
 import * as Jobs from "../src/Jobs.ts"
+import { JobStore, type NewJob, StoreError, tenantKey } from "../src/JobStore.ts"
+import * as MemoryJobStore from "../src/MemoryJobStore.ts"
 import type { Lane } from "../src/Priority.ts"
 import * as RequestContext from "../src/RequestContext.ts"
 import * as RetryPolicy from "../src/RetryPolicy.ts"
 import { holdLock, makeBusinessTable, untilWaiting } from "./utils/holds.ts"
 import { layerMemory, layerPostgres, Partitions } from "./utils/partitions.ts"
 import { failureOf, layerRuntime, listen, makeStops, until, untilState } from "./utils/runtime.ts"
+import { newId } from "./utils/storeFixture.ts"
 
 const Three = JobQueue.make("three", { concurrency: 3 })
 const One = JobQueue.make("one", { concurrency: 1 })
@@ -882,3 +887,51 @@ layer(layerBusiness.pipe(Layer.provideMerge(layerPostgres({ queues: [Taken] })))
       }))
   }
 )
+
+describe("guarantee 10: deploys are quiet", () => {
+  it.live("an owner whose database is away when it ends leaves its attempts to the successor instead of waiting", () =>
+    Effect.gen(function*() {
+      const memory = yield* JobStore
+      const tried = yield* Deferred.make<void>()
+      const away = new StoreError({ reason: "Unavailable", operation: "settle", cause: new Error("away") })
+      const store = JobStore.of({
+        ...memory,
+        settle: () => Effect.andThen(Deferred.succeed(tried, undefined), Effect.fail(away))
+      })
+      const { queueId } = yield* store.declareQueue(One.name, 1)
+      yield* register("Settles", () => Effect.void)
+      const scope = yield* Scope.make()
+      const partition = yield* Partition.make({
+        store,
+        handlers: yield* JobHandlers.JobHandlers,
+        bus: yield* EventBus.EventBus,
+        queue: One,
+        queueId,
+        partition: 0,
+        position: { runner: "test", shard: "default:1", entity: "one/0" },
+        services: yield* Effect.context(),
+        graceMs: 0,
+        handlerGraceMs: 1_000,
+        lockLost: Effect.never
+      }).pipe(Scope.provide(scope))
+      const job: NewJob = {
+        id: newId(),
+        queueId,
+        partition: 0,
+        lane: 2,
+        tenant: tenantKey(undefined),
+        type: "Settles",
+        dueAt: undefined,
+        expiresAt: undefined,
+        dedupeKey: undefined,
+        payload: "null",
+        context: undefined
+      }
+      yield* store.submit([job], { batchId: undefined, now: yield* store.now })
+      yield* partition.wake([])
+      yield* Deferred.await(tried)
+      yield* Scope.close(scope, Exit.void)
+      const [row] = yield* store.reread([job.id])
+      assert.deepInclude(row ?? {}, { state: "queued", version: 0 })
+    }).pipe(Effect.provide(Layer.mergeAll(JobHandlers.layer, EventBus.layer(), MemoryJobStore.layer))))
+})

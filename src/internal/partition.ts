@@ -342,12 +342,12 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     })
 
     /** Lets the chosen attempts go on for the grace period while the partition is surely ours, then interrupts them. */
-    const end = (attempts: Attempts.Attempts, choose: (run: Attempts.Run) => boolean) =>
+    const end = (attempts: Attempts.Attempts, choose: (run: Attempts.Run) => boolean, onGraceOver = Effect.void) =>
       Effect.flatMap(graceLeft, (left) =>
         Effect.raceFirst(
           Effect.raceFirst(attempts.awaitEnd(choose), options.lockLost),
           onLiveClock(Effect.sleep(Duration.millis(left)))
-        )).pipe(Effect.interruptible, Effect.andThen(attempts.stop(choose)))
+        )).pipe(Effect.interruptible, Effect.andThen(onGraceOver), Effect.andThen(attempts.stop(choose)))
 
     yield* Effect.addFinalizer(() =>
       Effect.gen(function*() {
@@ -355,8 +355,11 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         yield* Scope.close(loops, Exit.void)
         if (owned !== undefined) {
           const { attempts, owner } = owned
-          yield* end(attempts, () => true)
-          state.isStopped = true
+          // Once the grace is over, what the store does not answer is left to the successor: a database that is away holds up nothing.
+          const giveUp = Effect.sync(() => {
+            state.isStopped = true
+          })
+          yield* end(attempts, () => true, giveUp)
           yield* Effect.andThen(attempts.note, store.handOver(owner)).pipe(
             Effect.timeoutOption("5 seconds"),
             Effect.interruptible,

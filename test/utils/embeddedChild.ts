@@ -1,5 +1,5 @@
 /**
- * A process that runs an embedded server in the folder given, says so on a line of its own (JSON), and ends with Ctrl-C. Its last act
+ * A process that runs an embedded server in the folder given (or none: the default one), says so on a line of its own (JSON), and ends with Ctrl-C. Its last act
  * is to ask the server for something: it must still be there.
  */
 import { PgClient } from "@effect/sql-pg/PgClient"
