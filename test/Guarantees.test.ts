@@ -10,6 +10,7 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
@@ -888,50 +889,75 @@ layer(layerBusiness.pipe(Layer.provideMerge(layerPostgres({ queues: [Taken] })))
   }
 )
 
-describe("guarantee 10: deploys are quiet", () => {
-  it.live("an owner whose database is away when it ends leaves its attempts to the successor instead of waiting", () =>
+/** Owns the queue `one` over a store in memory that is changed by the test, and submits one job of this type to it. */
+const ownChanged = Effect.fnUntraced(
+  function*(type: string, change: (memory: JobStore["Service"]) => JobStore["Service"]) {
+    const store = change(yield* JobStore)
+    const { queueId } = yield* store.declareQueue(One.name, 1)
+    const scope = yield* Scope.fork(yield* Effect.scope)
+    const partition = yield* Partition.make({
+      store,
+      handlers: yield* JobHandlers.JobHandlers,
+      bus: yield* EventBus.EventBus,
+      queue: One,
+      queueId,
+      partition: 0,
+      position: { runner: "test", shard: "default:1", entity: "one/0" },
+      services: yield* Effect.context(),
+      graceMs: 0,
+      handlerGraceMs: 1_000,
+      lockLost: Effect.never
+    }).pipe(Scope.provide(scope))
+    const job: NewJob = {
+      id: newId(),
+      queueId,
+      partition: 0,
+      lane: 2,
+      tenant: tenantKey(undefined),
+      type,
+      dueAt: undefined,
+      expiresAt: undefined,
+      dedupeKey: undefined,
+      payload: "null",
+      context: undefined
+    }
+    yield* store.submit([job], { batchId: undefined, now: yield* store.now })
+    yield* partition.wake([])
+    return { store, jobId: job.id, scope }
+  }
+)
+
+describe("over a store that makes trouble", () => {
+  const refusal = (reason: StoreError["reason"]) =>
+    new StoreError({ reason, operation: "settle", cause: new Error("the test's") })
+  const services = Layer.mergeAll(JobHandlers.layer, EventBus.layer(), MemoryJobStore.layer)
+
+  it.live("guarantee 8: a completion that the database refuses is told as what became of the job, a dead letter", () =>
     Effect.gen(function*() {
-      const memory = yield* JobStore
-      const tried = yield* Deferred.make<void>()
-      const away = new StoreError({ reason: "Unavailable", operation: "settle", cause: new Error("away") })
-      const store = JobStore.of({
+      yield* register("Refused", () => Effect.void)
+      const told = yield* listen({ type: "Refused" }, ({ _tag }) => _tag !== "JobStarted" && _tag !== "JobFailed")
+      const { jobId, store } = yield* ownChanged("Refused", (memory) => ({
         ...memory,
-        settle: () => Effect.andThen(Deferred.succeed(tried, undefined), Effect.fail(away))
-      })
-      const { queueId } = yield* store.declareQueue(One.name, 1)
-      yield* register("Settles", () => Effect.void)
-      const scope = yield* Scope.make()
-      const partition = yield* Partition.make({
-        store,
-        handlers: yield* JobHandlers.JobHandlers,
-        bus: yield* EventBus.EventBus,
-        queue: One,
-        queueId,
-        partition: 0,
-        position: { runner: "test", shard: "default:1", entity: "one/0" },
-        services: yield* Effect.context(),
-        graceMs: 0,
-        handlerGraceMs: 1_000,
-        lockLost: Effect.never
-      }).pipe(Scope.provide(scope))
-      const job: NewJob = {
-        id: newId(),
-        queueId,
-        partition: 0,
-        lane: 2,
-        tenant: tenantKey(undefined),
-        type: "Settles",
-        dueAt: undefined,
-        expiresAt: undefined,
-        dedupeKey: undefined,
-        payload: "null",
-        context: undefined
-      }
-      yield* store.submit([job], { batchId: undefined, now: yield* store.now })
-      yield* partition.wake([])
+        settle: (owner, settlements, now) =>
+          settlements.some(({ _tag }) => _tag === "Finish")
+            ? Effect.fail(refusal("Refused"))
+            : memory.settle(owner, settlements, now)
+      }))
+      assert.deepStrictEqual((yield* told).map(({ _tag }) => _tag), ["JobStarted", "JobFailed", "JobDeadLettered"])
+      assert.strictEqual(Option.getOrUndefined(yield* store.find(jobId))?.state, "failed")
+    }).pipe(Effect.provide(services)))
+
+  it.live("guarantee 10: an owner whose database is away when it ends leaves its attempts to the successor", () =>
+    Effect.gen(function*() {
+      const tried = yield* Deferred.make<void>()
+      yield* register("Away", () => Effect.void)
+      const { jobId, scope, store } = yield* ownChanged("Away", (memory) => ({
+        ...memory,
+        settle: () => Effect.andThen(Deferred.succeed(tried, undefined), Effect.fail(refusal("Unavailable")))
+      }))
       yield* Deferred.await(tried)
       yield* Scope.close(scope, Exit.void)
-      const [row] = yield* store.reread([job.id])
+      const [row] = yield* store.reread([jobId])
       assert.deepInclude(row ?? {}, { state: "queued", version: 0 })
-    }).pipe(Effect.provide(Layer.mergeAll(JobHandlers.layer, EventBus.layer(), MemoryJobStore.layer))))
+    }).pipe(Effect.provide(services)))
 })

@@ -326,7 +326,7 @@ layer(onLazyClient, { excludeTestServices: true, timeout: "60 seconds" })("PgJob
       yield* settle(owner, finish(yield* stored(), { purgeAt }))
       yield* sql`alter table millrace.finished_jobs detach partition millrace.finished_jobs_20200101 concurrently`
       const others = yield* Effect.all(Array.from({ length: 4 }, () => PgJobStore.make()))
-      const dropped = yield* Effect.all([store, ...others].map((each) => each.purge(purgeAt)), {
+      const dropped = yield* Effect.all([store, ...others].map((each) => each.purge(purgeAt + day)), {
         concurrency: "unbounded"
       })
       assert.strictEqual(dropped.reduce((sum, n) => sum + n, 0), 1)

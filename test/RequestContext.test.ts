@@ -246,7 +246,8 @@ layer(layerRuntime().pipe(Layer.provideMerge(Spans.layer)), { excludeTestService
     it.effect("a handler's own spans are children of its attempt, wherever the handler was registered", () =>
       Effect.gen(function*() {
         const jobs = yield* Jobs.Jobs
-        const handler = () => Effect.withSpan(Effect.void, "inner work")
+        const handler = () =>
+          Effect.andThen(Effect.annotateCurrentSpan("by", "the handler"), Effect.withSpan(Effect.void, "inner work"))
         yield* Effect.withSpan(JobHandlers.register("Inner", handler), "registering")
         class TypedInner extends Job.make("TypedInner") {}
         yield* Effect.withSpan(Layer.build(TypedInner.toLayer(handler)), "registering")
@@ -254,6 +255,7 @@ layer(layerRuntime().pipe(Layer.provideMerge(Spans.layer)), { excludeTestService
         for (const jobId of jobIds) {
           yield* jobs.await(jobId)
           const [attempt] = yield* attemptsOf(jobId)
+          assert.strictEqual(attempt?.attributes.get("by"), "the handler")
           const { all } = yield* Spans
           assert.isDefined(all.find((span) => span.name === "inner work" && parentId(span) === attempt?.spanId))
         }
