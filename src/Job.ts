@@ -27,7 +27,7 @@ export interface RequestOptions {
   readonly runAt?: DateTime.DateTime | Date | number
   /** Not before this long from now. */
   readonly delay?: Duration.Input
-  /** Expires if it has not been started by then. */
+  /** Expires if no attempt has ended by then and none is running: a deploy that interrupts the first one counts as not started. */
   readonly expiresIn?: Duration.Input
 }
 

@@ -48,7 +48,7 @@ export const runTime = Metric.histogram("millrace_job_run_ms", {
 /** Attempts running now. Attributes: queue, partition. */
 export const inFlight = Metric.gauge("millrace_jobs_in_flight", { description: "Attempts running now" })
 
-/** Ready jobs of a lane, counted by the owner every few seconds up to 100,000. Attributes: queue, partition, lane. */
+/** Ready jobs of a lane, counted by the owner every few seconds up to 10,000. Attributes: queue, partition, lane. */
 export const depth = Metric.gauge("millrace_lane_depth", { description: "Ready jobs waiting in a lane" })
 
 /** Counts stored jobs. */

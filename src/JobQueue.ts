@@ -6,7 +6,7 @@ import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import * as Priority from "./Priority.ts"
 
-/** How long a final job is kept before its row may be purged. `failed` jobs are dead letters, kept until replayed or purged by hand. */
+/** How long a final job is kept at least: its row goes when the day (UTC) on which that ends is over. `failed` jobs are dead letters, kept until replayed or purged by hand. */
 export interface Retention {
   readonly completedMs: number
   readonly cancelledMs: number
@@ -29,7 +29,7 @@ export interface Options {
   readonly concurrency?: number
   /** Weights of the lanes. Default 8:4:2:1. */
   readonly weights?: Partial<Priority.Weights>
-  /** How long final jobs are kept. Default 7 days each. */
+  /** How long final jobs are kept at least: they go when the day (UTC) on which that ends is over. Default 7 days each. */
   readonly retention?: {
     readonly completed?: Duration.Input
     readonly cancelled?: Duration.Input

@@ -147,7 +147,7 @@ const listener = Layer.effectDiscard(Effect.gen(function*() {
   )
 }))
 
-/** Prepares the days ahead and drops what may go, once an hour. */
+/** Prepares the days ahead and drops those that are over, once an hour. */
 const retention = Layer.effectDiscard(Effect.gen(function*() {
   const store = yield* JobStore
   yield* Effect.flatMap(store.now, store.purge).pipe(

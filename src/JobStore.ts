@@ -152,7 +152,7 @@ export interface Attempted {
   readonly entry: Entry
 }
 
-/** The job is done with. `result` is JSON text. `purgeAt`: from that day on (UTC) the row may go. */
+/** The job is done with. `result` is JSON text. `purgeAt`: when that day (UTC) is over the row may go. */
 export interface Finish extends Attempted {
   readonly _tag: "Finish"
   readonly outcome: Outcome
@@ -358,6 +358,6 @@ export class JobStore extends Context.Service<JobStore, {
     partition: { readonly queueId: number; readonly partition: number },
     atMost: number
   ) => Effect.Effect<ReadonlyArray<number>, StoreError>
-  /** Prepares the days ahead and drops what may go. Bounded, safe to call from several processes. Returns how many days were dropped. */
+  /** Prepares the days ahead and drops those that are over. Bounded, safe to call from several processes. Returns how many days were dropped. */
   readonly purge: (now: number) => Effect.Effect<number, StoreError>
 }>()("millrace/JobStore") {}

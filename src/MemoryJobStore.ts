@@ -199,7 +199,7 @@ const replay = (tables: Tables, id: JobId, tenant: TenantKey, entry: Entry): Opt
 
 const purge = (tables: Tables, now: number): number => {
   const gone = [...tables.ended].flatMap(([id, ended]) =>
-    ended._tag === "Finished" && ended.purgeOn <= dayOf(now) ? [{ id, purgeOn: ended.purgeOn }] : []
+    ended._tag === "Finished" && ended.purgeOn < dayOf(now) ? [{ id, purgeOn: ended.purgeOn }] : []
   )
   for (const { id } of gone) tables.ended.delete(id)
   return new Set(gone.map(({ purgeOn }) => purgeOn)).size

@@ -6,6 +6,7 @@
 import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import * as ClusterSchema from "effect/cluster/ClusterSchema"
 import * as Entity from "effect/cluster/Entity"
@@ -115,13 +116,14 @@ const layerEntity = (options: Options) =>
     { concurrency: "unbounded", disableFatalDefects: true, maxIdleTime: "24855 days" }
   )
 
-/** One activator a partition: starts where and when its shard is acquired, and wakes the entity. */
+/** One activator a partition: starts where and when its shard is acquired, and wakes the entity; again, should a wake have been lost. */
 const layerActivators = Layer.effectDiscard(Effect.gen(function*() {
   const sharding = yield* Sharding.Sharding
   const owners = yield* Owners
   const { declared } = yield* Queues
   yield* Effect.forEach(declared.flatMap(addressesOf), (address) =>
-    sharding.registerSingleton(entityId(address), owners.wake(address, [])), { discard: true })
+    sharding.registerSingleton(entityId(address), Effect.repeat(owners.wake(address, []), Schedule.spaced("30 seconds")))
+  , { discard: true })
 }))
 
 /** Messages to partitions, bounded in time. */

@@ -225,7 +225,11 @@ describe("a transaction", () => {
           "begin",
           "rollback work",
           "PREPARE TRANSACTION 'x'",
-          "start  transaction"
+          "start  transaction",
+          "/* app */ commit",
+          "-- app\ncommit",
+          "\n-- app\r/* outer /* inner */ still */ -- end\n ;rollback",
+          "prepare /* two phases */ transaction 'x'"
         ]
       ) {
         const exit = yield* Effect.exit(
@@ -239,6 +243,9 @@ describe("a transaction", () => {
         yield* sql`savepoint mine`
         yield* sql`insert into notes values (3)`
         yield* sql.unsafe("rollback to savepoint mine")
+        yield* sql.unsafe("/* app */ rollback work -- not the work\n to savepoint mine")
+        yield* sql.unsafe("/* commit */ select 1 /* commit */")
+        yield* sql.unsafe("-- commit\nselect 1")
       }))
       assert.deepStrictEqual(yield* ids(sql), [2])
       assert.notInclude(recorder.writes.flat(), "commit")

@@ -15,8 +15,13 @@ export interface Announcer {
   readonly settled: (job: ReadyJob, settlement: Settlement, at: number) => Effect.Effect<void>
 }
 
+/** A bus of someone else's may fail: what it would have told is committed all the same. */
+const guarded = (told: Effect.Effect<void>): Effect.Effect<void> =>
+  Effect.catchCause(told, (cause) => Effect.logError("The event bus failed; its subscribers missed an event", cause))
+
 /** An announcer of one queue's jobs. */
 export const make = (bus: EventBus["Service"], queue: string): Announcer => {
+  const publish = (event: JobEvent.JobEvent) => guarded(Effect.suspend(() => bus.publish(event)))
   const common = (job: ReadyJob, at: number) => {
     const tenant = tenantId(job.tenant)
     return { jobId: job.id, type: job.type, queue, at, ...(tenant === undefined ? {} : { tenantId: tenant }) }
@@ -84,10 +89,10 @@ export const make = (bus: EventBus["Service"], queue: string): Announcer => {
     started: (job, at) =>
       Effect.andThen(
         firstWait(job, at),
-        bus.publish(new JobEvent.JobStarted({ ...common(job, at), attempt: job.attempt + 1 }))
+        publish(new JobEvent.JobStarted({ ...common(job, at), attempt: job.attempt + 1 }))
       ),
     progressed: (job, at, progress, message) =>
-      bus.publish(
+      publish(
         new JobEvent.JobProgressed({
           ...common(job, at),
           attempt: job.attempt + 1,
@@ -102,7 +107,7 @@ export const make = (bus: EventBus["Service"], queue: string): Announcer => {
         entry.kind === "attempt"
           ? JobMetrics.onEnded(job.type, queue, entry.endedAt - entry.startedAt)
           : Effect.void,
-        ...events(job, settlement, at).map(bus.publish)
+        ...events(job, settlement, at).map(publish)
       ], { discard: true })
     }
   }

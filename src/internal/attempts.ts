@@ -57,6 +57,7 @@ const longRunMs = 1_000
 const heartbeatMs = 10_000
 const maxConflicts = 5
 const maxConnectionLosses = 20
+const maxReruns = 10_000
 
 /** `release`: the outcome is confirmed; `isReady`: the row is still there, to be read again. */
 export const make = (options: {
@@ -110,6 +111,7 @@ export const make = (options: {
       Effect.map(untilAnswered(store.reread([job.id])), (rows) => {
         const row = Option.isSome(rows) ? rows.value[0] : undefined
         release(job, row?.state === "queued")
+        if (row !== undefined && row.state !== "queued") onDue()
       })
 
     const announce = (job: ReadyJob, settlement: Settlement) =>
@@ -119,6 +121,15 @@ export const make = (options: {
       Effect.flatMap(settle(settlement), (answer) => {
         if (answer === "superseded") return Effect.as(lookAgain(job), undefined)
         if (answer === "stopped") return Effect.undefined
+        // Running it again at once would be refused again.
+        if (answer === "refused") {
+          return onLiveClock(Effect.sleep("60 seconds")).pipe(
+            Effect.interruptible,
+            Effect.exit,
+            Effect.andThen(lookAgain(job)),
+            Effect.as(undefined)
+          )
+        }
         release(job, false)
         if (answer._tag === "Retry" || answer._tag === "PutBack") onDue()
         return Effect.as(announce(job, answer), answer)
@@ -164,6 +175,9 @@ export const make = (options: {
         const pause = conclusion.trouble === "conflict" ? 5 * count : Math.min(50 * 2 ** count, 5_000)
         yield* onLiveClock(Effect.sleep(Duration.millis(pause))).pipe(Effect.interruptible, Effect.exit)
         reruns.set(job.id, count)
+        // Of a job that was cancelled meanwhile nobody else would take it out.
+        const [oldest] = reruns.keys()
+        if (reruns.size > maxReruns && oldest !== undefined) reruns.delete(oldest)
         release(job, true)
         return undefined
       })
@@ -325,11 +339,14 @@ export const make = (options: {
             ? now - run.startedLive >= longRunMs
             : now - run.notedAt >= heartbeatMs)
         )
-        for (const run of due) {
-          run.isNoteDue = false
-          run.notedAt = now
+        if (due.length > 0) {
+          for (const run of due) run.isNoteDue = false
+          yield* Effect.onError(
+            Effect.flatMap(store.now, (at) => store.noteRunning(owner, due.map(noteOf), at)),
+            () => Effect.sync(() => due.forEach((run) => run.isNoteDue = true))
+          )
+          for (const run of due) run.notedAt = now
         }
-        if (due.length > 0) yield* store.noteRunning(owner, due.map(noteOf), yield* store.now)
         const done = [...doneNotes].filter((id) => !runs.has(id))
         if (done.length > 0) {
           yield* store.noteDone(owner, done)

@@ -21,9 +21,16 @@ interface Reading {
   hasMore: boolean
   /** Tenants seen in the last pass, to share the room among. */
   tenants: number
+  /** Of the pass under way, which may take several answers: whether every tenant was read to its end, and nothing was told of meanwhile. */
+  isWhole: boolean
+  wasTold: boolean
+  /** Tenants told of while nothing of them was held and the lane had no room: they shall not wait behind another's flood. */
+  readonly newcomers: Set<TenantKey>
 }
 
 const maxTenants = 64
+const perNewcomer = 8
+const maxNewcomers = 1_000
 
 /** The bookkeeping of one ownership. */
 export interface Held {
@@ -34,8 +41,11 @@ export interface Held {
   readonly told: (ready: Ready) => void
   /** Forget all marks: the next demands find whatever was missed. */
   readonly sweep: () => void
-  /** What to ask for, given each lane's room; `undefined` when nothing is worth asking. */
-  readonly demand: (room: ReadonlyArray<number>) => Demand | undefined
+  /**
+   * What to ask for, given each lane's room; `undefined` when nothing is worth asking. `reserve`: the room that a lane without any still
+   * has for tenants it holds nothing of.
+   */
+  readonly demand: (room: ReadonlyArray<number>, reserve?: ReadonlyArray<number>) => Demand | undefined
   /** Takes an answer in; returns the jobs that are new. */
   readonly took: (demand: Demand, intake: Intake) => ReadonlyArray<ReadyJob>
   /** The job's outcome is confirmed: nothing is held of it any more. `isReady`: its row is still there and ready, read it again. */
@@ -44,14 +54,23 @@ export interface Held {
 
 const none: ReadonlyArray<ReadyJob> = []
 
+/** A cursor right before this tenant, in the order of code points; `undefined` where there is no simple one. */
+const before = (tenant: TenantKey): TenantKey | undefined => {
+  const last = tenant.charCodeAt(tenant.length - 1)
+  const isPlain = last > 1 && last < 0xd800
+  return isPlain ? `${tenant.slice(0, -1)}${String.fromCharCode(last - 1)}\u{10ffff}` : undefined
+}
+
 /** Nothing held, nothing read: everything may be there. */
 export const make = (lanes: number): Held => {
   const jobs = new Map<string, ReadyJob>()
   const groups = new Map<string, Group>()
-  const readings = Array.from({ length: lanes }, (): Reading => ({ cursor: "", hasMore: true, tenants: 0 }))
-  // Told of while an intake is under way: its snapshot may be older, so its answer must neither raise a mark past them nor end a lane.
+  const readings = Array.from(
+    { length: lanes },
+    (): Reading => ({ cursor: "", hasMore: true, tenants: 0, isWhole: true, wasTold: false, newcomers: new Set() })
+  )
+  // Told of while an intake is under way: its snapshot may be older, so its answer must not raise a mark past them.
   const toldMarks = new Map<string, number>()
-  const toldLanes = new Set<number>()
   const keyOf = (lane: number, tenant: TenantKey) => `${lane}${tenant}`
 
   const lower = (lane: number, tenant: TenantKey, mark: number) => {
@@ -59,14 +78,34 @@ export const make = (lanes: number): Held => {
     const group = groups.get(key)
     if (group !== undefined) group.mark = Math.min(group.mark, mark)
     toldMarks.set(key, Math.min(toldMarks.get(key) ?? Infinity, mark))
-    toldLanes.add(lane)
     const reading = readings[lane]
-    if (reading !== undefined) reading.hasMore = true
+    if (reading === undefined) return
+    reading.hasMore = true
+    reading.wasTold = true
+    if (group === undefined && reading.newcomers.size < maxNewcomers) reading.newcomers.add(tenant)
   }
 
-  const laneDemand = (room: number, lane: number): LaneDemand | undefined => {
+  /** The next newcomer of a lane that has no room for more of the others. */
+  const newcomerDemand = (reading: Reading, lane: number, reserve: number): LaneDemand | undefined => {
+    if (reserve < perNewcomer) return undefined
+    for (const tenant of reading.newcomers) {
+      reading.newcomers.delete(tenant)
+      const after = before(tenant)
+      if (after === undefined || groups.has(keyOf(lane, tenant))) continue
+      return { lane, after, tenants: 1, perTenant: perNewcomer, room: perNewcomer + 1 }
+    }
+    return undefined
+  }
+
+  const laneDemand = (room: number, lane: number, reserve: number): LaneDemand | undefined => {
     const reading = readings[lane]
-    if (reading === undefined || !reading.hasMore || room <= 0) return undefined
+    if (reading === undefined || !reading.hasMore) return undefined
+    if (room <= 0) return newcomerDemand(reading, lane, reserve)
+    reading.newcomers.clear()
+    if (reading.cursor === "") {
+      reading.isWhole = true
+      reading.wasTold = false
+    }
     // One row less than the room, so that a pass over the same tenants is seen to be complete.
     const perTenant = Math.max(1, Math.floor((room - 1) / Math.max(reading.tenants, 1)))
     return { lane, after: reading.cursor, tenants: maxTenants, perTenant, room }
@@ -79,12 +118,11 @@ export const make = (lanes: number): Held => {
     const isCut = count >= asked.room
     const isEnd = !isCut && tenants.length < asked.tenants
     const fresh: Array<ReadyJob> = []
-    let isWhole = true
     tenants.forEach((tenant, index) => {
       const found = rows.get(tenant) ?? none
       const isTenantWhole = found.length === 0 ||
         (found.length < asked.perTenant && !(isCut && index === tenants.length - 1))
-      if (!isTenantWhole) isWhole = false
+      if (!isTenantWhole) reading.isWhole = false
       const key = keyOf(asked.lane, tenant)
       const group: Group = groups.get(key) ?? { lane: asked.lane, tenant, seqs: new Set(), mark: 0 }
       for (const job of found) {
@@ -97,9 +135,11 @@ export const make = (lanes: number): Held => {
       group.mark = Math.min(read, toldMarks.get(key) ?? Infinity)
       if (group.seqs.size > 0) groups.set(key, group)
     })
+    // A newcomer was asked for beside the pass.
+    if (asked.after !== reading.cursor) return fresh
     reading.tenants = asked.after === "" ? tenants.length : reading.tenants + tenants.length
     reading.cursor = isEnd ? "" : tenants.at(-1) ?? ""
-    if (isEnd && isWhole && asked.after === "" && !toldLanes.has(asked.lane)) reading.hasMore = false
+    if (isEnd && reading.isWhole && !reading.wasTold) reading.hasMore = false
     return fresh
   }
 
@@ -112,17 +152,16 @@ export const make = (lanes: number): Held => {
     told: ({ lane, seq, tenant }) => lower(lane, tenant, seq - 1),
     sweep: () => {
       for (const group of groups.values()) lower(group.lane, group.tenant, 0)
-      readings.forEach((reading, lane) => {
+      readings.forEach((reading) => {
         reading.cursor = ""
         reading.hasMore = true
-        toldLanes.add(lane)
+        reading.wasTold = true
       })
     },
-    demand: (room) => {
-      const asked = room.flatMap((free, lane) => laneDemand(free, lane) ?? [])
+    demand: (room, reserve = []) => {
+      const asked = room.flatMap((free, lane) => laneDemand(free, lane, reserve[lane] ?? 0) ?? [])
       if (asked.length === 0) return undefined
       toldMarks.clear()
-      toldLanes.clear()
       const marks: Array<Mark> = []
       const held: Array<number> = []
       for (const group of groups.values()) {
@@ -142,6 +181,8 @@ export const make = (lanes: number): Held => {
         return tookLane(asked, reading, rows)
       }),
     release: (job, isReady) => {
+      // Given back before, and read again since: what is held now is another reading.
+      if (jobs.get(job.id)?.version !== job.version) return
       jobs.delete(job.id)
       const key = keyOf(job.lane, job.tenant)
       const group = groups.get(key)

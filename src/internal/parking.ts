@@ -1,12 +1,12 @@
 /**
- * Jobs whose type has no handler in this process: kept for a second (handlers register while a process starts), then put back. While
- * handlers are leaving they are kept on: mostly the whole process is leaving, and then its waiting jobs need no write at all.
+ * Jobs whose type has no handler in this process: kept for a second (handlers register while a process starts), then put back.
  */
 import type { ReadyJob } from "../JobStore.ts"
 import { liveClock } from "./time/liveClock.ts"
 
 const patienceMs = 1_000
 const capacity = 256
+const maxTypes = 10_000
 
 /** Parked jobs of one partition. */
 export interface Parking {
@@ -16,12 +16,6 @@ export interface Parking {
   readonly remove: (id: string) => ReadyJob | undefined
   /** Jobs that have waited long enough, or do not fit. */
   readonly overdue: () => ReadonlyArray<ReadyJob>
-  /** A handler goes as soon as its attempts have ended. */
-  readonly leaving: () => void
-  /** It has gone. */
-  readonly left: () => void
-  /** Whether handlers are leaving and there is no room for more of their jobs. */
-  readonly isFull: () => boolean
   /** How long the type has had no handler here, in milliseconds. */
   readonly missingFor: (type: string) => number
 }
@@ -30,7 +24,6 @@ export interface Parking {
 export const make = (): Parking => {
   const parked = new Map<string, { readonly job: ReadyJob; readonly since: number }>()
   const missingSince = new Map<string, number>()
-  let leaving = 0
   const take = (choose: (entry: { readonly job: ReadyJob; readonly since: number }) => boolean) => {
     const chosen = [...parked.values()].filter(choose).map(({ job }) => job)
     for (const { id } of chosen) parked.delete(id)
@@ -40,6 +33,9 @@ export const make = (): Parking => {
     park: (job) => {
       const now = liveClock.currentTimeMillisUnsafe()
       if (!missingSince.has(job.type)) missingSince.set(job.type, now)
+      // Types are any text: of too many the oldest is forgotten, whose jobs then wait longer for a handler.
+      const [oldest] = missingSince.keys()
+      if (missingSince.size > maxTypes && oldest !== undefined) missingSince.delete(oldest)
       parked.set(job.id, { job, since: now })
     },
     unpark: (type) => {
@@ -53,15 +49,8 @@ export const make = (): Parking => {
     },
     overdue: () => {
       const now = liveClock.currentTimeMillisUnsafe()
-      return leaving > 0 ? [] : take(({ since }) => parked.size > capacity || now - since >= patienceMs)
+      return take(({ since }) => parked.size > capacity || now - since >= patienceMs)
     },
-    leaving: () => void leaving++,
-    left: () => {
-      leaving--
-      const now = liveClock.currentTimeMillisUnsafe()
-      for (const [id, { job }] of parked) parked.set(id, { job, since: now })
-    },
-    isFull: () => leaving > 0 && parked.size >= capacity,
     missingFor: (type) => {
       const since = missingSince.get(type)
       return since === undefined ? 0 : liveClock.currentTimeMillisUnsafe() - since

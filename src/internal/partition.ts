@@ -74,6 +74,12 @@ const carefulMs = 60_000
 const sweepMs = 5_000
 const sweepMaxMs = 30_000
 const noteMs = 250
+/** Room of each lane for tenants that come while another's flood fills it. */
+const reserve = 64
+/** How long a job that may kill its process holds back others: before its start, and after it. */
+const suspectPatienceMs = 30_000
+/** Handlers that leave within this time of each other leave together. */
+const leavingMs = 2_000
 
 /** Waits out what the store cannot answer, by the real clock. */
 const untilAvailable = <A, E>(effect: Effect.Effect<A, E>, what: string): Effect.Effect<A> =>
@@ -91,7 +97,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const loops = yield* Scope.make()
     const attemptsScope = yield* Scope.make()
     const capacity = Math.min(Math.max(queue.concurrency * 4, 512), 2_000)
-    const mailbox = Mailbox.make<ReadyJob & Mailbox.Item>({ weights: queue.weights, capacityPerLane: capacity })
+    const mailbox = Mailbox.make<ReadyJob & Mailbox.Item>({ weights: queue.weights, capacityPerLane: capacity + reserve })
     const held = Held.make(Priority.lanes.length)
     const parking = Parking.make()
     const announcer = Announcer.make(bus, queue.name)
@@ -99,10 +105,13 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const intakeDue = yield* Latch.make(true)
     const dispatchDue = yield* Latch.make(true)
     const timerDue = yield* Latch.make(true)
-    const state = { isStopping: false, isStopped: false, carefulUntil: 0, graceUntil: 0, sweepMs, blocked: new Set<JobId>() }
+    const state = { isStopping: false, isStopped: false, carefulUntil: 0, graceUsed: 0, graceEndedAt: 0, leaving: 0, sweepMs, blocked: new Set<JobId>() }
     let owned: { readonly owner: Owner; readonly attempts: Attempts.Attempts; readonly settle: Settler.Settler } | undefined
-    let suspect: ReadyJob | undefined
-    let isAlone = false
+    // A job that was running when its process died, twice or more: it waits to run alone, for its neighbours shall not be blamed.
+    let suspect: { readonly job: ReadyJob; readonly since: number } | undefined
+    let aloneUntil = 0
+    // Types whose handlers are going: mostly the whole process is, and then its waiting jobs need no write at all.
+    const leaving = new Set<string>()
 
     const runningIds = (): ReadonlyArray<JobId> => owned?.attempts.ids() ?? []
 
@@ -121,11 +130,14 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const isCrowded = () => held.size - mailbox.size - (owned?.attempts.size() ?? 0) > capacity
 
     const rooms = () =>
-      Priority.lanes.map(({ index }) => isCrowded() || mailbox.sizeOf(index) * 2 > capacity ? 0 : mailbox.room(index))
+      Priority.lanes.map(({ index }) =>
+        isCrowded() || mailbox.sizeOf(index) * 2 > capacity ? 0 : mailbox.room(index) - reserve
+      )
+    const reserves = () => Priority.lanes.map(({ index }) => isCrowded() ? 0 : mailbox.room(index))
 
     const intake = (owner: Owner) =>
       intakeLock.withPermit(Effect.gen(function*() {
-        const demand = held.demand(rooms())
+        const demand = held.demand(rooms(), reserves())
         if (demand === undefined) return false
         const answer = yield* store.intake(owner, demand)
         for (const job of held.took(demand, answer)) if (!state.blocked.has(job.id)) offer(job)
@@ -155,7 +167,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         return Effect.flatMap(owned.settle(settlement), (answer) =>
           Effect.gen(function*() {
             // Whatever moved the row: reading it again shows what is left of it.
-            if (answer === "superseded" || answer === "stopped") {
+            if (typeof answer === "string") {
               release(job, answer === "superseded")
               return false
             }
@@ -174,34 +186,40 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       Effect.gen(function*() {
         const now = yield* store.now
         if (job.crashes >= crashLimit) return yield* Effect.forkIn(settle(job, Verdict.crashLoop(job, now)), loops)
-        if (job.attempt === 0 && job.expiresAt !== undefined && job.expiresAt <= now) {
+        if (job.attempt === 0 && job.crashes === 0 && job.expiresAt !== undefined && job.expiresAt <= now) {
           return yield* Effect.forkIn(settle(job, Verdict.expired(job, now, queue.retention)), loops)
         }
         const handler = handlers.get(job.type)
         if (handler === undefined) return parking.park(job)
-        // A job that was running when its process died runs alone from the second time on: its neighbours shall not be blamed.
-        if (job.crashes >= 2 && attempts.size() > 0) {
-          suspect = job
-          return
+        const live = liveClock.currentTimeMillisUnsafe()
+        if (job.crashes >= 2) {
+          const since = suspect?.job.id === job.id ? suspect.since : live
+          suspect = { job, since }
+          if (attempts.size() > 0 && live - since < suspectPatienceMs) return
+          suspect = undefined
+          aloneUntil = live + suspectPatienceMs
         }
-        isAlone = job.crashes >= 2
-        const isCareful = job.crashes > 0 || liveClock.currentTimeMillisUnsafe() < state.carefulUntil
+        const isCareful = job.crashes > 0 || live < state.carefulUntil
         yield* attempts.start(job, handler, isCareful)
       })
 
     const next = (attempts: Attempts.Attempts): ReadyJob | undefined => {
-      if (state.isStopping || parking.isFull() || attempts.size() >= queue.concurrency) return undefined
-      if (attempts.size() > 0 && (isAlone || suspect !== undefined)) return undefined
-      const waiting = suspect
-      suspect = undefined
-      return waiting ?? mailbox.take()
+      if (state.isStopping || attempts.size() >= queue.concurrency) return undefined
+      const live = liveClock.currentTimeMillisUnsafe()
+      if (attempts.size() > 0 && live < aloneUntil) return undefined
+      if (suspect === undefined) return mailbox.take((job) => !leaving.has(job.type))
+      return attempts.size() === 0 || live - suspect.since >= suspectPatienceMs ? suspect.job : undefined
     }
+
+    /** A defect here must not keep the job from ever being read again. */
+    const begun = (job: ReadyJob, attempts: Attempts.Attempts) =>
+      Effect.onError(begin(job, attempts), () => Effect.sync(() => release(job, true)))
 
     const dispatchTurn = (attempts: Attempts.Attempts) =>
       Effect.gen(function*() {
         yield* dispatchDue.await
         dispatchDue.closeUnsafe()
-        for (let job = next(attempts); job !== undefined; job = next(attempts)) yield* begin(job, attempts)
+        for (let job = next(attempts); job !== undefined; job = next(attempts)) yield* begun(job, attempts)
         intakeDue.openUnsafe()
         yield* JobMetrics.setInFlight(queue.name, partition, attempts.size())
       })
@@ -215,7 +233,10 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         if (Option.isNone(due)) return yield* timerDue.await
         const now = yield* store.now
         if (due.value > now) return yield* Effect.raceFirst(Effect.sleep(Duration.millis(due.value - now)), timerDue.await)
-        for (const ready of yield* store.promote(owner, now, 500)) held.told(ready)
+        const promoted = yield* store.promote(owner, now, 500)
+        // What is due is locked by someone, or not ours any more.
+        if (promoted.length === 0) yield* onLiveClock(Effect.sleep("250 millis"))
+        for (const ready of promoted) held.told(ready)
         timerDue.openUnsafe()
         intakeDue.openUnsafe()
       }).pipe(
@@ -234,7 +255,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       yield* measure
     })
 
-    const measure = store.depth({ queueId, partition }, 100_000).pipe(
+    const measure = store.depth({ queueId, partition }, 10_000).pipe(
       Effect.flatMap((depths) =>
         Effect.forEach(Priority.lanes, ({ index, name }) =>
           JobMetrics.setDepth(queue.name, partition, name, depths[index] ?? 0), { discard: true })
@@ -248,6 +269,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         yield* attempts.note
         const now = yield* store.now
         for (const job of parking.overdue()) yield* Effect.forkIn(settle(job, withoutHandler(job, now)), loops)
+        if (suspect !== undefined || aloneUntil > 0) dispatchDue.openUnsafe()
       })
 
     /** A defect of ours must not stop a queue: it is logged, and the next turn goes on. */
@@ -316,12 +338,13 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         },
         removed: (type) =>
           Effect.suspend(() => {
-            parking.leaving()
+            leaving.add(type)
+            state.leaving++
             return Effect.ensuring(
               end(attempts, (run) => run.job.type === type),
-              Effect.sync(() => {
-                parking.left()
-                dispatchDue.openUnsafe()
+              Effect.suspend(() => {
+                state.leaving--
+                return Effect.forkIn(stay, loops)
               })
             )
           })
@@ -334,20 +357,35 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       yield* Effect.logDebug("Partition taken over").pipe(Effect.annotateLogs({ epoch: owner.epoch, isCareful }))
     })
 
-    /** What is left of the grace period: handlers that leave one after the other, as at a shutdown, share one. */
-    const graceLeft = Effect.sync(() => {
-      const now = liveClock.currentTimeMillisUnsafe()
-      if (now > state.graceUntil + 1_000) state.graceUntil = now + options.graceMs
-      return Math.max(state.graceUntil - now, 0)
+    /** The process goes on after all: jobs of the types that went are taken again, and put back. */
+    const stay = Effect.gen(function*() {
+      yield* onLiveClock(Effect.sleep(Duration.millis(leavingMs)))
+      if (state.leaving > 0) return
+      leaving.clear()
+      dispatchDue.openUnsafe()
     })
 
-    /** Lets the chosen attempts go on for the grace period while the partition is surely ours, then interrupts them. */
+    /**
+     * Lets the chosen attempts go on for the grace period while the partition is surely ours, then interrupts them. Handlers that leave
+     * one right after the other, as at a shutdown, share one grace period.
+     */
     const end = (attempts: Attempts.Attempts, choose: (run: Attempts.Run) => boolean, onGraceOver = Effect.void) =>
-      Effect.flatMap(graceLeft, (left) =>
-        Effect.raceFirst(
+      Effect.suspend(() => {
+        const begunAt = liveClock.currentTimeMillisUnsafe()
+        const used = begunAt - state.graceEndedAt < leavingMs ? state.graceUsed : 0
+        return Effect.raceFirst(
           Effect.raceFirst(attempts.awaitEnd(choose), options.lockLost),
-          onLiveClock(Effect.sleep(Duration.millis(left)))
-        )).pipe(Effect.interruptible, Effect.andThen(onGraceOver), Effect.andThen(attempts.stop(choose)))
+          onLiveClock(Effect.sleep(Duration.millis(Math.max(options.graceMs - used, 0))))
+        ).pipe(
+          Effect.interruptible,
+          Effect.andThen(onGraceOver),
+          Effect.andThen(attempts.stop(choose)),
+          Effect.ensuring(Effect.sync(() => {
+            state.graceEndedAt = liveClock.currentTimeMillisUnsafe()
+            state.graceUsed = used + state.graceEndedAt - begunAt
+          }))
+        )
+      })
 
     yield* Effect.addFinalizer(() =>
       Effect.gen(function*() {
@@ -384,18 +422,41 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     /** Not held: it may be read at any moment, so this takes the place of an intake. */
     const cancelUnread = (owner: Owner, id: JobId, by: string | undefined) =>
       Effect.gen(function*() {
-        const [row] = yield* store.reread([id])
-        if (row === undefined || row.state !== "queued") return false
+        const found = yield* store.find(id)
+        if (Option.isNone(found) || found.value.state !== "queued") return false
+        const { attempt, context, crashes, createdAt, lane, payload, tenant, type, version } = found.value
         const now = yield* store.now
-        return yield* store.cancel({
+        const job: ReadyJob = {
           id,
-          version: row.version,
-          owner,
-          now,
-          purgeAt: now + queue.retention.cancelledMs,
-          entry: { kind: "cancelled", at: now, ...(by === undefined ? {} : { by }) }
-        })
+          lane: lane ?? 0,
+          tenant,
+          seq: 0,
+          version,
+          type,
+          attempt,
+          crashes,
+          createdAt,
+          expiresAt: undefined,
+          isLarge: false,
+          payload,
+          context
+        }
+        const settlement = Verdict.cancelled(job, now, queue.retention, by)
+        const { entry, purgeAt } = settlement
+        if (!(yield* store.cancel({ id, version, owner, now, purgeAt, entry }))) return false
+        yield* announcer.settled(job, settlement, now)
+        return true
       }).pipe(Effect.catch(() => Effect.succeed(false)))
+
+    /** Takes a job out of where it waits in memory. */
+    const withdraw = (id: JobId): ReadyJob | undefined => {
+      const waiting = mailbox.remove(id) ?? parking.remove(id)
+      if (waiting !== undefined || suspect?.job.id !== id) return waiting
+      const { job } = suspect
+      suspect = undefined
+      dispatchDue.openUnsafe()
+      return job
+    }
 
     const cancel = (id: JobId, by: string | undefined): Effect.Effect<boolean> =>
       Effect.suspend(() => {
@@ -403,9 +464,11 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         const { attempts, owner } = owned
         const run = attempts.get(id)
         if (run !== undefined) return attempts.cancel(run, by)
-        const waiting = mailbox.remove(id) ?? parking.remove(id)
+        const waiting = withdraw(id)
         if (waiting !== undefined) return cancelWaiting(waiting, by)
-        return intakeLock.withPermit(Effect.suspend(() => held.has(id) ? Effect.succeed(false) : cancelUnread(owner, id, by)))
+        return intakeLock.withPermit(
+          Effect.suspend(() => held.has(id) ? Effect.succeed(false) : cancelUnread(owner, id, by))
+        )
       })
 
     return {

@@ -17,9 +17,10 @@ import { onLiveClock } from "./time/liveClock.ts"
 
 /**
  * What was written: the settlement, or another in its place where the database refused it. `superseded`: someone else has the outcome, or
- * the row has moved on; look again. `stopped`: the owner ended before the store answered.
+ * the row has moved on; look again. `refused`: the database takes nothing of it; the row is
+ * as it was. `stopped`: the owner ended before the store answered.
  */
-export type Settled = Settlement | "superseded" | "stopped"
+export type Settled = Settlement | "superseded" | "refused" | "stopped"
 
 /** Writes one settlement together with whatever else is being settled. */
 export type Settler = (settlement: Settlement) => Effect.Effect<Settled>
@@ -79,7 +80,8 @@ export const make = (options: {
   const write = (
     batch: ReadonlyArray<Settlement>,
     tries: number,
-    isResent: boolean
+    isResent: boolean,
+    refusals = 0
   ): Effect.Effect<ReadonlyArray<Settled>> =>
     Effect.flatMap(store.now, (now) =>
       store.settle(owner, batch, now).pipe(
@@ -98,10 +100,12 @@ export const make = (options: {
               (left, right) => [...left, ...right]
             )
           }
-          if (error.reason === "Refused" && tries < 2) {
+          if (error.reason === "Refused") {
             return Effect.andThen(
               Effect.logError("The database refused a settlement", error).pipe(Effect.annotateLogs("jobId", only.id)),
-              write([instead(only, error, now)], tries + 1, isResent)
+              refusals < 2
+                ? write([instead(only, error, now)], 0, isResent, refusals + 1)
+                : Effect.succeed<ReadonlyArray<Settled>>(["refused"])
             )
           }
           if (isStopped()) return Effect.succeed(batch.map((): Settled => "stopped"))
@@ -110,7 +114,7 @@ export const make = (options: {
             : Duration.millis(Math.min(100 * 2 ** Math.min(tries, 6), 5_000))
           return Effect.andThen(
             onLiveClock(Effect.sleep(pause)),
-            write(batch, tries + 1, isResent || error.reason === "Unavailable")
+            write(batch, tries + 1, isResent || error.reason === "Unavailable", refusals)
           )
         })
       ))

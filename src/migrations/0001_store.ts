@@ -95,7 +95,7 @@ create table {schema}.dead_letters (
   history     jsonb    not null
 )`
 
-// Partitioned by the day a row may go (day of finishing + retention of its outcome, fixed at settle), so one drop serves every outcome.
+// Partitioned by the day after which a row may go (day of finishing + retention of its outcome, fixed at settle), so one drop serves every outcome.
 // No default partition: it forbids DETACH CONCURRENTLY and makes each ATTACH scan it under an exclusive lock.
 const finishedJobs = `
 create table {schema}.finished_jobs (

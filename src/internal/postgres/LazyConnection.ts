@@ -19,6 +19,7 @@ import type { Connection } from "effect/sql/SqlConnection"
 import { ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import * as SessionConnection from "./connection.ts"
+import { firstWords } from "./firstWords.ts"
 import { hasLostConnection, sqlState } from "./sqlState.ts"
 
 /** A statement as it goes to the driver: its text with `$1`, `$2`, ... and its parameters. */
@@ -86,8 +87,7 @@ export const rollbackStatement = "ROLLBACK"
 const commitStatement = "COMMIT"
 
 /** A statement of the handler's that would end or nest the transaction behind our back: its job would commit without its settlement. */
-const forbidden =
-  /^\s*(?:BEGIN|START\s+TRANSACTION|COMMIT|END|ABORT|ROLLBACK(?!\s+(?:WORK\s+|TRANSACTION\s+)?TO\b)|PREPARE\s+TRANSACTION)\b/i
+const forbidden = /^(?:BEGIN|START TRANSACTION|COMMIT|END|ABORT|ROLLBACK(?! (?:WORK |TRANSACTION )?TO\b)|PREPARE TRANSACTION)\b/i
 
 /** See the top of this file. Made by `transactionAcquirer`, closed with the transaction's scope. */
 export class LazyConnection implements Connection {
@@ -141,7 +141,7 @@ export class LazyConnection implements Connection {
 
   executeStream(sql: string, params: ReadonlyArray<unknown>, transform: TransformRows) {
     return Stream.unwrap(
-      Effect.andThen(
+      forbidden.test(firstWords(sql)) ? Effect.fail(notAllowed) : Effect.andThen(
         this.gate.takeScoped(1),
         Effect.map(
           Effect.suspend(() => this.open()),
@@ -155,7 +155,7 @@ export class LazyConnection implements Connection {
     sql: string,
     statement: (statements: Connection) => Effect.Effect<A, SqlError>
   ): Effect.Effect<A, SqlError> {
-    if (forbidden.test(sql)) return Effect.fail(notAllowed)
+    if (forbidden.test(firstWords(sql))) return Effect.fail(notAllowed)
     return this.gate.withPermit(
       Effect.suspend(() =>
         this.session !== undefined && !this.ended && this.failed === undefined

@@ -1,6 +1,6 @@
 /**
  * retention: the days of finished_jobs. A day is made when something is first finished into it (or just before, by purge), and dropped as a
- * whole when its date has come. DETACH CONCURRENTLY first: a plain drop waited for a reader and held settlements back for seconds.
+ * whole when it is over. DETACH CONCURRENTLY first: a plain drop waited for a reader and held settlements back for seconds.
  * A crash between detach and drop leaves a table by itself, or a detach half done: the next purge ends both.
  */
 import * as Effect from "effect/Effect"
@@ -27,13 +27,13 @@ interface Day {
   readonly how: "attached" | "pending" | "alone"
 }
 
-// The days that may go, oldest first. Their dates are in their names.
+// The days that are over, oldest first: a day that has only begun holds rows whose retention has not passed. Their dates are in their names.
 const daysSql = (schema: string) => `
 select c.relname::text as name, case when i.inhrelid is null then 'alone' when i.inhdetachpending then 'pending' else 'attached' end as how
 from pg_catalog.pg_class c
 left join pg_catalog.pg_inherits i on i.inhrelid = c.oid and i.inhparent = '${schema}.finished_jobs'::regclass
 where c.relnamespace = '${schema}'::regnamespace and c.relkind = 'r' and c.relname ~ '^finished_jobs_\\d{8}$'
-  and c.relname <= 'finished_jobs_' || to_char(date '1970-01-01' + $1, 'YYYYMMDD')
+  and c.relname < 'finished_jobs_' || to_char(date '1970-01-01' + $1, 'YYYYMMDD')
 order by c.relname limit ${maxDrops}`
 
 export const make = (db: Database) => {
