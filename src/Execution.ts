@@ -15,8 +15,8 @@ import { CurrentJob, type Service as CurrentJobService } from "./CurrentJob.ts"
 import * as JobError from "./JobError.ts"
 import type { Handler } from "./JobHandlers.ts"
 import type { Attempt } from "./JobHistory.ts"
-import type { JobQueue, Retention } from "./JobQueue.ts"
-import type { Finish, JobStore, Owner, ReadyJob, Settlement, Transacted } from "./JobStore.ts"
+import { type JobQueue, maxJsonBytes, type Retention } from "./JobQueue.ts"
+import { type Finish, type JobStore, type Owner, type ReadyJob, type Settlement, tenantId, type Transacted } from "./JobStore.ts"
 import * as RequestContext from "./RequestContext.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
 
@@ -79,7 +79,7 @@ export const run = (
       job,
       handler,
       control,
-      stored: RequestContext.fromStored(job.context),
+      stored: RequestContext.fromStored(job.context, tenantId(job.tenant)),
       startedAt: yield* environment.store.now,
       span: undefined
     }
@@ -110,6 +110,8 @@ const handled = (attempting: Attempting, span: Tracer.AnySpan): Effect.Effect<Tr
   const complete = (value: unknown) =>
     Effect.gen(function*() {
       const result = yield* Effect.orDie(handler.encodeSuccess(value))
+      const bytes = Buffer.byteLength(result)
+      if (bytes > maxJsonBytes) return yield* new JobError.ResultTooLarge({ bytes, limitBytes: maxJsonBytes })
       const now = yield* store.now
       const settlement: Finish = {
         _tag: "Finish",
@@ -339,7 +341,10 @@ const askedBy = (error: unknown): RetryPolicy.Question["asked"] =>
 /** Our own verdicts carry their class; a failure the definition can encode is typed; everything else is a defect, class System. */
 const describe = (error: unknown, isFailure: boolean, handler: Handler) =>
   Effect.gen(function*() {
-    if (error instanceof JobError.ParseError || error instanceof JobError.JobTimeout || error instanceof JobError.CommitFailed) {
+    if (
+      error instanceof JobError.ParseError || error instanceof JobError.JobTimeout || error instanceof JobError.CommitFailed ||
+      error instanceof JobError.ResultTooLarge
+    ) {
       return { failure: JobError.toFailure(error, { class: error.errorClass }), isTyped: true }
     }
     if (error instanceof JobError.Snooze || error instanceof JobError.Discard) {

@@ -79,17 +79,43 @@ export class DedupeKeyBusy extends Schema.TaggedError<DedupeKeyBusy>()("DedupeKe
   }
 }
 
-/** Why a submission was refused. */
+/** The database refused the data itself, whatever checks it had passed. */
+export class Refused extends Schema.TaggedError<Refused>()("Refused", { detail: Schema.String }) {
+  readonly isRetryable = false
+  override get message() {
+    return `the database refused this submission, and would again: ${this.detail}`
+  }
+}
+
+/**
+ * The connection was lost after the jobs were sent and before the answer: they are all stored, or none is. Not retryable as it is: a
+ * submission that is sent again gets new ids, and its jobs would be there twice.
+ */
+export class OutcomeUnknown extends Schema.TaggedError<OutcomeUnknown>()("OutcomeUnknown", {
+  jobIds: Schema.Array(JobId),
+  cause: Schema.optionalKey(Schema.Defect())
+}) {
+  readonly isRetryable = false
+  override get message() {
+    const [first] = this.jobIds
+    const which = this.jobIds.length === 1 ? `job ${first} may` : `${this.jobIds.length} jobs (jobIds, the first is ${first}) may`
+    return `the database did not answer, and ${which} have been stored: ask status of these before submitting again, or submit with a dedupeKey`
+  }
+}
+
+/** Why a submission failed. */
 export const SubmitErrorReason = Schema.Union([
   EmptyBatch,
   InvalidField,
   UnknownQueue,
   PayloadTooLarge,
   DedupeKeyBusy,
+  Refused,
+  OutcomeUnknown,
   StoreUnavailable
 ])
 
-/** A submission was refused; nothing of it is stored. */
+/** A submission failed. Nothing of it is stored, unless the reason is `OutcomeUnknown`: then all of it may be. */
 export class SubmitError extends Schema.TaggedError<SubmitError>()("SubmitError", { reason: SubmitErrorReason }) {
   /** Whether the same submission may succeed later. */
   get isRetryable(): boolean {
@@ -156,6 +182,17 @@ export class JobUnsuccessful extends Schema.TaggedError<JobUnsuccessful>()("JobU
   }
 }
 
+/** The job is queued, and the process that owns its queue is another one: only that can tell whether it has started. */
+export class NotOwner extends Schema.TaggedError<NotOwner>()("NotOwner", {
+  jobId: Schema.String,
+  queue: Schema.String
+}) {
+  readonly isRetryable = false
+  override get message() {
+    return `job ${this.jobId} is queued and only the process that owns queue ${this.queue} can cancel it: call cancel there`
+  }
+}
+
 /** The process that owns the job's partition does not answer. */
 export class PartitionUnavailable extends Schema.TaggedError<PartitionUnavailable>()("PartitionUnavailable", {
   entity: Schema.String
@@ -205,14 +242,25 @@ export class JobTimeout extends Schema.TaggedError<JobTimeout>()("JobTimeout", {
   }
 }
 
-/** No runner had a handler for the type during the whole grace period. */
+/** The handler's result is more JSON than can be stored. Its writes are rolled back. Not retried: it would be as large again. */
+export class ResultTooLarge extends Schema.TaggedError<ResultTooLarge>()("ResultTooLarge", {
+  bytes: Schema.Int,
+  limitBytes: Schema.Int
+}) {
+  readonly errorClass: ErrorClass = "Permanent"
+  override get message() {
+    return `the result is ${this.bytes} bytes of JSON, at most ${this.limitBytes} are stored: store it elsewhere and return a reference`
+  }
+}
+
+/** The owner of the queue had no handler for the type during the whole grace period. */
 export class HandlerMissing extends Schema.TaggedError<HandlerMissing>()("HandlerMissing", {
   type: Schema.String,
   graceMs: Schema.Finite
 }) {
   readonly errorClass: ErrorClass = "Permanent"
   override get message() {
-    return `no runner had a handler for "${this.type}" within ${this.graceMs} ms: deploy one, then replay`
+    return `the process that owns the queue had no handler for "${this.type}" within ${this.graceMs} ms: give it one, then replay`
   }
 }
 

@@ -4,7 +4,7 @@
 import * as Schema from "effect/Schema"
 
 /** Identifies a job for its whole life: live, finished, dead-lettered and replayed. Lower-case UUID text. */
-export const JobId = Schema.String.check(Schema.isUUID()).pipe(Schema.brand("millrace/JobId"))
+export const JobId = Schema.String.check(Schema.isUUID(), Schema.isLowercased()).pipe(Schema.brand("millrace/JobId"))
 
 /** Identifies a job for its whole life. */
 export type JobId = typeof JobId.Type
@@ -12,8 +12,14 @@ export type JobId = typeof JobId.Type
 /** Whether something is a job id. */
 export const isJobId = Schema.is(JobId)
 
+/** The id as everybody spells it. UUIDs may be written in upper case, and PostgreSQL would find the job: its owner and events would not. */
+export const normalize = (text: string): JobId | undefined => {
+  const id = text.toLowerCase()
+  return isJobId(id) ? id : undefined
+}
+
 /** Shared by the jobs of one `submit([...])`. */
-export const BatchId = Schema.String.check(Schema.isUUID()).pipe(Schema.brand("millrace/BatchId"))
+export const BatchId = Schema.String.check(Schema.isUUID(), Schema.isLowercased()).pipe(Schema.brand("millrace/BatchId"))
 
 /** Shared by the jobs of one `submit([...])`. */
 export type BatchId = typeof BatchId.Type

@@ -35,9 +35,15 @@ export interface Options {
     readonly cancelled?: Duration.Input
     readonly expired?: Duration.Input
   }
-  /** The largest payload taken, in bytes of JSON. Default 1 MiB. */
+  /** The largest payload taken, in bytes of JSON. Default 1 MiB, at most 8 MiB, see {@link maxJsonBytes}. */
   readonly maxPayloadBytes?: number
 }
+
+/**
+ * The most JSON that one payload or one result may be: 8 MiB. The driver reads messages up to a limit, a job's row is one message, and a
+ * row above it could never be read again: neither run, nor cancelled, nor looked at. Larger data belongs elsewhere, and a reference here.
+ */
+export const maxJsonBytes = 8 * 1024 * 1024
 
 const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/
 
@@ -88,7 +94,7 @@ export const make = (name: string, options: Options = {}): JobQueue => {
       cancelledMs: keptFor(name, "cancelled", options.retention?.cancelled),
       expiredMs: keptFor(name, "expired", options.retention?.expired)
     },
-    maxPayloadBytes: positive(name, "maxPayloadBytes", options.maxPayloadBytes ?? 1024 * 1024, 512 * 1024 * 1024)
+    maxPayloadBytes: positive(name, "maxPayloadBytes", options.maxPayloadBytes ?? 1024 * 1024, maxJsonBytes)
   }
 }
 

@@ -176,8 +176,35 @@ const standby = Layer.effectDiscard(Effect.gen(function*() {
   }).pipe(onLiveClock, Effect.forkScoped)
 }))
 
+/** Whoever owns the queues owns all of the database's: says so when jobs wait in one that it does not declare, once a queue. */
+const undeclared = Layer.effectDiscard(Effect.gen(function*() {
+  const store = yield* JobStore
+  const owners = yield* Owners.Owners
+  const { declared } = yield* Queues.Queues
+  const known = new Set(declared.map(({ row }) => row.name))
+  const look = Effect.gen(function*() {
+    if (!declared.every(({ row }) => owners.isReachable({ queue: row.name, partition: 0 }))) return
+    for (const { name, queueId } of yield* store.queues) {
+      if (known.has(name) || !(yield* store.depth({ queueId, partition: 0 }, 1)).some((count) => count > 0)) continue
+      known.add(name)
+      yield* Effect.logWarning(
+        `Jobs wait in the queue "${name}", and this process, which owns the queues of this database, does not declare it: ` +
+          "give it to JobRuntime.layer({ queues }), with the handlers of its jobs"
+      )
+    }
+  })
+  yield* Effect.ignore(look).pipe(
+    Effect.repeat(Schedule.spaced("10 seconds")),
+    Effect.delay("5 seconds"),
+    onLiveClock,
+    Effect.withTracerEnabled(false),
+    Effect.forkScoped
+  )
+}))
+
 /**
- * Submits and runs, in one process. Give it the database below and the handlers above:
+ * Submits and runs, in one process. Of several on one database one owns all queues and the others stand by: give each the same queues and
+ * handlers. Give it the database below and the handlers above:
  *
  * @example
  * const MainLive = IndexFileLive.pipe(
@@ -193,7 +220,7 @@ export const layer = (options: Options = {}): Layer.Layer<Services, StoreError |
       handlerGraceMs: Duration.toMillis(Duration.fromInputUnsafe(options.handlerGracePeriod ?? "15 minutes")),
       services
     })))
-  return Layer.mergeAll(Jobs.layer, listener, retention, standby).pipe(
+  return Layer.mergeAll(Jobs.layer, listener, retention, standby, undeclared).pipe(
     Layer.provide(Waker.layer),
     Layer.provide(entities),
     Layer.provide(cluster(options)),

@@ -36,6 +36,9 @@ export interface JobStatus<Success = unknown, Failure = unknown> {
   readonly failure: JobFailure | undefined
   /** The typed error of a `failed` job, where its definition names it. */
   readonly error: Failure | undefined
-  /** Every move, from the submission on. */
+  /**
+   * The moves, from the submission on. Not in it: becoming due (the next start shows it), attempts that were interrupted and run again
+   * (a deploy, a crash, a lost connection: not counted either), and, past 40 entries, those between the first and the last 20.
+   */
   readonly history: ReadonlyArray<Moved>
 }

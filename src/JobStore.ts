@@ -16,14 +16,16 @@ import type { BatchId, JobId } from "./JobId.ts"
 import type { JobState, Outcome } from "./JobState.ts"
 
 /**
- * A store operation failed. `Unavailable`: the database cannot be reached or is starting, nothing is known to have happened, try again
- * with backoff. `Conflict`: lost against another transaction (40001, 40P01), try again at once. `LockTimeout`: 55P03. `Refused`: the
+ * A store operation failed. `Unavailable`: the database cannot be reached or is starting, nothing is known to have happened (see
+ * `isUncertain`), try again with backoff. `Conflict`: lost against another transaction (40001, 40P01), try again at once. `LockTimeout`: 55P03. `Refused`: the
  * server takes this data never; of a statement with many rows one is bad.
  */
 export class StoreError extends Schema.TaggedError<StoreError>()("StoreError", {
   reason: Schema.Literals(["Unavailable", "Conflict", "LockTimeout", "Refused"]),
   operation: Schema.String,
   sqlState: Schema.optionalKey(Schema.String),
+  /** The connection was lost with the work under way: it may have been done all the same. */
+  isUncertain: Schema.optionalKey(Schema.Boolean),
   cause: Schema.Defect()
 }) {
   get isRetryable(): boolean {

@@ -11,6 +11,7 @@ import * as Stream from "effect/Stream"
 import { SecureRandom } from "effect/crypto/SecureRandom"
 import { EventBus } from "./EventBus.ts"
 import { onLiveClock } from "./internal/time/liveClock.ts"
+import * as Announcer from "./internal/announcer.ts"
 import * as JobReader from "./internal/jobReader.ts"
 import { Owners } from "./internal/owners.ts"
 import { Queues } from "./internal/queues.ts"
@@ -19,13 +20,13 @@ import { Waker } from "./internal/waker.ts"
 import type { Codec, Job, JobRequest, RequestOptions } from "./Job.ts"
 import {
   DeadLetterNotFound,
-  DedupeKeyBusy,
   DedupeKeyTaken,
   EmptyBatch,
   InvalidField,
   JobAlreadyFinal,
   type JobNotFound,
   JobUnsuccessful,
+  type NotOwner,
   PartitionUnavailable,
   type StoreUnavailable,
   SubmitError
@@ -62,13 +63,17 @@ export class Jobs extends Context.Service<Jobs, {
   /**
    * Stores one request, or many: all of them or none. Answers when they are stored and does not wait for the work. Inside a transaction
    * of the caller's `SqlClient` the jobs become visible exactly when it commits. A request whose dedupe key is held by a live job is
-   * answered with that job's id.
+   * answered with that job's id. The request context it is made in goes along, at most 8 kB of JSON. A lost answer is `OutcomeUnknown`: all
+   * of it is stored, or nothing.
    */
   readonly submit: {
     (request: JobRequest): Effect.Effect<JobId, SubmitError>
     (requests: ReadonlyArray<JobRequest>, options?: BatchOptions): Effect.Effect<Batch, SubmitError>
   }
-  /** How a job stands; with its definition the result and the error are typed. */
+  /**
+   * How a job stands; with its definition the result and the error are typed. Reads on a connection of its own and does not take part in
+   * the caller's transaction: a job submitted there is not found before it commits.
+   */
   readonly status: {
     (jobId: JobId): Effect.Effect<JobStatus, JobNotFound | StoreUnavailable>
     <Success extends Codec, Failure extends Codec>(
@@ -90,14 +95,21 @@ export class Jobs extends Context.Service<Jobs, {
       Failure["Type"] | JobNotFound | JobUnsuccessful | StoreUnavailable | Schema.SchemaError
     >
   }
-  /** Puts a dead letter back into its queue: same id, history kept. Once, also when called twice at the same time. */
+  /**
+   * Puts a dead letter back into its queue: same id, history kept. Once, also when called twice at the same time. Does not take part in the
+   * caller's transaction: it stands when that rolls back.
+   */
   readonly replayJob: (
     deadLetterId: JobId
   ) => Effect.Effect<void, DeadLetterNotFound | DedupeKeyTaken | StoreUnavailable>
-  /** Cancels a job that has not ended; a running one is interrupted and rolled back. */
+  /**
+   * Cancels a job that has not ended; a running one is interrupted and rolled back. A queued or running one can only be cancelled in the
+   * process that owns its queue (`NotOwner`), a scheduled or retrying one anywhere. Does not take part in the caller's transaction: it
+   * stands when that rolls back, and a job submitted there is not found before it commits.
+   */
   readonly cancel: (
     jobId: JobId
-  ) => Effect.Effect<void, JobNotFound | JobAlreadyFinal | PartitionUnavailable | StoreUnavailable>
+  ) => Effect.Effect<void, JobNotFound | JobAlreadyFinal | NotOwner | PartitionUnavailable | StoreUnavailable>
 }>()("millrace/Jobs") {}
 
 
@@ -116,6 +128,7 @@ export const layer: Layer.Layer<
     const owners = yield* Owners
     const waker = yield* Waker
     const bus = yield* EventBus
+    const publish = Announcer.tell(bus)
     const handlers = yield* JobHandlers
     const random = yield* SecureRandom
     const reader = JobReader.make(store, queues, owners)
@@ -135,7 +148,7 @@ export const layer: Layer.Layer<
         for (const { job, queue } of stored) {
           const tenant = tenantId(job.tenant)
           yield* JobMetrics.onSubmitted(job.type, queue, 1)
-          yield* bus.publish(
+          yield* publish(
             new JobEvent.JobSubmitted({
               jobId: job.id,
               type: job.type,
@@ -154,7 +167,7 @@ export const layer: Layer.Layer<
         const now = yield* store.now
         const span = yield* Effect.option(Effect.currentSpan)
         const submission: Submitter.Submission = {
-          request: yield* RequestContext.Request,
+          request: yield* Effect.flatMap(RequestContext.Request, Submitter.checkRequest),
           trace: Option.isSome(span) ? RequestContext.traceOf(span.value) : undefined,
           now,
           priority: options?.priority,
@@ -164,9 +177,7 @@ export const layer: Layer.Layer<
         const prepared = yield* Effect.forEach(requests, (request, index) =>
           Submitter.prepare(random, queues, submission, request, batchId === undefined ? "" : `[${index}].`))
         const stored = yield* store.submit(prepared.map(({ job }) => job), { batchId, now }).pipe(
-          Effect.mapError((error) => error.reason === "LockTimeout"
-            ? new SubmitError({ reason: new DedupeKeyBusy() })
-            : Submitter.unavailable(error))
+          Effect.mapError((error) => Submitter.failed(error, prepared.map(({ job }) => job)))
         )
         const fresh = prepared.filter((_, index) => stored[index]?.isNew === true)
         const seqs = stored.filter(({ isNew }) => isNew).map(({ seq }) => seq)
@@ -224,7 +235,7 @@ export const layer: Layer.Layer<
 
     // ------------------------------------------------------------------------------------------- status
 
-    const { addressOf, find, statusOf } = reader
+    const { addressOf, find, idOf, statusOf } = reader
 
     function status(jobId: JobId): Effect.Effect<JobStatus, JobNotFound | StoreUnavailable>
     function status<Success extends Codec, Failure extends Codec>(
@@ -245,8 +256,9 @@ export const layer: Layer.Layer<
 
     // ------------------------------------------------------------------------------------------- await
 
-    const ended = (jobId: JobId) =>
+    const ended = (asked: JobId) =>
       Effect.gen(function*() {
+        const jobId = yield* idOf(asked)
         const events = yield* bus.subscribe({
           jobId,
           tags: ["JobCompleted", "JobDeadLettered", "JobCancelled", "JobExpired"]
@@ -290,9 +302,10 @@ export const layer: Layer.Layer<
 
     const by = Effect.map(RequestContext.Request, ({ userId }) => userId === undefined ? {} : { by: userId })
 
-    const replayJob = (jobId: JobId) =>
+    const replayJob = (asked: JobId) =>
       Effect.gen(function*() {
-        const found = yield* Effect.catchTag(find(jobId), "JobNotFound", () => new DeadLetterNotFound({ jobId }))
+        const found = yield* Effect.catchTag(find(asked), "JobNotFound", () => new DeadLetterNotFound({ jobId: asked }))
+        const jobId = found.id
         if (found.state !== "failed") {
           const { state } = yield* statusOf(found)
           return yield* new DeadLetterNotFound({ jobId, jobState: state })
@@ -307,7 +320,7 @@ export const layer: Layer.Layer<
         const tenant = tenantId(found.tenant)
         // Committed on a connection of the store's own, also inside a transaction of the caller's.
         waker.wake([ready])
-        yield* bus.publish(
+        yield* publish(
           new JobEvent.JobReplayed({
             jobId,
             type: found.type,
@@ -338,7 +351,7 @@ export const layer: Layer.Layer<
         const { queue } = yield* addressOf(record)
         const tenant = tenantId(record.tenant)
         yield* JobMetrics.onFinished(record.type, queue, "cancelled")
-        yield* bus.publish(
+        yield* publish(
           new JobEvent.JobCancelled({
             jobId: record.id,
             type: record.type,
@@ -357,9 +370,9 @@ export const layer: Layer.Layer<
         // Each turn sees the job where it has moved to; it cannot move for ever.
         for (let turn = 0; turn < 20; turn++) {
           const record = yield* find(jobId)
-          if (isFinal(record.state)) return yield* new JobAlreadyFinal({ jobId, jobState: record.state })
+          if (isFinal(record.state)) return yield* new JobAlreadyFinal({ jobId: record.id, jobState: record.state })
           const isCancelled = record.state === "queued"
-            ? yield* owners.cancel(yield* addressOf(record), jobId, who.by)
+            ? yield* owners.cancel(yield* addressOf(record), record.id, who.by)
             : yield* cancelWaiting(record, yield* store.now, who)
           if (isCancelled) return
           yield* onLiveClock(Effect.sleep(Duration.millis(5 * turn)))

@@ -49,6 +49,8 @@ export const make = Effect.fnUntraced(function*(
   const pool = yield* Postgres.makePool(client, {
     maxConnections: connections + 1,
     applicationName: "millrace",
+    // A row is one message: payload, result or failure, history, each bounded. What can be stored can be read.
+    maxMessageSize: 64 * 1024 * 1024,
     startupParameters: Database.startupParameters(lockTimeout)
   }).pipe(Effect.mapError(Database.toStoreError("connect")))
   yield* Migrations.run(pool, { schema })

@@ -15,7 +15,7 @@ import * as Sharding from "effect/cluster/Sharding"
 import * as Rpc from "effect/rpc/Rpc"
 import { EventBus } from "./EventBus.ts"
 import { onLiveClock } from "./internal/time/liveClock.ts"
-import { type Address, entityId, Owners } from "./internal/owners.ts"
+import { type Address, entityId, notOwner, Owners } from "./internal/owners.ts"
 import * as Partition from "./internal/partition.ts"
 import { type KnownQueue, Queues } from "./internal/queues.ts"
 import { ShardLocks, shardName } from "./internal/supervisor.ts"
@@ -156,11 +156,11 @@ const layerOwners: Layer.Layer<Owners, never, Sharding.Sharding> = Layer.effect(
       cancel: (address, jobId, by) =>
         isReachable(address)
           ? bounded(address, client(entityId(address)).Cancel({ jobId, ...(by === undefined ? {} : { by }) }))
-          : Effect.fail(new PartitionUnavailable({ entity: entityId(address) })),
+          : notOwner(address, jobId),
       view: (address, jobId) =>
         isReachable(address)
           ? Effect.map(bounded(address, client(entityId(address)).View({ jobId })), (view) => view ?? undefined)
-          : Effect.fail(new PartitionUnavailable({ entity: entityId(address) }))
+          : notOwner(address, jobId)
     })
   })
 )

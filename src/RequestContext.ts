@@ -74,5 +74,11 @@ export type Stored = typeof Stored.Type
 
 const decodeStored = Schema.decodeUnknownOption(Stored)
 
-/** Reads a stored context; what cannot be read (written by other means than `submit`) is the system's. */
-export const fromStored = (stored: unknown): Stored => Option.getOrElse(decodeStored(stored), () => system)
+/**
+ * Reads a stored context. What cannot be read (written by other means than `submit`) is empty, but for the tenant: that is the row's, since
+ * a handler that ran as the system would reach every tenant's jobs.
+ */
+export const fromStored = (stored: unknown, tenantId: string | undefined): Stored => {
+  const { tenantId: _, ...rest }: Stored = Option.getOrElse(decodeStored(stored), () => system)
+  return tenantId === undefined ? rest : { ...rest, tenantId }
+}

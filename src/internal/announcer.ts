@@ -15,13 +15,16 @@ export interface Announcer {
   readonly settled: (job: ReadyJob, settlement: Settlement, at: number) => Effect.Effect<void>
 }
 
-/** A bus of someone else's may fail: what it would have told is committed all the same. */
-const guarded = (told: Effect.Effect<void>): Effect.Effect<void> =>
-  Effect.catchCause(told, (cause) => Effect.logError("The event bus failed; its subscribers missed an event", cause))
+/** Publishes. A bus of someone else's may fail: what it would have told is committed all the same. */
+export const tell = (bus: EventBus["Service"]) => (event: JobEvent.JobEvent): Effect.Effect<void> =>
+  Effect.catchCause(
+    Effect.suspend(() => bus.publish(event)),
+    (cause) => Effect.logError("The event bus failed; its subscribers missed an event", cause)
+  )
 
 /** An announcer of one queue's jobs. */
 export const make = (bus: EventBus["Service"], queue: string): Announcer => {
-  const publish = (event: JobEvent.JobEvent) => guarded(Effect.suspend(() => bus.publish(event)))
+  const publish = tell(bus)
   const common = (job: ReadyJob, at: number) => {
     const tenant = tenantId(job.tenant)
     return { jobId: job.id, type: job.type, queue, at, ...(tenant === undefined ? {} : { tenantId: tenant }) }
@@ -29,7 +32,7 @@ export const make = (bus: EventBus["Service"], queue: string): Announcer => {
 
   /** Only a row that was not moved yet (but for becoming due) is started for the first time. */
   const firstWait = (job: ReadyJob, at: number): Effect.Effect<void> => {
-    const { scheduledFor } = RequestContext.fromStored(job.context)
+    const { scheduledFor } = RequestContext.fromStored(job.context, tenantId(job.tenant))
     return job.version === (scheduledFor === undefined ? 0 : 1)
       ? JobMetrics.onStarted(job.type, queue, at - (scheduledFor ?? job.createdAt))
       : Effect.void

@@ -5,7 +5,7 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import { JobNotFound, StoreUnavailable } from "../JobError.ts"
 import * as JobHistory from "../JobHistory.ts"
-import { isJobId, type JobId } from "../JobId.ts"
+import { type JobId, normalize } from "../JobId.ts"
 import type { JobStatus } from "../JobStatus.ts"
 import { type JobRecord, type JobStore, type StoreError, tenantId } from "../JobStore.ts"
 import * as Priority from "../Priority.ts"
@@ -15,6 +15,8 @@ import type { Queues } from "./queues.ts"
 
 /** Reads jobs. */
 export interface JobReader {
+  /** The id as the job has it, however it is spelled. */
+  readonly idOf: (jobId: JobId) => Effect.Effect<JobId, JobNotFound>
   /** The job, if the tenant in context may see it: the system sees all. */
   readonly find: (jobId: JobId) => Effect.Effect<JobRecord, JobNotFound | StoreUnavailable>
   readonly addressOf: (record: JobRecord) => Effect.Effect<Address>
@@ -27,11 +29,17 @@ export const storeUnavailable = (operation: string) => (error: StoreError): Stor
 
 /** A reader on this store. */
 export const make = (store: JobStore["Service"], queues: Queues["Service"], owners: Owners["Service"]): JobReader => {
+  const idOf = (jobId: JobId): Effect.Effect<JobId, JobNotFound> =>
+    Effect.suspend(() => {
+      const id = normalize(String(jobId))
+      return id === undefined ? Effect.fail(new JobNotFound({ jobId })) : Effect.succeed(id)
+    })
+
   const find = (jobId: JobId): Effect.Effect<JobRecord, JobNotFound | StoreUnavailable> =>
     Effect.gen(function*() {
       const { tenantId: mine } = yield* RequestContext.Request
-      if (!isJobId(jobId)) return yield* new JobNotFound({ jobId })
-      const record = yield* Effect.mapError(store.find(jobId), storeUnavailable("status"))
+      const id = yield* idOf(jobId)
+      const record = yield* Effect.mapError(store.find(id), storeUnavailable("status"))
       if (Option.isNone(record)) return yield* new JobNotFound({ jobId })
       if (mine !== undefined && tenantId(record.value.tenant) !== mine) return yield* new JobNotFound({ jobId })
       return record.value
@@ -55,7 +63,7 @@ export const make = (store: JobStore["Service"], queues: Queues["Service"], owne
       const noted = record.state === "queued" ? record.running : undefined
       const isRunning = live?.isRunning ?? noted !== undefined
       const fraction = live?.progress ?? noted?.progress
-      const { cluster: _, scheduledFor, ...request } = RequestContext.fromStored(record.context)
+      const { cluster: _, scheduledFor, ...request } = RequestContext.fromStored(record.context, tenantId(record.tenant))
       const startedAt = live?.startedAt ?? noted?.startedAt
       const history = JobHistory.transitions({ createdAt: record.createdAt, scheduledFor, history: record.history })
       return {
@@ -85,5 +93,5 @@ export const make = (store: JobStore["Service"], queues: Queues["Service"], owne
       }
     })
 
-  return { find, addressOf, statusOf }
+  return { idOf, find, addressOf, statusOf }
 }

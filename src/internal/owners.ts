@@ -4,7 +4,7 @@
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import { PartitionUnavailable } from "../JobError.ts"
+import { NotOwner, type PartitionUnavailable } from "../JobError.ts"
 import type { JobId } from "../JobId.ts"
 import type { Ready } from "../JobStore.ts"
 
@@ -36,9 +36,12 @@ export class Owners extends Context.Service<Owners, {
     address: Address,
     jobId: JobId,
     by: string | undefined
-  ) => Effect.Effect<boolean, PartitionUnavailable>
-  readonly view: (address: Address, jobId: JobId) => Effect.Effect<View | undefined, PartitionUnavailable>
+  ) => Effect.Effect<boolean, NotOwner | PartitionUnavailable>
+  readonly view: (address: Address, jobId: JobId) => Effect.Effect<View | undefined, NotOwner | PartitionUnavailable>
 }>()("millrace/internal/Owners") {}
+
+/** The owner is another process, which this one cannot reach, now or by trying again. */
+export const notOwner = ({ queue }: Address, jobId: JobId): Effect.Effect<never, NotOwner> => Effect.fail(new NotOwner({ jobId, queue }))
 
 /** No owner is in reach: this process only submits. */
 export const layerNone: Layer.Layer<Owners> = Layer.succeed(
@@ -46,7 +49,7 @@ export const layerNone: Layer.Layer<Owners> = Layer.succeed(
   Owners.of({
     isReachable: () => false,
     wake: () => Effect.void,
-    cancel: (address) => Effect.fail(new PartitionUnavailable({ entity: entityId(address) })),
-    view: (address) => Effect.fail(new PartitionUnavailable({ entity: entityId(address) }))
+    cancel: notOwner,
+    view: notOwner
   })
 )

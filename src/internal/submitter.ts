@@ -5,15 +5,27 @@ import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
+import * as Result from "effect/Result"
+import * as Schema from "effect/Schema"
+import * as SchemaIssue from "effect/SchemaIssue"
 import type { SecureRandom } from "effect/crypto/SecureRandom"
 import type { JobRequest } from "../Job.ts"
-import { InvalidField, PayloadTooLarge, StoreUnavailable, SubmitError, UnknownQueue } from "../JobError.ts"
+import {
+  DedupeKeyBusy,
+  InvalidField,
+  OutcomeUnknown,
+  PayloadTooLarge,
+  Refused,
+  StoreUnavailable,
+  SubmitError,
+  UnknownQueue
+} from "../JobError.ts"
 import { type Definition, jsonText } from "../JobHandlers.ts"
 import { BatchId, JobId } from "../JobId.ts"
 import * as JobQueue from "../JobQueue.ts"
 import { type NewJob, type StoreError, tenantKey } from "../JobStore.ts"
 import * as Priority from "../Priority.ts"
-import type { RequestContext, Stored, Trace } from "../RequestContext.ts"
+import { RequestContext, type Stored, system, type Trace } from "../RequestContext.ts"
 import type { KnownQueue, Queues } from "./queues.ts"
 
 /** What all requests of one submission share. */
@@ -36,6 +48,8 @@ export interface Prepared {
 
 const maxKey = 512
 const maxText = 200
+/** Of the request context, which every job of a submission carries: in bytes of JSON. */
+const maxContextBytes = 8_000
 
 const invalid = (field: string, expected: string, received: unknown) =>
   Effect.fail(
@@ -47,12 +61,78 @@ const show = (value: unknown): string => {
   return text.length > 100 ? `${text.slice(0, 100)}...` : text
 }
 
-/** `text` refuses NUL, an index long keys. */
-const isStorable = (text: string): boolean => text.length <= maxText && !text.includes("\0")
+/** `text` refuses NUL; half a surrogate pair arrives as U+FFFD, so that two different texts would be one: one tenant, one dedupe key. */
+const isWhole = (text: string): boolean => !text.includes("\0") && text.isWellFormed()
+
+/** An index refuses long keys. */
+const isStorable = (text: string): boolean => text.length <= maxText && isWhole(text)
+
+const wholeText = "without NUL and unpaired surrogates"
+
+/** A queue could not be looked up. */
+const unavailable = (error: StoreError): SubmitError =>
+  new SubmitError({ reason: new StoreUnavailable({ operation: "submit", cause: error }) })
 
 /** The store's failure as a submitter sees it. */
-export const unavailable = (error: StoreError): SubmitError =>
-  new SubmitError({ reason: new StoreUnavailable({ operation: "submit", cause: error }) })
+export const failed = (error: StoreError, jobs: ReadonlyArray<NewJob>): SubmitError => {
+  switch (error.reason) {
+    case "LockTimeout":
+      return new SubmitError({ reason: new DedupeKeyBusy() })
+    case "Refused":
+      return new SubmitError({ reason: new Refused({ detail: error.message }) })
+    case "Conflict":
+    case "Unavailable":
+      return error.isUncertain === true
+        ? new SubmitError({ reason: new OutcomeUnknown({ jobIds: jobs.map(({ id }) => id), cause: error }) })
+        : unavailable(error)
+  }
+}
+
+const decodeRequest = Schema.decodeUnknownResult(RequestContext)
+const issuesOf = SchemaIssue.makeFormatterStandardSchemaV1()
+
+const asStored = (request: RequestContext): { readonly bytes: number; readonly value: unknown } => {
+  const text = JSON.stringify(request)
+  return { bytes: Buffer.byteLength(text), value: JSON.parse(text) }
+}
+
+/** The path of the first text in a value that cannot be stored. */
+const unwholeText = (value: unknown, at: string): { readonly at: string; readonly text: string } | undefined => {
+  if (typeof value === "string") return isWhole(value) ? undefined : { at, text: value }
+  if (typeof value !== "object" || value === null) return undefined
+  for (const [key, inner] of Object.entries(value)) {
+    const found = unwholeText(inner, Array.isArray(value) ? `${at}[${key}]` : `${at}.${key}`)
+    if (found !== undefined) return found
+  }
+  return undefined
+}
+
+/**
+ * The request as it will be stored. A context that could not be read back would run its job as somebody else; so it is read back here, once
+ * a submission.
+ */
+export const checkRequest = (request: RequestContext): Effect.Effect<RequestContext, SubmitError> =>
+  Effect.gen(function*() {
+    if (request === system) return system
+    const { bytes, value } = yield* Effect.catchCause(Effect.sync(() => asStored(request)), (cause) =>
+      invalid("request", "a context that is JSON", messageOf(cause)))
+    if (bytes > maxContextBytes) {
+      return yield* invalid("request", `at most ${maxContextBytes} bytes of JSON`, `${bytes} bytes`)
+    }
+    const decoded = decodeRequest(value)
+    if (Result.isFailure(decoded)) {
+      const [issue] = issuesOf(decoded.failure.issue).issues
+      const path = ["request", ...(issue?.path ?? [])].map(String).join(".")
+      return yield* invalid(path, issue?.message ?? "a request context", "a context that could not be read back")
+    }
+    const bad = unwholeText(decoded.success, "request")
+    if (bad !== undefined) return yield* invalid(bad.at, `text ${wholeText}`, bad.text)
+    const { tenantId } = decoded.success
+    if (tenantId !== undefined && !isStorable(tenantId)) {
+      return yield* invalid("request.tenantId", `at most ${maxText} characters`, tenantId)
+    }
+    return decoded.success
+  })
 
 /** A new job id. */
 export const jobId = (random: SecureRandom["Service"]): Effect.Effect<JobId> => Effect.map(random.uuidV7(), (id) => JobId.make(id))
@@ -75,11 +155,7 @@ export const prepare = (
 ): Effect.Effect<Prepared, SubmitError> =>
   Effect.gen(function*() {
     if (typeof request.type !== "string" || request.type.length === 0 || !isStorable(request.type)) {
-      return yield* invalid(`${at}type`, `1 to ${maxText} characters without NUL`, request.type)
-    }
-    const { tenantId } = submission.request
-    if (tenantId !== undefined && !isStorable(tenantId)) {
-      return yield* invalid("tenantId", `at most ${maxText} characters without NUL`, tenantId)
+      return yield* invalid(`${at}type`, `1 to ${maxText} characters ${wholeText}`, request.type)
     }
     const definition = request.definition ?? submission.definitionOf(request.type)
     const known = yield* queueOf(queues, request.queue ?? submission.queue ?? definition?.queue ?? JobQueue.fallback, at)
@@ -95,8 +171,8 @@ export const prepare = (
       return yield* new SubmitError({ reason })
     }
     const dedupeKey = request.dedupeKey ?? (yield* keyOf(request, definition, at))
-    if (dedupeKey !== undefined && (dedupeKey.length === 0 || dedupeKey.length > maxKey || dedupeKey.includes("\0"))) {
-      return yield* invalid(`${at}dedupeKey`, `1 to ${maxKey} characters without NUL`, dedupeKey)
+    if (dedupeKey !== undefined && (dedupeKey.length === 0 || dedupeKey.length > maxKey || !isWhole(dedupeKey))) {
+      return yield* invalid(`${at}dedupeKey`, `1 to ${maxKey} characters ${wholeText}`, dedupeKey)
     }
     const dueAt = yield* dueTime(request, submission.now, at)
     const lifetime = request.expiresIn ?? definition?.expiresIn

@@ -3,7 +3,7 @@
  */
 import { CrashLoop, HandlerMissing, type JobFailure, toFailure } from "../JobError.ts"
 import type { Retention } from "../JobQueue.ts"
-import type { DeadLetter, Finish, ReadyJob, Settlement } from "../JobStore.ts"
+import { type DeadLetter, type Finish, type ReadyJob, type Settlement, tenantId } from "../JobStore.ts"
 import { fromStored } from "../RequestContext.ts"
 
 const deadLetter = ({ id, version }: ReadyJob, now: number, failure: JobFailure): DeadLetter => ({
@@ -51,7 +51,7 @@ export const cancelled = (
  * first missed in this process, or from the job's own being ready if that came later.
  */
 export const withoutHandler = (job: ReadyJob, now: number, missingForMs: number, graceMs: number): Settlement => {
-  const readySince = fromStored(job.context).scheduledFor ?? job.createdAt
+  const readySince = fromStored(job.context, tenantId(job.tenant)).scheduledFor ?? job.createdAt
   const waited = Math.max(Math.min(missingForMs, now - readySince), 0)
   const failure = toFailure(new HandlerMissing({ type: job.type, graceMs }), { class: "Permanent" })
   if (waited >= graceMs) return deadLetter(job, now, failure)

@@ -286,6 +286,39 @@ describe("what the owner holds", () => {
     assert.isDefined(world.held.demand([10, 9, 10, 10]))
   })
 
+  it("more tenants than one answer names are read to their end, and then it asks for nothing", () => {
+    const world = makeWorld(1_000)
+    for (let tenant = 0; tenant < 200; tenant++) {
+      world.begin(2, tenant)
+      world.commit(0, false)
+      world.deliver(0)
+    }
+    let turns = 0
+    while (world.ask()) {
+      world.take()
+      assert.isBelow(++turns, 50)
+    }
+    assert.strictEqual(world.inHand.size, 200)
+  })
+
+  it("a tenant that is told of while another's flood fills its lane is asked for, in the lane's reserve", () => {
+    const world = makeWorld(10)
+    for (let n = 0; n < 30; n++) {
+      world.begin(2, 0)
+      world.commit(0, false)
+      world.deliver(0)
+    }
+    while (world.ask()) world.take()
+    world.begin(2, 1)
+    world.commit(0, false)
+    assert.isUndefined(world.held.demand([0, 0, 0, 0], [64, 64, 64, 64]))
+    world.deliver(0)
+    const demand = world.held.demand([0, 0, 0, 0], [64, 64, 64, 64])!
+    const found = world.held.took(demand, intake(world.tables, owner, demand))
+    assert.deepStrictEqual(found.map(({ tenant }) => tenant), [tenantKey("t1")])
+    assert.isUndefined(world.held.demand([0, 0, 0, 0], [64, 64, 64, 64]))
+  })
+
   it("a sweep finds a row that became visible late, below one that is still held, and asks for no held one", () => {
     const world = makeWorld(10)
     world.begin(2, 0)

@@ -9,7 +9,7 @@ import * as Predicate from "effect/Predicate"
 import type { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import { StoreError } from "../../JobStore.ts"
-import { sqlState } from "./transaction.ts"
+import { hasLostConnection, sqlState } from "./transaction.ts"
 
 /** Runs one statement and answers with its rows. */
 export type Run = <Row extends object>(
@@ -78,7 +78,8 @@ export const toStoreError = (operation: string) => (error: SqlError): StoreError
     reason: reasonOf(error),
     operation,
     cause: said(error),
-    ...(state === undefined ? {} : { sqlState: state })
+    ...(state === undefined ? {} : { sqlState: state }),
+    ...(hasLostConnection(error) && error.reason.operation !== "connect" ? { isUncertain: true } : {})
   })
 }
 

@@ -173,6 +173,15 @@ const resending = Schedule.min([Schedule.exponential("50 millis"), Schedule.spac
   Schedule.upTo({ times: 8 })
 )
 
+const unanswered = ({ cause, operation, sqlState }: StoreError, isUncertain: boolean) =>
+  new StoreError({
+    reason: "Unavailable",
+    operation,
+    cause,
+    ...(sqlState === undefined ? {} : { sqlState }),
+    ...(isUncertain ? { isUncertain } : {})
+  })
+
 const setTimeout = "select set_config('lock_timeout', $1, true)"
 
 /** Submits on `db`'s pool, or, inside a transaction of `client`, as part of that. `lockTimeout` is the pool's, in milliseconds. */
@@ -195,23 +204,30 @@ export const make = (db: Database, client: SqlClient, lockTimeoutMs: number) => 
 
   const onOwnPool = (jobs: Jobs, options: Options): Effect.Effect<Answers, StoreError> => {
     let isUncertain = false
+    let isSent = false
     const sent = Effect.retry(Effect.suspend(() => isUncertain ? sendAgain(jobs, options) : send(jobs, options)), {
       schedule: resending,
       while: (error) => {
         if (error.reason === "Unavailable") isUncertain = true
+        if (error.isUncertain === true) isSent = true
         return error.reason === "Conflict" || (isUncertain && (error.reason !== "Refused" || isStoredAlready(error)))
       }
     })
     // The lock that it waits for may be that of its own first sending: then nothing is known still.
-    const unanswered = ({ cause, operation }: StoreError) => new StoreError({ reason: "Unavailable", operation, cause })
+    const isUnanswered = ({ reason }: StoreError) => reason === "Unavailable" || (isUncertain && reason === "LockTimeout")
     return onLiveClock(
-      Effect.mapError(sent, (error) => isUncertain && error.reason === "LockTimeout" ? unanswered(error) : error)
+      Effect.mapError(sent, (error) => isUnanswered(error) ? unanswered(error, isSent || error.isUncertain === true) : error)
     )
   }
 
   /** A savepoint, so that a key that is held for too long costs the caller this submission and not the transaction. */
   const inTransaction = (jobs: Jobs, options: Options): Effect.Effect<Answers, StoreError> => {
-    const run = runUnpreparedOn(client)
+    // What is lost with the connection is lost with the caller's transaction: nothing of it can be there.
+    const run: Run = (operation, sql, parameters) =>
+      Effect.mapError(
+        runUnpreparedOn(client)<never>(operation, sql, parameters),
+        (error) => error.reason === "Unavailable" ? unanswered(error, false) : error
+      )
     if (!isKeyed(jobs)) return statements.sendUnkeyed(run, jobs, options)
     return beginAgain(client.withTransaction(Effect.gen(function*() {
       const [before] = yield* run<{ readonly timeout: string }>(
