@@ -16,7 +16,15 @@ import * as JobError from "./JobError.ts"
 import type { Handler } from "./JobHandlers.ts"
 import type { Attempt } from "./JobHistory.ts"
 import { type JobQueue, maxJsonBytes, type Retention } from "./JobQueue.ts"
-import { type Finish, type JobStore, type Owner, type ReadyJob, type Settlement, tenantId, type Transacted } from "./JobStore.ts"
+import {
+  type Finish,
+  type JobStore,
+  type Owner,
+  type ReadyJob,
+  type Settlement,
+  tenantId,
+  type Transacted
+} from "./JobStore.ts"
 import * as RequestContext from "./RequestContext.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
 
@@ -64,6 +72,8 @@ interface Attempting {
   readonly startedAt: number
   /** The attempt's span, once it has begun. */
   span: Tracer.AnySpan | undefined
+  /** What the database did to the attempt's own transaction. Any other failure is the handler's, errors of other databases too. */
+  broken: "conflict" | "connection" | undefined
 }
 
 /** Runs a job once. Never fails; interruptible while the handler runs, not while it settles. */
@@ -81,7 +91,8 @@ export const run = (
       control,
       stored: RequestContext.fromStored(job.context, tenantId(job.tenant)),
       startedAt: yield* environment.store.now,
-      span: undefined
+      span: undefined,
+      broken: undefined
     }
     const exit = yield* Effect.currentParentSpan.pipe(
       Effect.flatMap((span) => {
@@ -96,8 +107,10 @@ export const run = (
     return yield* conclude(attempting, exit, yield* environment.store.now)
   }).pipe(Effect.uninterruptible)
 
+type Unbroken = Exclude<Transacted, { readonly _tag: "Broken" }>
+
 /** The handler inside its transaction; what it returns is encoded before anything is committed. */
-const handled = (attempting: Attempting, span: Tracer.AnySpan): Effect.Effect<Transacted, unknown> => {
+const handled = (attempting: Attempting, span: Tracer.AnySpan): Effect.Effect<Unbroken, unknown> => {
   const { environment: { owner, queue, store }, handler, job } = attempting
   const work = Effect.flatMap(handler.decode(job.payload), (payload) => effectOf(handler.run(payload))).pipe(
     within(handler.timeoutMs),
@@ -125,8 +138,12 @@ const handled = (attempting: Attempting, span: Tracer.AnySpan): Effect.Effect<Tr
       return { settlement, now }
     })
   return handler.transaction === "job"
-    ? store.transact(owner, work, complete)
-    : Effect.map(Effect.flatMap(work, complete), ({ settlement }): Transacted => ({ _tag: "Pending", settlement }))
+    ? Effect.flatMap(store.transact(owner, work, complete), (transacted): Effect.Effect<Unbroken, unknown> => {
+      if (transacted._tag !== "Broken") return Effect.succeed(transacted)
+      attempting.broken = transacted.by
+      return Effect.failCause(transacted.cause)
+    })
+    : Effect.map(Effect.flatMap(work, complete), ({ settlement }): Unbroken => ({ _tag: "Pending", settlement }))
 }
 
 /** What is no Effect (a Promise, say) would end the fiber without its finalizers: the run would never be settled. */
@@ -157,9 +174,16 @@ const currentJob = (attempting: Attempting): CurrentJobService => {
   }
 }
 
-/** The handler's own services over the runtime's, under those of this attempt. Nothing of the fiber that starts it gets through. */
+/**
+ * The handler's own services over the runtime's, under those of this attempt: of its transaction, where it has one. Nothing of the fiber that
+ * starts it gets through.
+ */
 const services = (attempting: Attempting): Context.Context<never> =>
-  Context.merge(attempting.environment.services, attempting.handler.context).pipe(
+  Context.mergeAll(
+    attempting.environment.services,
+    attempting.handler.context,
+    attempting.handler.transaction === "job" ? attempting.environment.store.handlerServices : Context.empty()
+  ).pipe(
     Context.add(RequestContext.Request, requestOf(attempting))
   )
 
@@ -212,19 +236,22 @@ const entryOf = ({ environment, job, span, startedAt }: Attempting, endedAt: num
 
 const conclude = (
   attempting: Attempting,
-  exit: Exit.Exit<Transacted, unknown>,
+  exit: Exit.Exit<Unbroken, unknown>,
   endedAt: number
 ): Effect.Effect<Conclusion> => {
-  const { control, environment, handler, job } = attempting
+  const { broken, control, environment, handler, job } = attempting
   if (Exit.isSuccess(exit)) {
     const transacted = exit.value
-    return Effect.succeed(transacted._tag === "Pending" ? { _tag: "Settle", settlement: transacted.settlement } : transacted)
+    return Effect.succeed(
+      transacted._tag === "Pending" ? { _tag: "Settle", settlement: transacted.settlement } : transacted
+    )
   }
   const { cause } = exit
   const entry = entryOf(attempting, endedAt)
   if (Cause.hasInterrupts(cause) && control.isInterrupting()) return Effect.succeed({ _tag: "Interrupted", entry })
-  const trouble = troubleOf(cause)
-  if (trouble !== undefined) return Effect.succeed({ _tag: "Rerun", trouble, cause, entry })
+  if (broken !== undefined && !isVerdict(Cause.squash(cause))) {
+    return Effect.succeed({ _tag: "Rerun", trouble: broken, cause, entry })
+  }
   return Effect.map(
     judge(cause, handler, entry.attempt),
     ({ decision, failure }): Conclusion => ({
@@ -282,25 +309,6 @@ const withoutLargeError = (failure: JobError.JobFailure): JobError.JobFailure =>
   return rest
 }
 
-const troubleOf = (cause: Cause.Cause<unknown>): "conflict" | "connection" | undefined => {
-  for (const reason of cause.reasons) {
-    const error = Cause.isFailReason(reason) ? reason.error : Cause.isDieReason(reason) ? reason.defect : undefined
-    const trouble = JobError.databaseTrouble(error) ?? storeTrouble(error)
-    if (trouble !== undefined) return trouble
-  }
-  return undefined
-}
-
-const storeTrouble = (error: unknown): "conflict" | "connection" | undefined => {
-  if (error instanceof JobError.CommitFailed) {
-    return error.sqlState === "40001" || error.sqlState === "40P01" ? "conflict" : undefined
-  }
-  if (error instanceof Error && "_tag" in error && error._tag === "StoreError" && "reason" in error) {
-    return error.reason === "Unavailable" ? "connection" : error.reason === "Conflict" ? "conflict" : undefined
-  }
-  return undefined
-}
-
 /** Classifies a failure and decides. A policy of the user's that throws is a dead letter, not a wedged queue. */
 export const judge = (
   cause: Cause.Cause<unknown>,
@@ -331,6 +339,9 @@ export const judge = (
     return { decision, failure }
   })
 
+/** Says what is to become of the job, also after the database broke its transaction. */
+const isVerdict = (error: unknown): boolean => askedBy(error) !== undefined || error instanceof JobError.JobTimeout
+
 const askedBy = (error: unknown): RetryPolicy.Question["asked"] =>
   error instanceof JobError.Snooze
     ? { snoozeMs: Duration.toMillis(error.delay) }
@@ -342,7 +353,8 @@ const askedBy = (error: unknown): RetryPolicy.Question["asked"] =>
 const describe = (error: unknown, isFailure: boolean, handler: Handler) =>
   Effect.gen(function*() {
     if (
-      error instanceof JobError.ParseError || error instanceof JobError.JobTimeout || error instanceof JobError.CommitFailed ||
+      error instanceof JobError.ParseError || error instanceof JobError.JobTimeout ||
+      error instanceof JobError.CommitFailed ||
       error instanceof JobError.ResultTooLarge
     ) {
       return { failure: JobError.toFailure(error, { class: error.errorClass }), isTyped: true }

@@ -5,6 +5,7 @@
  */
 import * as Duration from "effect/Duration"
 import * as Formatter from "effect/Formatter"
+import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
 import { JobId } from "./JobId.ts"
@@ -98,7 +99,9 @@ export class OutcomeUnknown extends Schema.TaggedError<OutcomeUnknown>()("Outcom
   readonly isRetryable = false
   override get message() {
     const [first] = this.jobIds
-    const which = this.jobIds.length === 1 ? `job ${first} may` : `${this.jobIds.length} jobs (jobIds, the first is ${first}) may`
+    const which = this.jobIds.length === 1
+      ? `job ${first} may`
+      : `${this.jobIds.length} jobs (jobIds, the first is ${first}) may`
     return `the database did not answer, and ${which} have been stored: ask status of these before submitting again, or submit with a dedupeKey`
   }
 }
@@ -132,7 +135,7 @@ export class SubmitError extends Schema.TaggedError<SubmitError>()("SubmitError"
 export class JobNotFound extends Schema.TaggedError<JobNotFound>()("JobNotFound", { jobId: Schema.String }) {
   readonly isRetryable = false
   override get message() {
-    return `no job ${this.jobId}: it was never stored, belongs to another tenant, or was purged after its retention`
+    return `no job ${this.jobId}: it was never stored (or its transaction has not committed), belongs to another tenant, or was purged after its retention`
   }
 }
 
@@ -304,28 +307,19 @@ export const errorClassOf = (error: unknown): ErrorClass | undefined => {
   return ErrorClass.literals.find((literal) => literal === named)
 }
 
-/** The delay a typed error asks for, by a property `retryAfter` (a `Duration`, or milliseconds), in milliseconds. */
-export const retryAfterOf = (error: unknown): number | undefined => {
-  if (!Predicate.hasProperty(error, "retryAfter")) return undefined
-  const asked = error.retryAfter
-  if (!Duration.isDuration(asked) && typeof asked !== "number") return undefined
-  const millis = Duration.toMillis(asked)
-  return Number.isFinite(millis) && millis >= 0 ? millis : undefined
+const durationOf = (value: unknown): Duration.Duration | undefined => {
+  if (Duration.isDuration(value)) return value
+  if (typeof value === "number") return Duration.millis(value)
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- `fromInput` answers none for what is no duration
+  return typeof value === "string" ? Option.getOrUndefined(Duration.fromInput(value as Duration.Input)) : undefined
 }
 
-/**
- * Whether a failure is the database's and not the handler's: lost against another transaction, or the connection is gone. Such an attempt
- * is run again and not counted. Reads the shape of Effect's `SqlError`, whose module only the storage floor may import.
- */
-export const databaseTrouble = (error: unknown): "conflict" | "connection" | undefined => {
-  if (!Predicate.isTagged(error, "SqlError") || !Predicate.hasProperty(error, "reason")) return undefined
-  const { reason } = error
-  if (Predicate.isTagged(reason, "DeadlockError") || Predicate.isTagged(reason, "SerializationError")) return "conflict"
-  if (Predicate.isTagged(reason, "ConnectionError")) return "connection"
-  const cause = Predicate.hasProperty(reason, "cause") ? reason.cause : undefined
-  const code = Predicate.hasProperty(cause, "code") ? cause.code : undefined
-  // admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections
-  return code === "57P01" || code === "57P02" || code === "57P03" || code === "53300" ? "connection" : undefined
+/** The delay a typed error asks for, by a property `retryAfter` (a `Duration`, milliseconds, or a text such as `"5 seconds"`), in milliseconds. */
+export const retryAfterOf = (error: unknown): number | undefined => {
+  if (!Predicate.hasProperty(error, "retryAfter")) return undefined
+  const asked = durationOf(error.retryAfter)
+  const millis = asked === undefined ? Number.NaN : Duration.toMillis(asked)
+  return Number.isFinite(millis) && millis >= 0 ? millis : undefined
 }
 
 const limit = 8_000

@@ -19,7 +19,9 @@ export const normalize = (text: string): JobId | undefined => {
 }
 
 /** Shared by the jobs of one `submit([...])`. */
-export const BatchId = Schema.String.check(Schema.isUUID(), Schema.isLowercased()).pipe(Schema.brand("millrace/BatchId"))
+export const BatchId = Schema.String.check(Schema.isUUID(), Schema.isLowercased()).pipe(
+  Schema.brand("millrace/BatchId")
+)
 
 /** Shared by the jobs of one `submit([...])`. */
 export type BatchId = typeof BatchId.Type

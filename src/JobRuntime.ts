@@ -85,6 +85,8 @@ const cluster = (options: ClientOptions) => {
   const config = ShardingConfig.layer({
     runnerAddress: Option.some(address),
     runnerListenAddress: Option.none(),
+    // One process owns them all: a few spread its locks' work, more would only be more to lose when the database goes away.
+    shardsPerGroup: 16,
     shardLockExpiration: lockExpiration,
     shardLockRefreshInterval: Duration.seconds(2),
     refreshAssignmentsInterval: Duration.seconds(1),

@@ -4,6 +4,7 @@
  * Rules that carry everything (store rules R1-R4): whoever deletes or moves a row has its outcome; every update raises `version`, and
  * whatever acts on an attempt names the version it read; every statement of an owner tests its epoch; an owner never runs a row twice.
  */
+import type * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import type * as Option from "effect/Option"
@@ -186,13 +187,20 @@ export type Settlement = Finish | Retry | PutBack | DeadLetter
 
 /**
  * How a handler's transaction ended. `Pending`: it sent no statement, so there was nothing to commit with: settle it otherwise.
- * `Superseded`: rolled back, someone else has the outcome. `Unknown`: the connection was lost during COMMIT: refence.
+ * `Superseded`: rolled back, someone else has the outcome. `Unknown`: the connection was lost during COMMIT: refence. `Broken`: the database
+ * broke this very transaction before it could commit, by a lost session or a conflict, and nothing of it is there: run it again.
  */
 export type Transacted =
   | { readonly _tag: "Committed"; readonly settlement: Finish }
   | { readonly _tag: "Pending"; readonly settlement: Finish }
   | { readonly _tag: "Superseded" }
   | { readonly _tag: "Unknown" }
+  | {
+    readonly _tag: "Broken"
+    readonly by: "conflict" | "connection"
+    /** What the handler made of it, or what the end of the transaction said. */
+    readonly cause: Cause.Cause<unknown>
+  }
 
 /** A live row, read again. `state` is as stored: a ready one may be running. */
 export interface LiveRow {
@@ -257,7 +265,7 @@ export interface Crashes {
 
 /** The durable mailbox. */
 export class JobStore extends Context.Service<JobStore, {
-  /** The current time: Effect's Clock plus the database's measured offset, in whole milliseconds. */
+  /** The current time: Effect's Clock plus the database's offset, measured at the start and by each purge, in whole milliseconds. */
   readonly now: Effect.Effect<number>
 
   /** Makes the queue known. The partition count stored first wins; the caller's is a request. */
@@ -318,13 +326,18 @@ export class JobStore extends Context.Service<JobStore, {
   ) => Effect.Effect<ReadonlySet<JobId>, StoreError>
   /**
    * Runs a handler in one transaction; its COMMIT carries the completion. A failure of `handler` or `complete` rolls back.
-   * `CommitFailed`: rolled back by the server (a deferred constraint, a serialization conflict).
+   * `CommitFailed`: rolled back by the server (a deferred constraint).
    */
   readonly transact: <A, E, R>(
     owner: Owner,
     handler: Effect.Effect<A, E, R>,
     complete: (value: A) => Effect.Effect<{ readonly settlement: Finish; readonly now: number }, E, R>
-  ) => Effect.Effect<Transacted, E | CommitFailed | StoreError, R>
+  ) => Effect.Effect<Transacted, E | CommitFailed, R>
+  /**
+   * Laid over the services of a handler that runs in `transact`: the client of that transaction, whatever client the handler's layer was
+   * given. With another one its writes would not be the transaction's.
+   */
+  readonly handlerServices: Context.Context<never>
   /** After `Unknown`: waits for the old backend, then raises the version, which forbids the old attempt for ever. None: it is gone. */
   readonly refence: (owner: Owner, id: JobId, version: number) => Effect.Effect<Option.Option<number>, StoreError>
 

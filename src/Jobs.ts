@@ -2,20 +2,20 @@
  * The service applications use: submit work, see how it stands, wait for it, cancel it, replay what failed.
  */
 import * as Context from "effect/Context"
+import { SecureRandom } from "effect/crypto/SecureRandom"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import type * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
-import { SecureRandom } from "effect/crypto/SecureRandom"
 import { EventBus } from "./EventBus.ts"
-import { onLiveClock } from "./internal/time/liveClock.ts"
 import * as Announcer from "./internal/announcer.ts"
 import * as JobReader from "./internal/jobReader.ts"
 import { Owners } from "./internal/owners.ts"
 import { Queues } from "./internal/queues.ts"
 import * as Submitter from "./internal/submitter.ts"
+import { onLiveClock } from "./internal/time/liveClock.ts"
 import { Waker } from "./internal/waker.ts"
 import type { Codec, Job, JobRequest, RequestOptions } from "./Job.ts"
 import {
@@ -112,9 +112,6 @@ export class Jobs extends Context.Service<Jobs, {
   ) => Effect.Effect<void, JobNotFound | JobAlreadyFinal | NotOwner | PartitionUnavailable | StoreUnavailable>
 }>()("millrace/Jobs") {}
 
-
-
-
 /** The service on whatever store, owners and bus there are. */
 export const layer: Layer.Layer<
   Jobs,
@@ -135,7 +132,12 @@ export const layer: Layer.Layer<
 
     // ------------------------------------------------------------------------------------------- submit
 
-    const announce = (stored: ReadonlyArray<Submitter.Prepared>, seqs: ReadonlyArray<number>, now: number, batchId: BatchId | undefined) =>
+    const announce = (
+      stored: ReadonlyArray<Submitter.Prepared>,
+      seqs: ReadonlyArray<number>,
+      now: number,
+      batchId: BatchId | undefined
+    ) =>
       Effect.gen(function*() {
         waker.wake(stored.map(({ job }, index): Ready => ({
           queueId: job.queueId,
@@ -162,7 +164,11 @@ export const layer: Layer.Layer<
         }
       })
 
-    const storeAll = (requests: ReadonlyArray<JobRequest>, options: BatchOptions | undefined, batchId: BatchId | undefined) =>
+    const storeAll = (
+      requests: ReadonlyArray<JobRequest>,
+      options: BatchOptions | undefined,
+      batchId: BatchId | undefined
+    ) =>
       Effect.gen(function*() {
         const now = yield* store.now
         const span = yield* Effect.option(Effect.currentSpan)
@@ -176,7 +182,12 @@ export const layer: Layer.Layer<
         }
         const prepared = yield* Effect.forEach(requests, (request, index) =>
           Submitter.prepare(random, queues, submission, request, batchId === undefined ? "" : `[${index}].`))
-        const stored = yield* store.submit(prepared.map(({ job }) => job), { batchId, now }).pipe(
+        const stored = yield* store.submit(
+          prepared.map(({ job }) =>
+            job
+          ),
+          { batchId, now }
+        ).pipe(
           Effect.mapError((error) => Submitter.failed(error, prepared.map(({ job }) => job)))
         )
         const fresh = prepared.filter((_, index) => stored[index]?.isNew === true)
@@ -191,10 +202,16 @@ export const layer: Layer.Layer<
       )
 
     /** Named by OpenTelemetry's messaging conventions; a batch over several queues has no destination. */
-    const withSendSpan = (requests: ReadonlyArray<JobRequest>, options: BatchOptions | undefined, batchId: BatchId | undefined) => {
-      const queues = new Set(requests.map(({ definition, queue, type }) =>
-        nameOf(queue ?? options?.queue ?? definition?.queue ?? handlers.get(type)?.definition?.queue)
-      ))
+    const withSendSpan = (
+      requests: ReadonlyArray<JobRequest>,
+      options: BatchOptions | undefined,
+      batchId: BatchId | undefined
+    ) => {
+      const queues = new Set(
+        requests.map(({ definition, queue, type }) =>
+          nameOf(queue ?? options?.queue ?? definition?.queue ?? handlers.get(type)?.definition?.queue)
+        )
+      )
       const [destination] = queues.size === 1 ? queues : []
       return Effect.withSpan(destination === undefined ? "send" : `send ${destination}`, {
         kind: "producer",
@@ -203,7 +220,9 @@ export const layer: Layer.Layer<
           "messaging.operation.name": "send",
           "messaging.operation.type": "send",
           ...(destination === undefined ? {} : { "messaging.destination.name": destination }),
-          ...(batchId === undefined ? {} : { "messaging.batch.message_count": requests.length, "millrace.batch.id": batchId })
+          ...(batchId === undefined
+            ? {}
+            : { "messaging.batch.message_count": requests.length, "millrace.batch.id": batchId })
         }
       })
     }
@@ -216,8 +235,13 @@ export const layer: Layer.Layer<
       })
 
     const submitOne = (request: JobRequest) =>
-      Effect.flatMap(storeAll([request], undefined, undefined), ([jobId]) =>
-        jobId === undefined ? Effect.die(new Error("submit: the store answered without an id")) : Effect.succeed(jobId))
+      Effect.flatMap(
+        storeAll([request], undefined, undefined),
+        ([jobId]) =>
+          jobId === undefined
+            ? Effect.die(new Error("submit: the store answered without an id"))
+            : Effect.succeed(jobId)
+      )
 
     function submit(request: JobRequest): Effect.Effect<JobId, SubmitError>
     function submit(requests: ReadonlyArray<JobRequest>, options?: BatchOptions): Effect.Effect<Batch, SubmitError>
@@ -227,7 +251,11 @@ export const layer: Layer.Layer<
     ): Effect.Effect<JobId | Batch, SubmitError> {
       if (isMany(input)) return submitMany(input, options)
       if (typeof input !== "object" || input === null) {
-        const reason = new InvalidField({ field: "request", expected: "a request or an array of requests", received: String(input) })
+        const reason = new InvalidField({
+          field: "request",
+          expected: "a request or an array of requests",
+          received: String(input)
+        })
         return Effect.fail(new SubmitError({ reason }))
       }
       return submitOne(input)
@@ -312,7 +340,10 @@ export const layer: Layer.Layer<
         }
         const now = yield* store.now
         const entry: JobHistory.Entry = { kind: "replayed", at: now, ...(yield* by) }
-        const replayed = yield* Effect.mapError(store.replay(jobId, found.tenant, entry), JobReader.storeUnavailable("replayJob"))
+        const replayed = yield* Effect.mapError(
+          store.replay(jobId, found.tenant, entry),
+          JobReader.storeUnavailable("replayJob")
+        )
         if (replayed === "taken") return yield* new DedupeKeyTaken({ jobId })
         if (Option.isNone(replayed)) return yield* new DeadLetterNotFound({ jobId, jobState: "queued" })
         const ready = replayed.value
@@ -384,7 +415,8 @@ export const layer: Layer.Layer<
   })
 )
 
-const isMany = (input: JobRequest | ReadonlyArray<JobRequest>): input is ReadonlyArray<JobRequest> => Array.isArray(input)
+const isMany = (input: JobRequest | ReadonlyArray<JobRequest>): input is ReadonlyArray<JobRequest> =>
+  Array.isArray(input)
 
 const nameOf = (queue: RequestOptions["queue"]): string =>
   queue === undefined ? "default" : typeof queue === "string" ? queue : queue.name

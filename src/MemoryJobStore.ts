@@ -5,6 +5,7 @@
  * answers `Pending`, nothing is ever busy. A crash of the process leaves nothing behind.
  */
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
@@ -270,6 +271,7 @@ const make = (): JobStore["Service"] => {
       ),
     transact: (_owner, handler, complete) =>
       Effect.map(Effect.flatMap(handler, complete), ({ settlement }) => ({ _tag: "Pending", settlement })),
+    handlerServices: Context.empty(),
     refence: (owner, id, version) => Effect.sync(() => refence(tables, owner, id, version)),
     promote: (owner, now, limit) => Effect.sync(() => promote(tables, owner, now, limit)),
     nextDue: (owner) => Effect.sync(() => Option.fromUndefinedOr(waiting(tables, owner)[0]?.dueAt)),

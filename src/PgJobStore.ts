@@ -5,10 +5,12 @@
  * any line leaves a live row that is run again, or its outcome, never both and never neither.
  */
 import { PgClient } from "@effect/sql-pg/PgClient"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
+import { SqlClient } from "effect/sql/SqlClient"
 import { announce, announcements } from "./internal/sql/announce.ts"
 import * as Clock from "./internal/sql/clock.ts"
 import * as Database from "./internal/sql/database.ts"
@@ -56,11 +58,11 @@ export const make = Effect.fnUntraced(function*(
   yield* Migrations.run(pool, { schema })
 
   const db = Database.make(pool, schema)
-  const offset = yield* Clock.measureOffset(db)
+  const clock = yield* Clock.make(db)
   const retention = Retention.make(db)
   const settleMany = settle(db, retention.inDays, retention.foresee)
   return {
-    now: Clock.now(offset),
+    now: clock.now,
     declareQueue: declareQueue(db),
     queues: queues(db),
     submit: Submit.make(db, client, Math.ceil(Duration.toMillis(lockTimeout))),
@@ -78,13 +80,14 @@ export const make = Effect.fnUntraced(function*(
     noteDone: noteDone(db),
     settle: settleMany,
     transact: transact(schema, client, retention.foresee),
+    handlerServices: Context.make(PgClient, client).pipe(Context.add(SqlClient, client)),
     refence: refence(db),
     promote: promote(db),
     nextDue: nextDue(db),
     cancel: cancel(db, retention.inDays),
     replay: replay(db),
     depth: depth(db),
-    purge: retention.purge
+    purge: (now) => Effect.andThen(clock.measure, retention.purge(now))
   }
 })
 

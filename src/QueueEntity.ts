@@ -3,22 +3,22 @@
  *
  * No job ever travels in a message: the table is the mailbox. A lost message costs a sweep.
  */
-import type * as Context from "effect/Context"
-import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
-import * as Schedule from "effect/Schedule"
-import * as Schema from "effect/Schema"
 import * as ClusterSchema from "effect/cluster/ClusterSchema"
 import * as Entity from "effect/cluster/Entity"
 import { EntityId } from "effect/cluster/EntityId"
 import * as Sharding from "effect/cluster/Sharding"
+import type * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import * as Rpc from "effect/rpc/Rpc"
+import * as Schedule from "effect/Schedule"
+import * as Schema from "effect/Schema"
 import { EventBus } from "./EventBus.ts"
-import { onLiveClock } from "./internal/time/liveClock.ts"
 import { type Address, entityId, notOwner, Owners } from "./internal/owners.ts"
 import * as Partition from "./internal/partition.ts"
 import { type KnownQueue, Queues } from "./internal/queues.ts"
 import { ShardLocks, shardName } from "./internal/supervisor.ts"
+import { onLiveClock } from "./internal/time/liveClock.ts"
 import { PartitionUnavailable } from "./JobError.ts"
 import { JobHandlers } from "./JobHandlers.ts"
 import { JobId } from "./JobId.ts"
@@ -121,9 +121,15 @@ const layerActivators = Layer.effectDiscard(Effect.gen(function*() {
   const sharding = yield* Sharding.Sharding
   const owners = yield* Owners
   const { declared } = yield* Queues
-  yield* Effect.forEach(declared.flatMap(addressesOf), (address) =>
-    sharding.registerSingleton(entityId(address), Effect.repeat(owners.wake(address, []), Schedule.spaced("30 seconds")))
-  , { discard: true })
+  yield* Effect.forEach(
+    declared.flatMap(addressesOf),
+    (address) =>
+      sharding.registerSingleton(
+        entityId(address),
+        onLiveClock(Effect.repeat(owners.wake(address, []), Schedule.spaced("30 seconds")))
+      ),
+    { discard: true }
+  )
 }))
 
 /** Messages to partitions, bounded in time. */

@@ -22,7 +22,9 @@ export type Trace = typeof Trace.Type
  * somebody else wrote the row. A child of such a span would join a trace that is not there, and could not be exported.
  */
 export const traceOf = ({ sampled, spanId, traceId }: Trace): Trace | undefined =>
-  /^(?!0*$)[0-9a-f]{16,32}$/.test(traceId) && /^(?!0*$)[0-9a-f]{16}$/.test(spanId) ? { traceId, spanId, sampled } : undefined
+  /^(?!0*$)[0-9a-f]{16,32}$/.test(traceId) && /^(?!0*$)[0-9a-f]{16}$/.test(spanId)
+    ? { traceId, spanId, sampled }
+    : undefined
 
 /** Where an attempt runs. Present only inside a handler. */
 export const ClusterPosition = Schema.Struct({
@@ -63,8 +65,11 @@ export const Request: Context.Reference<RequestContext> = Context.Reference("mil
 export const provide: {
   (request: RequestContext): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
   <A, E, R>(self: Effect.Effect<A, E, R>, request: RequestContext): Effect.Effect<A, E, R>
-} = dual(2, <A, E, R>(self: Effect.Effect<A, E, R>, request: RequestContext): Effect.Effect<A, E, R> =>
-  Effect.provideService(self, Request, request))
+} = dual(
+  2,
+  <A, E, R>(self: Effect.Effect<A, E, R>, request: RequestContext): Effect.Effect<A, E, R> =>
+    Effect.provideService(self, Request, request)
+)
 
 /** What is stored with a job: its request, and when it was to start if not at once. */
 export const Stored = Schema.Struct({ ...RequestContext.fields, scheduledFor: Schema.optionalKey(Schema.Finite) })

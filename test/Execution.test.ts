@@ -3,6 +3,7 @@
  */
 import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, layer } from "@effect/vitest"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import { SqlClient } from "effect/sql/SqlClient"
@@ -131,7 +132,7 @@ layer(runtime, { excludeTestServices: true, timeout: "60 seconds" })("an attempt
   it.effect("that asks to be put off after a conflict is put off, and not run again at once", () =>
     Effect.gen(function*() {
       const jobs = yield* Jobs.Jobs
-      yield* JobHandlers.register("Off", () => Effect.mapError(conflict, () => new Snooze({ delay: "1 day" })))
+      yield* JobHandlers.register("Off", () => Effect.mapError(conflict, () => new Snooze({ delay: Duration.days(1) })))
       const jobId = yield* jobs.submit({ type: "Off", queue: Work })
       yield* untilState(jobId, "scheduled")
       yield* jobs.cancel(jobId)

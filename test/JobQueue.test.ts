@@ -49,6 +49,10 @@ describe("JobQueue", () => {
       )
     }
     assert.include(complaint({ maxPayloadBytes: 0 }), "maxPayloadBytes: expected")
+    assert.include(
+      complaint({ maxPayloadBytes: JobQueue.maxJsonBytes + 1 }),
+      "maxPayloadBytes: expected an integer from 1 to 8388608"
+    )
     assert.include(complaint({ weights: { low: 0 } }), "weights: expected")
     assert.include(complaint({ weights: { high: 1.5 } }), "weights: expected")
   })

@@ -9,10 +9,10 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import * as CurrentJob from "../src/CurrentJob.ts"
-import * as EventBus from "../src/EventBus.ts"
-import { Queues } from "../src/internal/queues.ts"
+import * as Submitter from "../src/internal/submitter.ts"
 import { JobNotFound, NotOwner, type SubmitError } from "../src/JobError.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import { JobId } from "../src/JobId.ts"
@@ -20,13 +20,11 @@ import * as JobQueue from "../src/JobQueue.ts"
 import * as JobRuntime from "../src/JobRuntime.ts"
 import * as Jobs from "../src/Jobs.ts"
 import { JobStore, type NewJob, StoreError, tenantKey } from "../src/JobStore.ts"
-import * as MemoryJobStore from "../src/MemoryJobStore.ts"
 import * as Postgres from "../src/Postgres.ts"
 import * as RequestContext from "../src/RequestContext.ts"
 import * as RetryPolicy from "../src/RetryPolicy.ts"
 import { TestDatabase } from "./utils/database.ts"
-import { holdLock, untilWaiting } from "./utils/holds.ts"
-import { layerPartitionsOver } from "./utils/partitions.ts"
+import { holdLock, terminate, untilWaiting } from "./utils/holds.ts"
 import { failureOf, layerRuntime, listen, makeStops, untilState } from "./utils/runtime.ts"
 import { newId } from "./utils/storeFixture.ts"
 import { tcpProxy } from "./utils/tcpProxy.ts"
@@ -38,11 +36,9 @@ const register = <R>(type: string, handler: (payload: unknown) => Effect.Effect<
   JobHandlers.register(type, handler, { retry: RetryPolicy.none })
 
 /** An id as some other system spells it: the type says it is none of ours. */
-// oxlint-disable-next-line typescript/no-unsafe-type-assertion -- what a caller without types does
 const shout = (jobId: JobId) => jobId.toUpperCase() as JobId
 
 /** A context as a caller without types makes it. */
-// oxlint-disable-next-line typescript/no-unsafe-type-assertion -- see above
 const untyped = (request: unknown) => request as RequestContext.RequestContext
 
 /** The field that a submission was refused for. */
@@ -86,8 +82,7 @@ layer(layerRuntime({ queues: [Large] }), { excludeTestServices: true })("hazards
     Effect.gen(function*() {
       const jobs = yield* Jobs.Jobs
       const store = yield* JobStore
-      const queues = yield* Queues
-      const known = Option.getOrThrow(yield* queues.byName("large"))
+      const { queueId } = yield* store.declareQueue("large", 1)
       const seen: Array<RequestContext.RequestContext> = []
       yield* register("Undecodable", () =>
         Effect.gen(function*() {
@@ -95,7 +90,7 @@ layer(layerRuntime({ queues: [Large] }), { excludeTestServices: true })("hazards
         }))
       const job: NewJob = {
         id: newId(),
-        queueId: known.row.queueId,
+        queueId,
         partition: 0,
         lane: 2,
         tenant: tenantKey("acme"),
@@ -109,9 +104,21 @@ layer(layerRuntime({ queues: [Large] }), { excludeTestServices: true })("hazards
       // One whose context names another tenant than its row, one of the system's whose context names a tenant.
       const other = { ...job, id: newId(), context: "{\"tenantId\":\"other\"}" }
       const system = { ...job, id: newId(), tenant: tenantKey(undefined), context: "{\"tenantId\":\"other\"}" }
-      yield* store.submit([job, other, system], { batchId: undefined, now: yield* store.now })
+      const stored = yield* store.submit([job, other, system], { batchId: undefined, now: yield* store.now })
+      yield* store.announce(
+        stored.map(({ seq }, index) => ({
+          queueId,
+          partition: 0,
+          lane: 2,
+          tenant: index === 2 ? system.tenant : job.tenant,
+          seq
+        }))
+      )
       for (const { id } of [job, other, system]) yield* jobs.await(id)
-      assert.deepStrictEqual(seen.map(({ tenantId }) => tenantId).toSorted(), ["acme", "acme", "acme", "acme", undefined, undefined])
+      const tenants = seen.map(({ tenantId }) => tenantId ?? "the system").toSorted((left, right) =>
+        left < right ? -1 : 1
+      )
+      assert.deepStrictEqual(tenants, ["acme", "acme", "acme", "acme", "the system", "the system"])
       assert.deepStrictEqual((yield* jobs.status(job.id)).request, { tenantId: "acme" })
       assert.deepStrictEqual((yield* jobs.status(system.id)).request, {})
     }))
@@ -192,14 +199,18 @@ layer(layerRuntime({ queues: [Large] }), { excludeTestServices: true })("hazards
         const error = yield* failureOf(jobs.await(jobId))
         assert.deepInclude(error, { _tag: "JobUnsuccessful", errorTag: "ResultTooLarge" })
         const { attempts, failure, state } = yield* jobs.status(jobId)
-        assert.deepStrictEqual({ attempts, class: failure?.class, state }, { attempts: 1, class: "Permanent", state: "failed" })
+        assert.deepStrictEqual({ attempts, class: failure?.class, state }, {
+          attempts: 1,
+          class: "Permanent",
+          state: "failed"
+        })
         assert.include(failure?.message, "return a reference")
       }
       assert.strictEqual(runs, 2)
     }))
 })
 
-// -------------------------------------------------------------------------------------------------- lost answers
+// -------------------------------------------------------------------------------------------------- of a client
 
 /** The network between the process under test and the database; the test itself has a way of its own. */
 class Network extends Context.Service<Network, {
@@ -216,3 +227,83 @@ const client = Layer.unwrap(Effect.gen(function*() {
     Layer.merge(Layer.succeed(Network, { cut, direct }))
   )
 })).pipe(Layer.provideMerge(TestDatabase.layer))
+
+describe("hazards of Jobs, in a process that only submits", () => {
+  it.live("an answer that is lost is not told as \"nothing stored\": the ids are given, and their jobs may come to be there", () =>
+    Effect.gen(function*() {
+      const { cut, direct } = yield* Network
+      const jobs = yield* Jobs.Jobs
+      yield* direct`create function public.hold_job() returns trigger language plpgsql set lock_timeout = 0 as
+        $$ begin perform pg_advisory_xact_lock_shared(2); return null; end $$`
+      yield* direct`create constraint trigger hold after insert on millrace.jobs deferrable initially deferred
+        for each row execute function public.hold_job()`
+      const { release } = yield* holdLock(direct, 2)
+      const sent = yield* Effect.forkScoped(failureOf(jobs.submit([{ type: "Lost" }, { type: "Lost" }])))
+      yield* untilWaiting(direct, 1, "advisory")
+      yield* cut
+      // Sent again and again, it waits for its own first sending, and gives up.
+      const error = yield* Fiber.join(sent)
+      assert.strictEqual(error.reason._tag, "OutcomeUnknown")
+      assert.isFalse(error.isRetryable)
+      const ids = error.reason._tag === "OutcomeUnknown" ? error.reason.jobIds : []
+      assert.include(error.message, ids[0] ?? "no id")
+      yield* release
+      const stored = Effect.forEach(ids, (id) => Effect.option(jobs.status(id)))
+      yield* Effect.repeat(stored, {
+        until: (found) => found.every(Option.isSome),
+        schedule: Schedule.spaced("5 millis")
+      })
+      assert.strictEqual(ids.length, 2)
+    }).pipe(Effect.scoped, Effect.provide(client)))
+
+  it.live("a submission that is lost with its transaction is told as not stored; data that the server refuses is refused for good", () =>
+    Effect.gen(function*() {
+      const { direct } = yield* Network
+      const sql = yield* PgClient
+      const jobs = yield* Jobs.Jobs
+      let lost: SubmitError | undefined
+      yield* Effect.exit(sql.withTransaction(Effect.gen(function*() {
+        const [session] = yield* sql<{ readonly pid: number }>`select pg_backend_pid() as pid`
+        yield* terminate(direct, session!.pid)
+        lost = yield* failureOf(jobs.submit({ type: "Lost" }))
+        return yield* lost
+      })))
+      assert.strictEqual(lost?.reason._tag, "StoreUnavailable")
+      assert.isTrue(lost?.isRetryable)
+
+      yield* direct`alter table millrace.jobs add constraint no_such_type check (type <> 'Forbidden')`
+      const refused = yield* failureOf(jobs.submit({ type: "Forbidden" }))
+      assert.strictEqual(refused.reason._tag, "Refused")
+      assert.isFalse(refused.isRetryable)
+      assert.include(refused.message, "no_such_type")
+    }).pipe(Effect.scoped, Effect.provide(client)))
+
+  it.live("cancelling a queued job where its owner is out of reach says where to call, not to try again; a scheduled one is cancelled", () =>
+    Effect.gen(function*() {
+      const jobs = yield* Jobs.Jobs
+      const jobId = yield* jobs.submit({ type: "Queued" })
+      const error = yield* failureOf(jobs.cancel(jobId))
+      assert.deepStrictEqual(error, new NotOwner({ jobId, queue: "default" }))
+      assert.isFalse(new NotOwner({ jobId, queue: "default" }).isRetryable)
+      assert.include(new NotOwner({ jobId, queue: "default" }).message, "call cancel there")
+      const scheduled = yield* jobs.submit({ type: "Queued", runAt: yield* tomorrow })
+      yield* jobs.cancel(scheduled)
+      assert.strictEqual((yield* jobs.status(scheduled)).state, "cancelled")
+    }).pipe(Effect.scoped, Effect.provide(client)))
+})
+
+describe("Submitter.failed", () => {
+  it("only what was sent and not answered is an unknown outcome", () => {
+    const cause = new Error("the test's")
+    const of = (reason: StoreError["reason"], isUncertain?: true) =>
+      Submitter.failed(
+        new StoreError({ reason, operation: "submit", cause, ...(isUncertain === undefined ? {} : { isUncertain }) }),
+        []
+      ).reason._tag
+    assert.strictEqual(of("Unavailable", true), "OutcomeUnknown")
+    assert.strictEqual(of("Unavailable"), "StoreUnavailable")
+    assert.strictEqual(of("Conflict"), "StoreUnavailable")
+    assert.strictEqual(of("LockTimeout"), "DedupeKeyBusy")
+    assert.strictEqual(of("Refused"), "Refused")
+  })
+})

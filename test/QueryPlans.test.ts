@@ -43,10 +43,10 @@ const idOf = (row: number) =>
   Schema.decodeUnknownSync(JobId)(`00000000-0000-4000-8000-${String(row).padStart(12, "0")}`)
 
 const fill = `
-insert into millrace.jobs (id, queue_id, partition, lane, state, tenant_id, type, due_at, dedupe_key, created_at, payload)
+insert into millrace.jobs (id, queue_id, partition, lane, state, tenant_id, type, due_at, dedupe_key, created_at, payload_bytes, payload)
 select ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, 1, 0, n % 4, case when n % 10 = 0 then 1 else 0 end,
   case when n % 2 = 0 then '=big' else '=t' || n % 1000 end, 'Greet', case when n % 10 = 0 then timestamptz '2026-01-05 12:00Z' + n * interval '1 s' end,
-  case when n % 5 = 0 then 'key-' || n end, timestamptz '2026-01-05 12:00Z', '{}'
+  case when n % 5 = 0 then 'key-' || n end, timestamptz '2026-01-05 12:00Z', 2, '{}'
 from generate_series(1, ${rows}) n`
 
 const fillOthers = [

@@ -4,11 +4,13 @@
  */
 import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Schedule from "effect/Schedule"
+import { NotOwner } from "../src/JobError.ts"
 import * as JobRuntime from "../src/JobRuntime.ts"
 import * as Jobs from "../src/Jobs.ts"
 import { rowsOf, startWorker, untilFinal, type Worker } from "./utils/child.ts"
@@ -81,6 +83,18 @@ describe("a second process on the same database", () => {
       assert.strictEqual(yield* jobs.await(held, Hold), standby.pid)
       assert.strictEqual(yield* epochOf(sql), 2)
       assert.deepStrictEqual(yield* rowsOf(sql, [held]), [{ job_id: held, attempt: 1, pid: standby.pid }])
+    }).pipe(Effect.scoped, Effect.provide(submitting)))
+
+  it.live("is told that it cannot cancel the owner's queued job, instead of to try again", () =>
+    Effect.gen(function*() {
+      const sql = yield* PgClient
+      const owner = yield* startWorker({ url: yield* databaseUrl })
+      yield* untilEpoch(sql, 1)
+      const standby = yield* Layer.build(JobRuntime.layer({ queues: [queue(20)], gracePeriod: 0 }))
+      const { cancel, submit } = Context.get(standby, Jobs.Jobs)
+      const id = yield* submit(Hold.request(undefined))
+      yield* owner.until("holding", { jobId: id })
+      assert.deepStrictEqual(yield* Effect.flip(cancel(id)), new NotOwner({ jobId: id, queue: "work" }))
     }).pipe(Effect.scoped, Effect.provide(submitting)))
 
   it.live("takes over from an owner that is told to stop, without a pause in between that would need a rescue", () =>

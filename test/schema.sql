@@ -49,6 +49,7 @@ create table millrace.jobs (
   seq bigint not null default nextval('millrace.jobs_seq'::regclass),
   version integer not null default 0,
   queue_id integer not null,
+  payload_bytes integer not null,
   partition smallint not null,
   lane smallint not null,
   state smallint not null,

@@ -3,6 +3,7 @@
  */
 import * as Effect from "effect/Effect"
 import type { EventBus } from "../EventBus.ts"
+import type { JobFailure } from "../JobError.ts"
 import * as JobEvent from "../JobEvent.ts"
 import * as JobMetrics from "../JobMetrics.ts"
 import { type Finish, type ReadyJob, type Settlement, tenantId } from "../JobStore.ts"
@@ -88,6 +89,11 @@ export const make = (bus: EventBus["Service"], queue: string): Announcer => {
     }
   }
 
+  const logDeadLetter = (job: ReadyJob, { class: errorClass, message, tag }: JobFailure) =>
+    Effect.logWarning(`Job ${job.id} (${job.type}) is a dead letter: ${tag}: ${message}`).pipe(
+      Effect.annotateLogs({ queue, errorClass, attempt: job.attempt + 1 })
+    )
+
   return {
     started: (job, at) =>
       Effect.andThen(
@@ -106,6 +112,7 @@ export const make = (bus: EventBus["Service"], queue: string): Announcer => {
     settled: (job, settlement, at) => {
       const { entry } = settlement
       return Effect.all([
+        settlement._tag === "DeadLetter" ? logDeadLetter(job, settlement.failure) : Effect.void,
         count(job, settlement),
         entry.kind === "attempt"
           ? JobMetrics.onEnded(job.type, queue, entry.endedAt - entry.startedAt)

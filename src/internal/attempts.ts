@@ -40,6 +40,7 @@ export interface Run {
 export interface Attempts {
   readonly size: () => number
   readonly ids: () => ReadonlyArray<JobId>
+  readonly count: (choose: (run: Run) => boolean) => number
   readonly get: (id: JobId) => Run | undefined
   /** Forks the attempt. `isNotedFirst`: its note must be stored before the handler starts. */
   readonly start: (job: ReadyJob, handler: Handler, isNotedFirst: boolean) => Effect.Effect<void>
@@ -278,6 +279,7 @@ export const make = (options: {
     return {
       size: () => runs.size,
       ids: () => [...runs.keys()],
+      count: (choose) => [...runs.values()].filter(choose).length,
       get: (id) => runs.get(id),
       start: (job, handler, isNotedFirst) =>
         Effect.gen(function*() {
@@ -352,6 +354,6 @@ export const make = (options: {
           yield* store.noteDone(owner, done)
           for (const id of done) doneNotes.delete(id)
         }
-      }).pipe(Effect.catch((error) => Effect.logWarning("Could not note running jobs", error)))
+      }).pipe(Effect.catch((error) => Effect.logDebug("Could not note running jobs", error)))
     }
   })

@@ -63,7 +63,10 @@ export const make = (store: JobStore["Service"], queues: Queues["Service"], owne
       const noted = record.state === "queued" ? record.running : undefined
       const isRunning = live?.isRunning ?? noted !== undefined
       const fraction = live?.progress ?? noted?.progress
-      const { cluster: _, scheduledFor, ...request } = RequestContext.fromStored(record.context, tenantId(record.tenant))
+      const { cluster: _, scheduledFor, ...request } = RequestContext.fromStored(
+        record.context,
+        tenantId(record.tenant)
+      )
       const startedAt = live?.startedAt ?? noted?.startedAt
       const history = JobHistory.transitions({ createdAt: record.createdAt, scheduledFor, history: record.history })
       return {

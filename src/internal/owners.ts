@@ -41,7 +41,8 @@ export class Owners extends Context.Service<Owners, {
 }>()("millrace/internal/Owners") {}
 
 /** The owner is another process, which this one cannot reach, now or by trying again. */
-export const notOwner = ({ queue }: Address, jobId: JobId): Effect.Effect<never, NotOwner> => Effect.fail(new NotOwner({ jobId, queue }))
+export const notOwner = ({ queue }: Address, jobId: JobId): Effect.Effect<never, NotOwner> =>
+  Effect.fail(new NotOwner({ jobId, queue }))
 
 /** No owner is in reach: this process only submits. */
 export const layerNone: Layer.Layer<Owners> = Layer.succeed(

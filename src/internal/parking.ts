@@ -10,7 +10,8 @@ const maxTypes = 10_000
 
 /** Parked jobs of one partition. */
 export interface Parking {
-  readonly park: (job: ReadyJob) => void
+  /** Answers whether it is the first of its type. */
+  readonly park: (job: ReadyJob) => boolean
   /** All jobs of a type that has got a handler. */
   readonly unpark: (type: string) => ReadonlyArray<ReadyJob>
   readonly remove: (id: string) => ReadyJob | undefined
@@ -32,11 +33,13 @@ export const make = (): Parking => {
   return {
     park: (job) => {
       const now = liveClock.currentTimeMillisUnsafe()
-      if (!missingSince.has(job.type)) missingSince.set(job.type, now)
+      const isFirst = !missingSince.has(job.type)
+      if (isFirst) missingSince.set(job.type, now)
       // Types are any text: of too many the oldest is forgotten, whose jobs then wait longer for a handler.
       const [oldest] = missingSince.keys()
       if (missingSince.size > maxTypes && oldest !== undefined) missingSince.delete(oldest)
       parked.set(job.id, { job, since: now })
+      return isFirst
     },
     unpark: (type) => {
       missingSince.delete(type)

@@ -19,7 +19,7 @@ import type { JobHandlers } from "../JobHandlers.ts"
 import type { JobId } from "../JobId.ts"
 import * as JobMetrics from "../JobMetrics.ts"
 import type { JobQueue } from "../JobQueue.ts"
-import type { JobStore, Owner, Ready, ReadyJob, Settlement } from "../JobStore.ts"
+import type { JobStore, Owner, Ready, ReadyJob, Settlement, StoreError } from "../JobStore.ts"
 import * as Mailbox from "../Mailbox.ts"
 import * as Priority from "../Priority.ts"
 import type * as RequestContext from "../RequestContext.ts"
@@ -105,7 +105,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const intakeDue = yield* Latch.make(true)
     const dispatchDue = yield* Latch.make(true)
     const timerDue = yield* Latch.make(true)
-    const state = { isStopping: false, isStopped: false, carefulUntil: 0, graceUsed: 0, graceEndedAt: 0, leaving: 0, sweepMs, blocked: new Set<JobId>() }
+    const state = { isStopping: false, isStopped: false, carefulUntil: 0, troubledAt: 0, graceUsed: 0, graceEndedAt: 0, leaving: 0, sweepMs, blocked: new Set<JobId>() }
     let owned: { readonly owner: Owner; readonly attempts: Attempts.Attempts; readonly settle: Settler.Settler } | undefined
     // A job that was running when its process died, twice or more: it waits to run alone, for its neighbours shall not be blamed.
     let suspect: { readonly job: ReadyJob; readonly since: number } | undefined
@@ -123,6 +123,15 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const offer = (job: ReadyJob) => {
       if (mailbox.offer({ ...job, tenantId: job.tenant }) === "full") release(job, true)
     }
+
+    /** A database that is away is told of once in a while, not at every try. */
+    const troubled = (what: string, error: StoreError) =>
+      Effect.suspend(() => {
+        const now = liveClock.currentTimeMillisUnsafe()
+        if (now - state.troubledAt < 30_000) return Effect.void
+        state.troubledAt = now
+        return Effect.logWarning(`${what}: trying again until the database answers (${error.message})`)
+      })
 
     // ---------------------------------------------------------------------------------------------- intake
 
@@ -153,7 +162,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       }).pipe(
         Effect.catch((error) =>
           Effect.andThen(
-            Effect.logWarning("Could not read ready jobs", error),
+            troubled("Could not read ready jobs", error),
             onLiveClock(Effect.sleep(Duration.millis(500)))
           ).pipe(Effect.andThen(intakeDue.open))
         )
@@ -190,7 +199,14 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
           return yield* Effect.forkIn(settle(job, Verdict.expired(job, now, queue.retention)), loops)
         }
         const handler = handlers.get(job.type)
-        if (handler === undefined) return parking.park(job)
+        if (handler === undefined) {
+          if (!parking.park(job)) return
+          return yield* Effect.logWarning(
+            `No handler for jobs of type "${job.type}" in this process: they wait for one for ${
+              Duration.format(Duration.millis(options.handlerGraceMs))
+            }, then become dead letters`
+          )
+        }
         const live = liveClock.currentTimeMillisUnsafe()
         if (job.crashes >= 2) {
           const since = suspect?.job.id === job.id ? suspect.since : live
@@ -241,7 +257,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         intakeDue.openUnsafe()
       }).pipe(
         Effect.catch((error) =>
-          Effect.andThen(Effect.logWarning("Could not read due jobs", error), onLiveClock(Effect.sleep(500)))
+          Effect.andThen(troubled("Could not read due jobs", error), onLiveClock(Effect.sleep(500)))
         )
       )
 
@@ -373,10 +389,15 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       Effect.suspend(() => {
         const begunAt = liveClock.currentTimeMillisUnsafe()
         const used = begunAt - state.graceEndedAt < leavingMs ? state.graceUsed : 0
-        return Effect.raceFirst(
+        const left = Duration.millis(Math.max(options.graceMs - used, 0))
+        const running = attempts.count(choose)
+        const said = running === 0 ? Effect.void : Effect.logInfo(
+          `Waiting up to ${Duration.format(left)} for ${running} running ${running === 1 ? "job" : "jobs"} to end`
+        )
+        return Effect.andThen(said, Effect.raceFirst(
           Effect.raceFirst(attempts.awaitEnd(choose), options.lockLost),
-          onLiveClock(Effect.sleep(Duration.millis(Math.max(options.graceMs - used, 0))))
-        ).pipe(
+          onLiveClock(Effect.sleep(left))
+        )).pipe(
           Effect.interruptible,
           Effect.andThen(onGraceOver),
           Effect.andThen(attempts.stop(choose)),

@@ -1,6 +1,7 @@
 /**
  * From a request to a row: looks its queue up, checks every field, encodes the payload. Nothing is stored before all are right.
  */
+import type { SecureRandom } from "effect/crypto/SecureRandom"
 import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -8,7 +9,6 @@ import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as SchemaIssue from "effect/SchemaIssue"
-import type { SecureRandom } from "effect/crypto/SecureRandom"
 import type { JobRequest } from "../Job.ts"
 import {
   DedupeKeyBusy,
@@ -114,8 +114,10 @@ const unwholeText = (value: unknown, at: string): { readonly at: string; readonl
 export const checkRequest = (request: RequestContext): Effect.Effect<RequestContext, SubmitError> =>
   Effect.gen(function*() {
     if (request === system) return system
-    const { bytes, value } = yield* Effect.catchCause(Effect.sync(() => asStored(request)), (cause) =>
-      invalid("request", "a context that is JSON", messageOf(cause)))
+    const { bytes, value } = yield* Effect.catchCause(
+      Effect.sync(() => asStored(request)),
+      (cause) => invalid("request", "a context that is JSON", messageOf(cause))
+    )
     if (bytes > maxContextBytes) {
       return yield* invalid("request", `at most ${maxContextBytes} bytes of JSON`, `${bytes} bytes`)
     }
@@ -135,7 +137,8 @@ export const checkRequest = (request: RequestContext): Effect.Effect<RequestCont
   })
 
 /** A new job id. */
-export const jobId = (random: SecureRandom["Service"]): Effect.Effect<JobId> => Effect.map(random.uuidV7(), (id) => JobId.make(id))
+export const jobId = (random: SecureRandom["Service"]): Effect.Effect<JobId> =>
+  Effect.map(random.uuidV7(), (id) => JobId.make(id))
 
 /** A new batch id. */
 export const batchId = (random: SecureRandom["Service"]): Effect.Effect<BatchId> =>
@@ -158,7 +161,11 @@ export const prepare = (
       return yield* invalid(`${at}type`, `1 to ${maxText} characters ${wholeText}`, request.type)
     }
     const definition = request.definition ?? submission.definitionOf(request.type)
-    const known = yield* queueOf(queues, request.queue ?? submission.queue ?? definition?.queue ?? JobQueue.fallback, at)
+    const known = yield* queueOf(
+      queues,
+      request.queue ?? submission.queue ?? definition?.queue ?? JobQueue.fallback,
+      at
+    )
     const priority = request.priority ?? submission.priority ?? definition?.priority ?? "normal"
     const lane = Priority.laneOf(priority)
     if (Option.isNone(lane)) {
@@ -225,8 +232,15 @@ const encode = (request: JobRequest, at: string) => {
   const encoded = request.definition === undefined
     ? jsonText(request.payload)
     : request.definition.encodePayload(request.payload)
-  return Effect.catchCause(encoded, (cause) =>
-    invalid(`${at}payload`, request.definition === undefined ? "a JSON value" : `a payload of ${request.type}`, messageOf(cause)))
+  return Effect.catchCause(
+    encoded,
+    (cause) =>
+      invalid(
+        `${at}payload`,
+        request.definition === undefined ? "a JSON value" : `a payload of ${request.type}`,
+        messageOf(cause)
+      )
+  )
 }
 
 const messageOf = (cause: { readonly reasons: ReadonlyArray<unknown> }): string => {
@@ -252,7 +266,11 @@ const dueTime = (request: JobRequest, now: number, at: string): Effect.Effect<nu
 const latest = 253_370_764_800_000
 
 const timeOf = (time: NonNullable<JobRequest["runAt"]>, field: string): Effect.Effect<number, SubmitError> => {
-  const value = typeof time === "number" ? time : DateTime.isDateTime(time) ? DateTime.toEpochMillis(time) : time.getTime()
+  const value = typeof time === "number"
+    ? time
+    : DateTime.isDateTime(time)
+    ? DateTime.toEpochMillis(time)
+    : time.getTime()
   return Number.isFinite(value) && value >= 0 && value < latest
     ? Effect.succeed(value)
     : invalid(field, "a time between 1970 and 9999", time)

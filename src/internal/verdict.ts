@@ -53,9 +53,11 @@ export const cancelled = (
 export const withoutHandler = (job: ReadyJob, now: number, missingForMs: number, graceMs: number): Settlement => {
   const readySince = fromStored(job.context, tenantId(job.tenant)).scheduledFor ?? job.createdAt
   const waited = Math.max(Math.min(missingForMs, now - readySince), 0)
-  const failure = toFailure(new HandlerMissing({ type: job.type, graceMs }), { class: "Permanent" })
-  if (waited >= graceMs) return deadLetter(job, now, failure)
+  if (waited >= graceMs) {
+    return deadLetter(job, now, toFailure(new HandlerMissing({ type: job.type, graceMs }), { class: "Permanent" }))
+  }
   const dueAt = now + Math.min(Math.max(waited, 1_000), 30_000, Math.max(graceMs - waited, 1_000))
-  const { id, version } = job
+  const { id, type, version } = job
+  const failure: JobFailure = { class: "Permanent", tag: "HandlerMissing", message: `no handler for "${type}" here yet` }
   return { _tag: "PutBack", id, version, dueAt, entry: { kind: "put back", at: now, dueAt, failure } }
 }

@@ -33,6 +33,7 @@ create table {schema}.jobs (
   seq         bigint   not null default nextval('{schema}.jobs_seq'), -- arrival order. Drawn before commit: 10 may be visible before 9
   version     int      not null default 0,
   queue_id    int      not null,
+  payload_bytes int    not null,                                      -- of its text: what is large is not read ahead
   partition   smallint not null,
   lane        smallint not null constraint jobs_lane check (lane between 0 and 3),
   state       smallint not null constraint jobs_state check (state in (0, 1, 2)), -- 0 ready (waiting or in hand) 1 scheduled 2 retrying

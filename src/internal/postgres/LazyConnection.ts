@@ -20,7 +20,7 @@ import { ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import * as SessionConnection from "./connection.ts"
 import { firstWords } from "./firstWords.ts"
-import { hasLostConnection, sqlState } from "./sqlState.ts"
+import { hasLostConnection, isConflict, sqlState } from "./sqlState.ts"
 
 /** A statement as it goes to the driver: its text with `$1`, `$2`, ... and its parameters. */
 export interface LastStatement {
@@ -33,6 +33,15 @@ export const commitUnknown = "millrace/commit-unknown"
 
 type TransformRows = (<A extends object>(row: ReadonlyArray<A>) => ReadonlyArray<A>) | undefined
 type PgResult = Effect.Success<ReturnType<PgConnection["query"]>>
+
+/**
+ * The error of the database's that broke the transaction: its session is gone, or it lost against another. `isOver`: a statement has
+ * succeeded since, after going back to a savepoint.
+ */
+export interface Breakage {
+  readonly error: SqlError
+  readonly isOver: boolean
+}
 
 /** The leased session while the transaction is open. */
 interface Session {
@@ -87,7 +96,8 @@ export const rollbackStatement = "ROLLBACK"
 const commitStatement = "COMMIT"
 
 /** A statement of the handler's that would end or nest the transaction behind our back: its job would commit without its settlement. */
-const forbidden = /^(?:BEGIN|START TRANSACTION|COMMIT|END|ABORT|ROLLBACK(?! (?:WORK |TRANSACTION )?TO\b)|PREPARE TRANSACTION)\b/i
+const forbidden =
+  /^(?:BEGIN|START TRANSACTION|COMMIT|END|ABORT|ROLLBACK(?! (?:WORK |TRANSACTION )?TO\b)|PREPARE TRANSACTION)\b/i
 
 /** See the top of this file. Made by `transactionAcquirer`, closed with the transaction's scope. */
 export class LazyConnection implements Connection {
@@ -103,6 +113,7 @@ export class LazyConnection implements Connection {
   private failed: SqlError | undefined
   private ended = false
   private last: LastStatement | undefined
+  private breakage: Breakage | undefined
 
   constructor(pool: PgPool, scope: Scope.Scope) {
     this.pool = pool
@@ -111,6 +122,10 @@ export class LazyConnection implements Connection {
 
   get hasBegun(): boolean {
     return this.session !== undefined
+  }
+
+  get brokenBy(): Breakage | undefined {
+    return this.breakage
   }
 
   setLast(statement: LastStatement): void {
@@ -144,8 +159,12 @@ export class LazyConnection implements Connection {
       forbidden.test(firstWords(sql)) ? Effect.fail(notAllowed) : Effect.andThen(
         this.gate.takeScoped(1),
         Effect.map(
-          Effect.suspend(() => this.open()),
-          (session) => session.statements.executeStream(sql, params, transform)
+          Effect.tapError(Effect.suspend(() => this.open()), (error) => Effect.sync(() => this.note(error))),
+          (session) =>
+            Stream.tapError(
+              session.statements.executeStream(sql, params, transform),
+              (error) => Effect.sync(() => this.note(error))
+            )
         )
       )
     )
@@ -158,11 +177,27 @@ export class LazyConnection implements Connection {
     if (forbidden.test(firstWords(sql))) return Effect.fail(notAllowed)
     return this.gate.withPermit(
       Effect.suspend(() =>
-        this.session !== undefined && !this.ended && this.failed === undefined
-          ? statement(this.session.statements)
-          : Effect.flatMap(this.open(), (session) => statement(session.statements))
+        this.noting(
+          this.session !== undefined && !this.ended && this.failed === undefined
+            ? statement(this.session.statements)
+            : Effect.flatMap(this.open(), (session) => statement(session.statements))
+        )
       )
     )
+  }
+
+  /** Remembers what broke the transaction, until it is mended: callers hold the gate. */
+  private noting<A>(statement: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> {
+    const noted = Effect.tapError(statement, (error) => Effect.sync(() => this.note(error)))
+    return this.breakage === undefined ? noted : Effect.tap(noted, () => Effect.sync(() => this.mended()))
+  }
+
+  private note(error: SqlError): void {
+    if (hasLostConnection(error) || isConflict(error)) this.breakage = { error, isOver: false }
+  }
+
+  private mended(): void {
+    if (this.breakage !== undefined) this.breakage = { ...this.breakage, isOver: true }
   }
 
   /** The session with its transaction open; BEGIN goes out here. Callers hold the gate. */
@@ -230,11 +265,11 @@ export class LazyConnection implements Connection {
         return Effect.succeed([])
       }
       if (isRollback === undefined && isRelease === undefined) {
-        return Effect.as(Effect.flatMap(this.open(), ({ pinned }) => pinned.query(sql)), [])
+        return Effect.as(this.noting(Effect.flatMap(this.open(), ({ pinned }) => pinned.query(sql))), [])
       }
       // The client turns a failure here into a defect, which would hide what went wrong before it.
       if (this.failed !== undefined) return Effect.succeed([])
-      return this.session.pinned.query(sql).pipe(
+      return this.noting(this.session.pinned.query(sql)).pipe(
         Effect.as([]),
         Effect.catch((error) => hasLostConnection(error) ? Effect.succeed([]) : Effect.fail(error))
       )

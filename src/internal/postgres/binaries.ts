@@ -90,7 +90,11 @@ const reachable = (native: string, name: string): Effect.Effect<string, Embedded
             `could not be made in ${sharedPrograms}. Make it writable, install the project elsewhere, or run as another user.`,
           cause
         )
-    }).pipe(Effect.catch((error) => Effect.flatMap(exists(copy), (isThere) => isThere ? Effect.succeed(copy) : Effect.fail(error))))
+    }).pipe(
+      Effect.catch((error) =>
+        Effect.flatMap(exists(copy), (isThere) => isThere ? Effect.succeed(copy) : Effect.fail(error))
+      )
+    )
   })
 
 /** Fails with `NotInstalled`, `PlatformUnsupported` or `RunsAsRoot`. */

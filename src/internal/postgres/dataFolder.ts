@@ -217,7 +217,9 @@ export const open = Effect.fnUntraced(function*(
  */
 export const defaultFolder: Effect.Effect<string> = Effect.gen(function*() {
   const here = Path.resolve(".millrace", "postgres")
-  if (!(yield* OsProcess.isRoot) || (yield* Account.closedFolder(Path.resolve(), Account.anyone)) === undefined) return here
+  if (!(yield* OsProcess.isRoot) || (yield* Account.closedFolder(Path.resolve(), Account.anyone)) === undefined) {
+    return here
+  }
   const name = createHash("sha256").update(here).digest("hex").slice(0, 12)
   return Path.join("/var/lib/millrace", `${Path.basename(Path.resolve())}-${name}`)
 })

@@ -19,6 +19,9 @@ const field = (error: SqlError, name: "code" | "severityUnlocalized"): string | 
  */
 export const sqlState = (error: SqlError): string | undefined => field(error, "code")
 
+/** Lost against another transaction: serialization_failure, deadlock_detected. */
+export const isConflict = (error: SqlError): boolean => ["40001", "40P01"].includes(sqlState(error) ?? "")
+
 /** Whether the session is gone: the line was lost, or the server closed it and said why (a shutdown, an idle transaction). */
 export const hasLostConnection = (error: SqlError): boolean =>
   sqlState(error) === undefined

@@ -1,6 +1,6 @@
 /**
- * The store's time: Effect's Clock, corrected by how far the database's clock is off, so that processes with wrong clocks agree. Under a
- * Clock of somebody's own (a test's) there is no correction.
+ * The store's time: Effect's Clock, corrected by how far the database's clock is off, so that processes with wrong clocks agree. Clocks drift
+ * and are set: it is measured again with each purge. Under a Clock of somebody's own (a test's) there is no correction.
  */
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
@@ -12,7 +12,7 @@ import type { Database } from "./database.ts"
 const warnMs = 1_000
 
 /** How far the database is ahead of this process, in whole milliseconds; 0 where that is less than the measurement's own error. */
-export const measureOffset = (db: Database): Effect.Effect<number, StoreError> =>
+const measureOffset = (db: Database): Effect.Effect<number, StoreError> =>
   Effect.gen(function*() {
     const before = liveClock.currentTimeMillisUnsafe()
     const [row] = yield* db.run<{ readonly now: number }>(
@@ -30,9 +30,16 @@ export const measureOffset = (db: Database): Effect.Effect<number, StoreError> =
     return Math.abs(offset) <= (after - before) / 2 + 1 ? 0 : offset
   })
 
-/** The current time under `offset`. */
-export const now = (offset: number): Effect.Effect<number> =>
-  Clock.clockWith((clock) => {
-    const isLive = clock.constructor === liveClock.constructor
-    return Effect.sync(() => Math.floor(clock.currentTimeMillisUnsafe()) + (isLive ? offset : 0))
+/** Measures once. `measure` does it again: fails, and leaves the time as it was, when the database does not answer. */
+export const make = (db: Database) =>
+  Effect.map(measureOffset(db), (measured) => {
+    let offset = measured
+    const now: Effect.Effect<number> = Clock.clockWith((clock) => {
+      const isLive = clock.constructor === liveClock.constructor
+      return Effect.sync(() => Math.floor(clock.currentTimeMillisUnsafe()) + (isLive ? offset : 0))
+    })
+    const measure = Effect.map(measureOffset(db), (again) => {
+      offset = again
+    })
+    return { measure, now }
   })

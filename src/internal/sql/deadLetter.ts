@@ -34,8 +34,10 @@ with d as (
   delete from ${schema}.dead_letters where id = $1 and tenant_id = $2 collate "C"
   returning id, version, queue_id, partition, lane, tenant_id, type, dedupe_key, batch_id, created_at, payload, context, history
 )
-insert into ${schema}.jobs (id, version, queue_id, partition, lane, state, tenant_id, type, dedupe_key, batch_id, created_at, payload, context, history)
-select id, version + 1, queue_id, partition, lane, 0, tenant_id, type, dedupe_key, batch_id, created_at, payload, context,
+insert into ${schema}.jobs (id, version, queue_id, partition, lane, state, tenant_id, type, dedupe_key, batch_id, created_at, payload_bytes,
+  payload, context, history)
+select id, version + 1, queue_id, partition, lane, 0, tenant_id, type, dedupe_key, batch_id, created_at, octet_length(payload::text),
+  payload, context,
   ${schema}.append_entry(history, $3::jsonb) from d
 returning queue_id, partition, lane, tenant_id, seq::float8 as seq`
 

@@ -48,8 +48,8 @@ from lane l cross join lateral (
   cross join lateral (select coalesce(max(w.seq), 0) as seq from low w where w.lane = t.lane and w.tenant_id = t.tenant_id) w
   left join lateral (
     select j.id, j.seq, j.version, j.type, j.attempt, j.crashes, j.created_at, j.expires_at, j.context,
-      octet_length(j.payload::text) > ${inlinePayloadBytes} as is_large,
-      case when octet_length(j.payload::text) <= ${inlinePayloadBytes} then j.payload end as payload
+      j.payload_bytes > ${inlinePayloadBytes} as is_large,
+      case when j.payload_bytes <= ${inlinePayloadBytes} then j.payload end as payload
     from ${schema}.jobs j
     where j.queue_id = $1 and j.partition = $2 and j.lane = t.lane and j.tenant_id = t.tenant_id and j.seq > w.seq and j.state = 0
       and j.seq <> all (select unnest($12))

@@ -22,14 +22,14 @@ interface Options {
 }
 
 const columns =
-  "id, queue_id, partition, lane, state, tenant_id, type, due_at, expires_at, dedupe_key, batch_id, created_at, payload, context"
+  "id, queue_id, partition, lane, state, tenant_id, type, due_at, expires_at, dedupe_key, batch_id, created_at, payload_bytes, payload, context"
 
 const input = `unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
       with ordinality as u(id, queue_id, partition, lane, tenant_id, type, due_at, expires_at, dedupe_key, payload, context, ord)`
 
 const values =
   `id, queue_id, partition, lane, case when due_at > $13 then 1 else 0 end, tenant_id, type, due_at, expires_at, dedupe_key, $12, $13,
-  payload::json, context::json`
+  octet_length(payload), payload::json, context::json`
 
 const parameters = (jobs: Jobs, { batchId, now }: Options) => [
   uuids(jobs.map(({ id }) => id)),
@@ -214,9 +214,13 @@ export const make = (db: Database, client: SqlClient, lockTimeoutMs: number) => 
       }
     })
     // The lock that it waits for may be that of its own first sending: then nothing is known still.
-    const isUnanswered = ({ reason }: StoreError) => reason === "Unavailable" || (isUncertain && reason === "LockTimeout")
+    const isUnanswered = ({ reason }: StoreError) =>
+      reason === "Unavailable" || (isUncertain && reason === "LockTimeout")
     return onLiveClock(
-      Effect.mapError(sent, (error) => isUnanswered(error) ? unanswered(error, isSent || error.isUncertain === true) : error)
+      Effect.mapError(
+        sent,
+        (error) => isUnanswered(error) ? unanswered(error, isSent || error.isUncertain === true) : error
+      )
     )
   }
 

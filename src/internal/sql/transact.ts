@@ -17,7 +17,7 @@ import type { Finish, Owner, StoreError, Transacted } from "../../JobStore.ts"
 import { type Database, isMissingDay, messageOf, toStoreError } from "./database.ts"
 import type { Foresee } from "./retention.ts"
 import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
-import { commitWith, hasBegun, isCommitUnknown, sqlState } from "./transaction.ts"
+import { breakage, commitWith, hasBegun, isCommitUnknown, sqlState } from "./transaction.ts"
 
 // The last statement of the handler's transaction. Schema-qualified, for the handler may have changed search_path. Not supported: a handler
 // that leaves a SET ROLE behind to a role without rights on the schema (42501, the attempt fails).
@@ -47,7 +47,7 @@ const isOutage = (error: SqlError, state: string | undefined) =>
   state === undefined ? error.reason._tag === "ConnectionError" : /^(?:08|53|57|58)/.test(state)
 
 /** What the end of a transaction without a commit means. `isCommitting`: COMMIT may have been sent by a client that does not say so. */
-const conclude = (error: SqlError, isCommitting: boolean): Effect.Effect<Transacted, CommitFailed | StoreError> => {
+const conclude = (error: SqlError, isCommitting: boolean): Effect.Effect<Transacted, CommitFailed> => {
   if (isCommitUnknown(error)) return Effect.succeed({ _tag: "Unknown" })
   const state = sqlState(error)
   if (isCommitting && state === undefined && error.reason._tag === "ConnectionError") {
@@ -55,10 +55,13 @@ const conclude = (error: SqlError, isCommitting: boolean): Effect.Effect<Transac
   }
   if (state === "MR001") return Effect.succeed({ _tag: "Superseded" })
   const failure = toStoreError("transact")(error)
-  if (isOutage(error, state)) return Effect.fail(failure)
+  if (isOutage(error, state)) return Effect.succeed({ _tag: "Broken", by: "connection", cause: Cause.fail(failure) })
   // A purge dropped the day meanwhile: a conflict like any other, and gone when the attempt runs again.
   const code = isMissingDay(failure) ? "40001" : state ?? "25P02"
-  return Effect.fail(new CommitFailed({ sqlState: code, detail: messageOf(error) }))
+  const failed = new CommitFailed({ sqlState: code, detail: messageOf(error) })
+  return code === "40001" || code === "40P01"
+    ? Effect.succeed({ _tag: "Broken", by: "conflict", cause: Cause.fail(failed) })
+    : Effect.fail(failed)
 }
 
 /** See {@link JobStore.transact}. */
@@ -87,14 +90,16 @@ export const transact = (schema: string, client: SqlClient, foresee: Foresee) =>
     owner: Owner,
     handler: Effect.Effect<A, E, R>,
     complete: (value: A) => Effect.Effect<Completion, E, R>
-  ): Effect.Effect<Transacted, E | CommitFailed | StoreError, R> =>
+  ): Effect.Effect<Transacted, E | CommitFailed, R> =>
     Effect.suspend(() => {
       // The handler's own failure is told from the transaction's by where it happened: both may be a SqlError.
       let handlerFailure: Cause.Cause<E> | undefined
+      let broken: "conflict" | "connection" | undefined
       let isCommitting = false
       const handled = Effect.onExit(Effect.flatMap(handler, complete), (exit) =>
-        Effect.sync(() => {
-          if (Exit.isFailure(exit)) handlerFailure = exit.cause
+        Exit.isSuccess(exit) ? Effect.void : Effect.map(breakage(client, exit.cause), (by) => {
+          handlerFailure = exit.cause
+          broken = by
         }))
       const ended = Effect.flatMap(handled, (completion) =>
         end(owner, completion, () => {
@@ -105,8 +110,12 @@ export const transact = (schema: string, client: SqlClient, foresee: Foresee) =>
         Effect.withTracerEnabled(client.withTransaction(Effect.withTracerEnabled(ended, isTraced)), false))
       return Effect.catchCause(
         transacted,
-        (cause): Effect.Effect<Transacted, E | CommitFailed | StoreError> => {
-          if (handlerFailure !== undefined) return Effect.failCause(handlerFailure)
+        (cause): Effect.Effect<Transacted, E | CommitFailed> => {
+          if (handlerFailure !== undefined) {
+            return broken === undefined
+              ? Effect.failCause(handlerFailure)
+              : Effect.succeed({ _tag: "Broken", by: broken, cause: handlerFailure })
+          }
           const error = Option.getOrUndefined(Cause.findErrorOption(cause))
           return isSqlError(error) ? conclude(error, isCommitting) : Effect.failCause(Cause.map(cause, neverFails))
         }

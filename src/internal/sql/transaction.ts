@@ -3,11 +3,13 @@
  * what a failed end means. Nothing here holds state outside of the transaction's own connection; a crash leaves what PostgreSQL
  * decided: everything before COMMIT was answered may or may not be there (`isCommitUnknown`).
  */
+import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import type { SqlClient } from "effect/sql/SqlClient"
-import type { SqlError } from "effect/sql/SqlError"
+import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import { commitUnknown, type LastStatement, LazyConnection } from "../postgres/LazyConnection.ts"
+import { hasLostConnection, isConflict } from "../postgres/sqlState.ts"
 
 export type { LastStatement } from "../postgres/LazyConnection.ts"
 export { hasLostConnection, sqlState } from "../postgres/sqlState.ts"
@@ -42,6 +44,41 @@ export const hasBegun = (sql: SqlClient): Effect.Effect<"none" | "idle" | "begun
     const [connection] = transaction.value
     if (!(connection instanceof LazyConnection)) return "foreign"
     return connection.hasBegun ? "begun" : "idle"
+  })
+
+const errorsOf = (cause: Cause.Cause<unknown>): ReadonlyArray<unknown> =>
+  cause.reasons.flatMap((reason) =>
+    Cause.isFailReason(reason) ? [reason.error] : Cause.isDieReason(reason) ? [reason.defect] : []
+  )
+
+const breakageOf = (error: SqlError): "conflict" | "connection" | undefined =>
+  hasLostConnection(error) ? "connection" : isConflict(error) ? "conflict" : undefined
+
+/**
+ * Whether an effect that failed with `cause` inside the current transaction of `sql` did so because the database broke that one: its
+ * session was lost, or it lost against another transaction. Not so where the effect had gone back to a savepoint before it failed with
+ * something else, and not for errors of other sessions. To be asked before the transaction has ended.
+ */
+export const breakage = (
+  sql: SqlClient,
+  cause: Cause.Cause<unknown>
+): Effect.Effect<"conflict" | "connection" | undefined> =>
+  Effect.flatMap(current(sql), (transaction) => {
+    if (Option.isNone(transaction)) return Effect.undefined
+    const [connection] = transaction.value
+    if (connection instanceof LazyConnection) {
+      const by = connection.brokenBy
+      return Effect.succeed(
+        by === undefined || (by.isOver && !errorsOf(cause).includes(by.error)) ? undefined : breakageOf(by.error)
+      )
+    }
+    // Of a client that keeps no account: where the failure looks like it, the session is asked whether it still works.
+    const suspected = errorsOf(cause).filter(isSqlError).map(breakageOf).find((kind) => kind !== undefined)
+    if (suspected === undefined) return Effect.undefined
+    return Effect.match(Effect.withTracerEnabled(sql.unsafe("select 1"), false), {
+      onSuccess: () => undefined,
+      onFailure: (error) => hasLostConnection(error) ? "connection" : suspected === "conflict" ? suspected : undefined
+    })
   })
 
 /**

@@ -6,7 +6,7 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
-import { type Ready, tenantKey } from "../../../src/JobStore.ts"
+import { inlinePayloadBytes, type Ready, tenantKey } from "../../../src/JobStore.ts"
 import {
   attempted,
   bury,
@@ -140,6 +140,21 @@ export const outside = (it: Suite): void => {
         assert.deepStrictEqual(jobs.map(({ id }) => id), [later!.id, one.id])
         // It has been waiting past its time already: it would expire at once.
         assert.strictEqual(jobs[1]?.expiresAt, undefined)
+      }))
+
+    it.effect("a large payload is not read ahead after its replay either", () =>
+      Effect.gen(function*() {
+        const { owner, settle, store, stored } = yield* fresh
+        const large = yield* stored({ payload: JSON.stringify({ text: "x".repeat(inlinePayloadBytes) }) })
+        const small = yield* stored()
+        yield* settle(owner, bury(large), bury(small))
+        yield* store.replay(large.id, acme, again)
+        yield* store.replay(small.id, acme, again)
+        const { jobs } = yield* store.intake(owner, everything())
+        assert.deepStrictEqual(jobs.map(({ id, isLarge }) => ({ id, isLarge })), [
+          { id: large.id, isLarge: true },
+          { id: small.id, isLarge: false }
+        ])
       }))
 
     it.effect("two replays at the same time put it back once", () =>
