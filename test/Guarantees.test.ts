@@ -180,7 +180,7 @@ layer(runtime, { excludeTestServices: true })("in a runtime", (it) => {
             return run
           }))
         const jobId = yield* jobs.submit({ type: "Superseded" })
-        const told = yield* listen({ jobId }, ({ _tag }) => _tag === "JobCompleted")
+        const { heard: told } = yield* listen({ jobId }, ({ _tag }) => _tag === "JobCompleted")
         yield* stops.arrived("run 1")
         yield* sql`update millrace.jobs set version = version + 1 where id = ${jobId}`
         yield* stops.release("run 1")
@@ -372,7 +372,7 @@ layer(runtime, { excludeTestServices: true })("in a runtime", (it) => {
         const ran: Array<unknown> = []
         yield* register("AllOrNothing", (payload) => Effect.sync(() => ran.push(payload)))
         const request = (payload: number, dedupeKey: string) => ({ type: "AllOrNothing", payload, dedupeKey })
-        const told = yield* listen({ type: "AllOrNothing", tags: ["JobSubmitted"] }, () => true)
+        const { heard: told } = yield* listen({ type: "AllOrNothing", tags: ["JobSubmitted"] }, () => true)
         yield* Effect.forkScoped(sql.withTransaction(Effect.andThen(
           jobs.submit({ ...request(0, "zzz"), type: "Other" }),
           stops.stop("holds the last key")
@@ -413,7 +413,7 @@ layer(runtime, { excludeTestServices: true })("in a runtime", (it) => {
         const sql = yield* SqlClient
         yield* register("NotTold", () => sql`insert into public.business (id, other) values ('x', 'nobody')`)
         const jobId = yield* jobs.submit({ type: "NotTold" })
-        const told = yield* listen({ jobId }, ({ _tag }) => _tag === "JobDeadLettered")
+        const { heard: told } = yield* listen({ jobId }, ({ _tag }) => _tag === "JobDeadLettered")
         assert.isFalse((yield* told).some(({ _tag }) => _tag === "JobCompleted"))
       }))
   })
@@ -935,7 +935,7 @@ describe("over a store that makes trouble", () => {
   it.live("guarantee 8: a completion that the database refuses is told as what became of the job, a dead letter", () =>
     Effect.gen(function*() {
       yield* register("Refused", () => Effect.void)
-      const told = yield* listen({ type: "Refused" }, ({ _tag }) => _tag !== "JobStarted" && _tag !== "JobFailed")
+      const { heard: told } = yield* listen({ type: "Refused" }, ({ _tag }) => _tag !== "JobStarted" && _tag !== "JobFailed")
       const { jobId, store } = yield* ownChanged("Refused", (memory) => ({
         ...memory,
         settle: (owner, settlements, now) =>

@@ -335,7 +335,7 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
     Effect.gen(function*() {
       const jobs = yield* Jobs.Jobs
       const sql = yield* SqlClient
-      const told = yield* listen({ type: "RolledBack" }, ({ _tag }) => _tag === "JobCompleted")
+      const { heard: told } = yield* listen({ type: "RolledBack" }, ({ _tag }) => _tag === "JobCompleted")
       yield* register("RolledBack", () => Effect.void)
       let lost = newId()
       const exit = yield* sql.withTransaction(Effect.gen(function*() {
@@ -379,7 +379,7 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
     Effect.gen(function*() {
       const jobs = yield* Jobs.Jobs
       const sql = yield* SqlClient
-      const told = yield* listen({ type: "SavepointEvents", tags: ["JobSubmitted"] }, ({ queue }) => queue === "small")
+      const { heard: told } = yield* listen({ type: "SavepointEvents", tags: ["JobSubmitted"] }, ({ queue }) => queue === "small")
       const runAt = yield* tomorrow
       yield* sql.withTransaction(Effect.gen(function*() {
         const inside = sql.withTransaction(
@@ -816,7 +816,7 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
       const jobId = yield* jobs.submit({ type: "ReplayedInside" })
       yield* untilState(jobId, "failed")
       mode.isGood = true
-      const told = yield* listen({ jobId }, ({ _tag }) => _tag === "JobCompleted")
+      const { heard: told } = yield* listen({ jobId }, ({ _tag }) => _tag === "JobCompleted")
       yield* sql.withTransaction(Effect.gen(function*() {
         yield* sql`select 1`
         yield* jobs.replayJob(jobId)

@@ -59,7 +59,7 @@ layer(layerRuntime({ queues: [Large] }), { excludeTestServices: true })("hazards
       yield* stops.arrived("running")
       const waiting = yield* Effect.forkScoped(failureOf(jobs.await(shout(jobId))))
       assert.deepInclude(yield* jobs.status(shout(jobId)), { jobId, state: "running" })
-      const told = yield* listen({ type: "Shouted" }, ({ _tag }) => _tag === "JobCancelled")
+      const { heard: told } = yield* listen({ type: "Shouted" }, ({ _tag }) => _tag === "JobCancelled")
       // The owner knows that it runs: it is interrupted before it is cancelled.
       yield* jobs.cancel(shout(jobId))
       assert.deepStrictEqual((yield* told).map((event) => event.jobId), [jobId])
@@ -71,7 +71,7 @@ layer(layerRuntime({ queues: [Large] }), { excludeTestServices: true })("hazards
       yield* register("ShoutedDead", () => Effect.fail("no"))
       const dead = yield* jobs.submit({ type: "ShoutedDead" })
       yield* untilState(dead, "failed")
-      const replayed = yield* listen({ type: "ShoutedDead" }, ({ _tag }) => _tag === "JobReplayed")
+      const { heard: replayed } = yield* listen({ type: "ShoutedDead" }, ({ _tag }) => _tag === "JobReplayed")
       yield* jobs.replayJob(shout(dead))
       assert.deepStrictEqual((yield* replayed).map((event) => event.jobId), [dead])
     }))

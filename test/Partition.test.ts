@@ -86,7 +86,7 @@ layer(layerPostgres({ queues: [Wide] }), { excludeTestServices: true })("an owne
       const last = jobIds.at(-1)
       assert(last !== undefined)
       assert.isUndefined(of(Wide).view(last))
-      const events = yield* listen({ jobId: last }, () => true)
+      const { heard: events } = yield* listen({ jobId: last }, () => true)
       yield* jobs.cancel(last)
       assert.deepStrictEqual((yield* events).map(({ _tag }) => _tag), ["JobCancelled"])
       yield* stops.releaseAll

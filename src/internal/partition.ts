@@ -242,13 +242,17 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
 
     // ---------------------------------------------------------------------------------------------- timers
 
+    /** The clock is read by the very fiber that then sleeps: it may jump in between otherwise, and the job would be late. */
+    const sleepUntil = (time: number) =>
+      Effect.flatMap(store.now, (now) => Effect.sleep(Duration.millis(Math.max(time - now, 0))))
+
     const timerTurn = (owner: Owner) =>
       Effect.gen(function*() {
         timerDue.closeUnsafe()
         const due = yield* store.nextDue(owner)
         if (Option.isNone(due)) return yield* timerDue.await
         const now = yield* store.now
-        if (due.value > now) return yield* Effect.raceFirst(Effect.sleep(Duration.millis(due.value - now)), timerDue.await)
+        if (due.value > now) return yield* Effect.raceFirst(sleepUntil(due.value), timerDue.await)
         const promoted = yield* store.promote(owner, now, 500)
         // What is due is locked by someone, or not ours any more.
         if (promoted.length === 0) yield* onLiveClock(Effect.sleep("250 millis"))

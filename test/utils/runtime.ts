@@ -79,7 +79,7 @@ export const listen = Effect.fnUntraced(function*(
 ) {
   const bus = yield* EventBus.EventBus
   const events = yield* bus.subscribe(filter)
-  return Stream.runCollect(Stream.takeUntil(events, isLast))
+  return { heard: Stream.runCollect(Stream.takeUntil(events, isLast)) }
 })
 
 /** The typed failure of an effect that has to fail. */
