@@ -35,7 +35,10 @@ export const layer = (options?: { readonly capacity?: number }): Layer.Layer<Eve
         publish: (event) => Effect.asVoid(PubSub.publish(events, event)),
         stream: (filter) => filtered(filter)(Stream.fromPubSub(events)),
         subscribe: (filter) =>
-          Effect.map(PubSub.subscribe(events), (subscription) => filtered(filter)(Stream.fromSubscription(subscription)))
+          Effect.map(
+            PubSub.subscribe(events),
+            (subscription) => filtered(filter)(Stream.fromSubscription(subscription))
+          )
       })
     })
   )

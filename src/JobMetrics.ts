@@ -31,7 +31,25 @@ export const deadLettered = Metric.counter("millrace_dead_letters", {
   incremental: true
 })
 
-const milliseconds = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 3_600_000]
+const milliseconds = [
+  1,
+  2,
+  5,
+  10,
+  25,
+  50,
+  100,
+  250,
+  500,
+  1_000,
+  2_500,
+  5_000,
+  10_000,
+  30_000,
+  60_000,
+  300_000,
+  3_600_000
+]
 
 /** From being ready for the first time to the first line of the handler, in milliseconds. Attributes: type, queue. */
 export const waitTime = Metric.histogram("millrace_job_wait_ms", {

@@ -5,13 +5,6 @@
  */
 import * as NodeCrypto from "@effect/platform-node/NodeCrypto"
 import * as Clock from "effect/Clock"
-import * as Duration from "effect/Duration"
-import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
-import * as Option from "effect/Option"
-import * as Queue from "effect/Queue"
-import * as References from "effect/References"
-import * as Schedule from "effect/Schedule"
 import * as MessageStorage from "effect/cluster/MessageStorage"
 import * as RunnerAddress from "effect/cluster/RunnerAddress"
 import * as RunnerHealth from "effect/cluster/RunnerHealth"
@@ -19,11 +12,18 @@ import * as Runners from "effect/cluster/Runners"
 import * as Sharding from "effect/cluster/Sharding"
 import * as ShardingConfig from "effect/cluster/ShardingConfig"
 import * as SqlRunnerStorage from "effect/cluster/SqlRunnerStorage"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Queue from "effect/Queue"
+import * as References from "effect/References"
+import * as Schedule from "effect/Schedule"
 import * as EventBus from "./EventBus.ts"
-import { liveClock, onLiveClock } from "./internal/time/liveClock.ts"
 import * as Owners from "./internal/owners.ts"
 import * as Queues from "./internal/queues.ts"
 import * as Supervisor from "./internal/supervisor.ts"
+import { liveClock, onLiveClock } from "./internal/time/liveClock.ts"
 import * as Waker from "./internal/waker.ts"
 import * as JobHandlers from "./JobHandlers.ts"
 import type { JobQueue } from "./JobQueue.ts"
@@ -170,7 +170,9 @@ const standby = Layer.effectDiscard(Effect.gen(function*() {
   yield* Effect.gen(function*() {
     yield* Effect.sleep("3 seconds")
     if (isOwner()) return
-    yield* Effect.logInfo("Another process owns the queues of this database: standing by")
+    yield* Effect.logInfo(
+      "Another process owns the queues of this schema: standing by. Programs with other queues need a `schema` of their own"
+    )
     yield* Effect.sync(isOwner).pipe(
       Effect.repeat({ until: (isOwner) => isOwner, schedule: Schedule.spaced("1 second") })
     )

@@ -58,7 +58,10 @@ const startChild = Effect.fnUntraced(function*(dataDir: string | undefined, cwd 
   const child = yield* Effect.acquireRelease(
     Effect.sync(() =>
       // A group of its own, as a terminal gives to what it runs.
-      spawn(process.execPath, [fileURLToPath(new URL("./utils/embeddedChild.ts", import.meta.url)), ...(dataDir === undefined ? [] : [dataDir])], {
+      spawn(process.execPath, [
+        fileURLToPath(new URL("./utils/embeddedChild.ts", import.meta.url)),
+        ...(dataDir === undefined ? [] : [dataDir])
+      ], {
         cwd,
         detached: true,
         stdio: ["ignore", "pipe", "inherit"]
@@ -77,19 +80,22 @@ const startChild = Effect.fnUntraced(function*(dataDir: string | undefined, cwd 
 })
 
 describe("EmbeddedPostgres", () => {
-  it.live.runIf(isRoot)("as root in a folder that no other account may enter, the default data folder is one that the server can use", () =>
-    Effect.gen(function*() {
-      const closed = yield* place
-      yield* Effect.promise(() => chmod(closed, 0o700))
-      const server = yield* startChild(undefined, closed)
-      yield* Effect.addFinalizer(() => Effect.promise(() => rm(server.dataDir, { recursive: true, force: true })))
-      assert.isFalse(server.dataDir.startsWith(closed))
-      const sql = yield* connect(server.url)
-      assert.deepStrictEqual(yield* sql`select 1 as answer`, [{ answer: 1 }])
-      server.child.kill("SIGINT")
-      yield* server.exited
-      assert.isTrue(yield* isGone(server.pid))
-    }).pipe(Effect.scoped))
+  it.live.runIf(isRoot)(
+    "as root in a folder that no other account may enter, the default data folder is one that the server can use",
+    () =>
+      Effect.gen(function*() {
+        const closed = yield* place
+        yield* Effect.promise(() => chmod(closed, 0o700))
+        const server = yield* startChild(undefined, closed)
+        yield* Effect.addFinalizer(() => Effect.promise(() => rm(server.dataDir, { recursive: true, force: true })))
+        assert.isFalse(server.dataDir.startsWith(closed))
+        const sql = yield* connect(server.url)
+        assert.deepStrictEqual(yield* sql`select 1 as answer`, [{ answer: 1 }])
+        server.child.kill("SIGINT")
+        yield* server.exited
+        assert.isTrue(yield* isGone(server.pid))
+      }).pipe(Effect.scoped)
+  )
 
   it.live("keeps its data from run to run, and leaves no process behind", () =>
     Effect.gen(function*() {

@@ -935,7 +935,10 @@ describe("over a store that makes trouble", () => {
   it.live("guarantee 8: a completion that the database refuses is told as what became of the job, a dead letter", () =>
     Effect.gen(function*() {
       yield* register("Refused", () => Effect.void)
-      const { heard: told } = yield* listen({ type: "Refused" }, ({ _tag }) => _tag !== "JobStarted" && _tag !== "JobFailed")
+      const { heard: told } = yield* listen(
+        { type: "Refused" },
+        ({ _tag }) => _tag !== "JobStarted" && _tag !== "JobFailed"
+      )
       const { jobId, store } = yield* ownChanged("Refused", (memory) => ({
         ...memory,
         settle: (owner, settlements, now) =>

@@ -379,7 +379,8 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
     Effect.gen(function*() {
       const jobs = yield* Jobs.Jobs
       const sql = yield* SqlClient
-      const { heard: told } = yield* listen({ type: "SavepointEvents", tags: ["JobSubmitted"] }, ({ queue }) => queue === "small")
+      const { heard: told } = yield* listen({ type: "SavepointEvents", tags: ["JobSubmitted"] }, ({ queue }) =>
+        queue === "small")
       const runAt = yield* tomorrow
       yield* sql.withTransaction(Effect.gen(function*() {
         const inside = sql.withTransaction(

@@ -90,9 +90,10 @@ export const make = (bus: EventBus["Service"], queue: string): Announcer => {
   }
 
   const logDeadLetter = (job: ReadyJob, { class: errorClass, message, tag }: JobFailure) =>
-    Effect.logWarning(`Job ${job.id} (${job.type}) is a dead letter: ${message === "" ? tag : `${tag}: ${message}`}`).pipe(
-      Effect.annotateLogs({ queue, errorClass, attempt: job.attempt + 1 })
-    )
+    Effect.logWarning(`Job ${job.id} (${job.type}) is a dead letter: ${message === "" ? tag : `${tag}: ${message}`}`)
+      .pipe(
+        Effect.annotateLogs({ queue, errorClass, attempt: job.attempt + 1 })
+      )
 
   return {
     started: (job, at) =>

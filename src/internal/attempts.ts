@@ -15,8 +15,8 @@ import type { JobId } from "../JobId.ts"
 import type { ReadyJob, RunNote, Settlement } from "../JobStore.ts"
 import type { Announcer } from "./announcer.ts"
 import * as Coalescer from "./coalescer.ts"
-import { liveClock, onLiveClock } from "./time/liveClock.ts"
 import type { Settler } from "./settler.ts"
+import { liveClock, onLiveClock } from "./time/liveClock.ts"
 
 /** One attempt under way. */
 export interface Run {

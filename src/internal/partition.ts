@@ -26,9 +26,9 @@ import type * as RequestContext from "../RequestContext.ts"
 import * as Announcer from "./announcer.ts"
 import * as Attempts from "./attempts.ts"
 import * as Held from "./held.ts"
-import { liveClock, onLiveClock } from "./time/liveClock.ts"
 import * as Parking from "./parking.ts"
 import * as Settler from "./settler.ts"
+import { liveClock, onLiveClock } from "./time/liveClock.ts"
 import * as Verdict from "./verdict.ts"
 
 /** What a partition is made of. */
@@ -97,7 +97,10 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const loops = yield* Scope.make()
     const attemptsScope = yield* Scope.make()
     const capacity = Math.min(Math.max(queue.concurrency * 4, 512), 2_000)
-    const mailbox = Mailbox.make<ReadyJob & Mailbox.Item>({ weights: queue.weights, capacityPerLane: capacity + reserve })
+    const mailbox = Mailbox.make<ReadyJob & Mailbox.Item>({
+      weights: queue.weights,
+      capacityPerLane: capacity + reserve
+    })
     const held = Held.make(Priority.lanes.length)
     const parking = Parking.make()
     const announcer = Announcer.make(bus, queue.name)
@@ -105,8 +108,20 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const intakeDue = yield* Latch.make(true)
     const dispatchDue = yield* Latch.make(true)
     const timerDue = yield* Latch.make(true)
-    const state = { isStopping: false, isStopped: false, carefulUntil: 0, troubledAt: 0, graceUsed: 0, graceEndedAt: 0, leaving: 0, sweepMs, blocked: new Set<JobId>() }
-    let owned: { readonly owner: Owner; readonly attempts: Attempts.Attempts; readonly settle: Settler.Settler } | undefined
+    const state = {
+      isStopping: false,
+      isStopped: false,
+      carefulUntil: 0,
+      troubledAt: 0,
+      graceUsed: 0,
+      graceEndedAt: 0,
+      leaving: 0,
+      sweepMs,
+      blocked: new Set<JobId>()
+    }
+    let owned:
+      | { readonly owner: Owner; readonly attempts: Attempts.Attempts; readonly settle: Settler.Settler }
+      | undefined
     // A job that was running when its process died, twice or more: it waits to run alone, for its neighbours shall not be blamed.
     let suspect: { readonly job: ReadyJob; readonly since: number } | undefined
     let aloneUntil = 0
@@ -277,8 +292,11 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
 
     const measure = store.depth({ queueId, partition }, 10_000).pipe(
       Effect.flatMap((depths) =>
-        Effect.forEach(Priority.lanes, ({ index, name }) =>
-          JobMetrics.setDepth(queue.name, partition, name, depths[index] ?? 0), { discard: true })
+        Effect.forEach(
+          Priority.lanes,
+          ({ index, name }) => JobMetrics.setDepth(queue.name, partition, name, depths[index] ?? 0),
+          { discard: true }
+        )
       ),
       Effect.ignore
     )
@@ -296,7 +314,10 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const forEver = <A>(turn: Effect.Effect<A>) =>
       turn.pipe(
         Effect.catchDefect((defect) =>
-          Effect.andThen(Effect.logError("A turn of the queue's owner died", defect), onLiveClock(Effect.sleep("1 second")))
+          Effect.andThen(
+            Effect.logError("A turn of the queue's owner died", defect),
+            onLiveClock(Effect.sleep("1 second"))
+          )
         ),
         Effect.forever
       )
@@ -398,10 +419,13 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         const said = running === 0 ? Effect.void : Effect.logInfo(
           `Waiting up to ${Duration.format(left)} for ${running} running ${running === 1 ? "job" : "jobs"} to end`
         )
-        return Effect.andThen(said, Effect.raceFirst(
-          Effect.raceFirst(attempts.awaitEnd(choose), options.lockLost),
-          onLiveClock(Effect.sleep(left))
-        )).pipe(
+        return Effect.andThen(
+          said,
+          Effect.raceFirst(
+            Effect.raceFirst(attempts.awaitEnd(choose), options.lockLost),
+            onLiveClock(Effect.sleep(left))
+          )
+        ).pipe(
           Effect.interruptible,
           Effect.andThen(onGraceOver),
           Effect.andThen(attempts.stop(choose)),
@@ -508,7 +532,11 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       cancel,
       view: (id) => {
         const run = owned?.attempts.get(id)
-        if (run === undefined) return held.has(id) ? { isRunning: false, startedAt: undefined, progress: undefined, message: undefined } : undefined
+        if (run === undefined) {
+          return held.has(id)
+            ? { isRunning: false, startedAt: undefined, progress: undefined, message: undefined }
+            : undefined
+        }
         return { isRunning: true, startedAt: run.startedAt, progress: run.progress, message: run.message }
       },
       snapshot: () => ({ lanes: mailbox.depth(), running: runningIds() })

@@ -53,8 +53,10 @@ export const layer = (queues: ReadonlyArray<JobQueue.JobQueue>): Layer.Layer<Que
       })
       const find = (choose: (queue: KnownQueue) => boolean) => {
         const lookUp = Effect.sync(() => Option.fromUndefinedOr([...known.values()].find(choose)))
-        return Effect.flatMap(lookUp, (found) =>
-          Option.isSome(found) ? Effect.succeed(found) : Effect.andThen(refresh, lookUp))
+        return Effect.flatMap(
+          lookUp,
+          (found) => Option.isSome(found) ? Effect.succeed(found) : Effect.andThen(refresh, lookUp)
+        )
       }
       return Queues.of({
         declared: [...known.values()],

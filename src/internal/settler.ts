@@ -29,7 +29,13 @@ export type Settler = (settlement: Settlement) => Effect.Effect<Settled>
 const instead = (settlement: Settlement, error: StoreError, now: number): Settlement => {
   const { entry, id, version } = settlement
   if (settlement._tag === "DeadLetter") {
-    return { _tag: "PutBack", id, version, dueAt: now + 60_000, entry: { kind: "put back", at: now, dueAt: now + 60_000 } }
+    return {
+      _tag: "PutBack",
+      id,
+      version,
+      dueAt: now + 60_000,
+      entry: { kind: "put back", at: now, dueAt: now + 60_000 }
+    }
   }
   const failure: JobFailure = { class: "System", tag: "SettlementRefused", message: error.message.replaceAll("\0", "") }
   return {
@@ -85,9 +91,7 @@ export const make = (options: {
   ): Effect.Effect<ReadonlyArray<Settled>> =>
     Effect.flatMap(store.now, (now) =>
       store.settle(owner, batch, now).pipe(
-        Effect.flatMap((settled) =>
-          Effect.forEach(batch, (settlement) => answer(settlement, settled, isResent))
-        ),
+        Effect.flatMap((settled) => Effect.forEach(batch, (settlement) => answer(settlement, settled, isResent))),
         Effect.catch((error) => {
           const [only, ...others] = batch
           if (only === undefined) return Effect.succeed<ReadonlyArray<Settled>>([])
@@ -119,5 +123,9 @@ export const make = (options: {
         })
       ))
 
-  return Coalescer.make({ run: (batch: ReadonlyArray<Settlement>) => write(batch, 0, false), maxBatch: 500, maxInFlight: 1 })
+  return Coalescer.make({
+    run: (batch: ReadonlyArray<Settlement>) => write(batch, 0, false),
+    maxBatch: 500,
+    maxInFlight: 1
+  })
 }

@@ -1,13 +1,13 @@
 /**
  * Watches the shard locks: rebalancing and the loss of a lock look alike to an entity, and only the first leaves time for grace.
  */
+import { RunnerStorage } from "effect/cluster/RunnerStorage"
+import type { ShardId } from "effect/cluster/ShardId"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schedule from "effect/Schedule"
-import { RunnerStorage } from "effect/cluster/RunnerStorage"
-import type { ShardId } from "effect/cluster/ShardId"
 import { liveClock, onLiveClock } from "./time/liveClock.ts"
 
 /** A shard as text: its group and number. */
@@ -37,11 +37,13 @@ export const layer = (expiration: Duration.Duration): Layer.Layer<RunnerStorage 
     const decorated = RunnerStorage.of({
       ...storage,
       unregister: (address) =>
-        Effect.tap(storage.unregister(address), () => Effect.sync(() => {
-          hasLeft = true
-        })),
+        Effect.tap(storage.unregister(address), () =>
+          Effect.sync(() => {
+            hasLeft = true
+          })),
       getRunners: Effect.suspend(() => hasLeft ? Effect.never : storage.getRunners),
-      acquire: (address, shards) => Effect.tap(storage.acquire(address, shards), (acquired) => Effect.sync(() => confirm(acquired))),
+      acquire: (address, shards) =>
+        Effect.tap(storage.acquire(address, shards), (acquired) => Effect.sync(() => confirm(acquired))),
       refresh: (address, shards) => {
         const asked = [...shards]
         return storage.refresh(address, asked).pipe(

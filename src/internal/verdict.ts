@@ -58,6 +58,10 @@ export const withoutHandler = (job: ReadyJob, now: number, missingForMs: number,
   }
   const dueAt = now + Math.min(Math.max(waited, 1_000), 30_000, Math.max(graceMs - waited, 1_000))
   const { id, type, version } = job
-  const failure: JobFailure = { class: "Permanent", tag: "HandlerMissing", message: `no handler for "${type}" here yet` }
+  const failure: JobFailure = {
+    class: "Permanent",
+    tag: "HandlerMissing",
+    message: `no handler for "${type}" here yet`
+  }
   return { _tag: "PutBack", id, version, dueAt, entry: { kind: "put back", at: now, dueAt, failure } }
 }

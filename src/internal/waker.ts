@@ -10,8 +10,8 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import { JobStore, type Ready } from "../JobStore.ts"
 import { type Address, Owners } from "./owners.ts"
-import { onLiveClock } from "./time/liveClock.ts"
 import { type KnownQueue, Queues } from "./queues.ts"
+import { onLiveClock } from "./time/liveClock.ts"
 
 /** Wakes owners. */
 export class Waker extends Context.Service<Waker, {
@@ -19,7 +19,8 @@ export class Waker extends Context.Service<Waker, {
   readonly wake: (ready: ReadonlyArray<Ready>) => void
 }>()("millrace/internal/Waker") {}
 
-const keyOf = (ready: Ready) => `${ready.queueId} ${ready.partition} ${ready.lane} ${ready.dueAt === undefined} ${ready.tenant}`
+const keyOf = (ready: Ready) =>
+  `${ready.queueId} ${ready.partition} ${ready.lane} ${ready.dueAt === undefined} ${ready.tenant}`
 
 /** Owners in reach get a message; the others hear of it through the database. */
 export const layer: Layer.Layer<Waker, never, JobStore | Owners | Queues> = Layer.effect(

@@ -132,5 +132,10 @@ export const fromSqlError = (error: SqlError, target: Target): PostgresError => 
       "Unreachable",
       `No answer from ${at} in time. Check the address, the network and firewalls, or raise connectTimeout.`
     )
+    : error.message.includes("No username configured")
+    ? make(
+      "InvalidConfig",
+      `No user for PostgreSQL at ${at}: set PGUSER, or name one in the URL (postgres://user@host/database).`
+    )
     : make("Unknown", `PostgreSQL at ${at} cannot be used: ${error.message}${text === "" ? "" : ` (${text})`}.`)
 }
