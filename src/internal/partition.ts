@@ -415,17 +415,22 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         const begunAt = liveClock.currentTimeMillisUnsafe()
         const used = begunAt - state.graceEndedAt < leavingMs ? state.graceUsed : 0
         const left = Duration.millis(Math.max(options.graceMs - used, 0))
-        const running = attempts.count(choose)
-        const said = running === 0 ? Effect.void : Effect.logInfo(
-          `Waiting up to ${Duration.format(left)} for ${running} running ${running === 1 ? "job" : "jobs"} to end`
+        const ended = Effect.raceFirst(
+          Effect.raceFirst(attempts.awaitEnd(choose), options.lockLost),
+          onLiveClock(Effect.sleep(left))
         )
-        return Effect.andThen(
-          said,
-          Effect.raceFirst(
-            Effect.raceFirst(attempts.awaitEnd(choose), options.lockLost),
-            onLiveClock(Effect.sleep(left))
-          )
-        ).pipe(
+        // Most end at once, and there is nothing to tell of.
+        const waiting = onLiveClock(Effect.sleep("500 millis")).pipe(
+          Effect.andThen(Effect.suspend(() =>
+            Effect.logInfo(
+              `Waiting up to ${Duration.format(left)} for running jobs to end: ${
+                attempts.count(choose)
+              } of queue ${queue.name}`
+            )
+          )),
+          Effect.andThen(Effect.never)
+        )
+        return Effect.raceFirst(ended, waiting).pipe(
           Effect.interruptible,
           Effect.andThen(onGraceOver),
           Effect.andThen(attempts.stop(choose)),
