@@ -302,6 +302,9 @@ export const settlementOf = (
   }
 }
 
+/** Of a typed error, in characters of JSON. */
+const maxErrorLength = 1_000_000
+
 /** History keeps at most 8 kB of an encoded error; the dead letter itself keeps all of it. */
 const withoutLargeError = (failure: JobError.JobFailure): JobError.JobFailure => {
   if (failure.error === undefined || JSON.stringify(failure.error).length <= 8_000) return failure
@@ -366,7 +369,13 @@ const describe = (error: unknown, isFailure: boolean, handler: Handler) =>
     if (encoded === undefined || Exit.isFailure(encoded)) {
       return { failure: JobError.toFailure(error, { class: "System" }), isTyped: false }
     }
+    // A dead letter has to stay readable; what is left of such an error is its tag and message.
+    const isStorable = JSON.stringify(encoded.value).length <= maxErrorLength
     const named = yield* Effect.sync(() => handler.classify(error)).pipe(Effect.catchCause(() => Effect.undefined))
     const errorClass = named ?? JobError.errorClassOf(error) ?? "Business"
-    return { failure: JobError.toFailure(error, { class: errorClass, encoded: encoded.value }), isTyped: true }
+    const failure = JobError.toFailure(error, {
+      class: errorClass,
+      ...(isStorable ? { encoded: encoded.value } : {})
+    })
+    return { failure, isTyped: true }
   })

@@ -169,7 +169,7 @@ export interface Retry extends Attempted {
   readonly dueAt: number
 }
 
-/** Back into the queue at `dueAt`, no attempt counted. */
+/** Back to the end of its line at `dueAt`, no attempt counted: what nobody can run must not stay in front of the others. */
 export interface PutBack extends Attempted {
   readonly _tag: "PutBack"
   readonly dueAt: number

@@ -139,7 +139,7 @@ const settle = (tables: Tables, owner: Owner, settlement: Settlement, now: numbe
       return true
     }
     case "PutBack": {
-      tables.put({ ...row, state: "scheduled", dueAt: settlement.dueAt, version, history })
+      tables.put({ ...row, state: "scheduled", seq: tables.nextSeq(), dueAt: settlement.dueAt, version, history })
       return true
     }
     case "DeadLetter": {

@@ -46,13 +46,14 @@ select id, version, date '1970-01-01' + day, outcome, queue_id, partition, tenan
   payload, context, result::json, ${schema}.append_entry(history, entry::jsonb) from d
 returning id`
 
-// The attempt failed and another is due (state 2), or the job goes back uncounted (state 1). A business transaction must be over BEFORE this
+// The attempt failed and another is due (state 2), or the job goes back uncounted (state 1), then to the end of its
+// line: what nobody can run must not stay in front of the others. A business transaction must be over BEFORE this
 // is sent: version + 1 makes its settle impossible, the row lock makes this wait for one that is under way. Serving index: jobs_pkey.
 // $4 ids $5 versions $6 due_at $7 history entries
 const laterSql = (schema: string, state: 1 | 2) => `
 update ${schema}.jobs j set state = ${state}, due_at = s.due_at, attempt = attempt + ${
   state === 2 ? 1 : 0
-}, version = j.version + 1,
+}, version = j.version + 1,${state === 1 ? ` seq = nextval('${schema}.jobs_seq'),` : ""}
   history = ${schema}.append_entry(j.history, s.entry::jsonb)
 from unnest($4, $5, $6, $7) as s(id, version, due_at, entry)
 where ${fenced(schema)}

@@ -51,6 +51,18 @@ export const settle = (it: Suite): void => {
         assert.deepStrictEqual(yield* settle(owner), [])
       }))
 
+    it.effect("a job that is put back goes behind the others; one that is retried keeps its place", () =>
+      Effect.gen(function*() {
+        const { owner, settle, store, stored } = yield* fresh
+        const back = yield* stored()
+        const again = yield* stored()
+        const other = yield* stored()
+        yield* settle(owner, putBack(back), retry(again))
+        yield* store.promote(owner, t0 + 3_600_000, 10)
+        const { jobs } = yield* store.intake(owner, everything())
+        assert.deepStrictEqual(jobs.map(({ id }) => id), [again.id, other.id, back.id])
+      }))
+
     it.effect("a stale version settles nothing, in no way", () =>
       Effect.gen(function*() {
         const { get, owner, settle, store, stored } = yield* fresh
