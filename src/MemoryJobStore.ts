@@ -139,6 +139,8 @@ const settle = (tables: Tables, owner: Owner, settlement: Settlement, now: numbe
       return true
     }
     case "PutBack": {
+      // To the end: rows are in the order of their seq.
+      tables.live.delete(row.id)
       tables.put({ ...row, state: "scheduled", seq: tables.nextSeq(), dueAt: settlement.dueAt, version, history })
       return true
     }

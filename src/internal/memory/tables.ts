@@ -61,7 +61,7 @@ type NoteRow = RunNote & Owner
 
 /** An id is in `live` or in `ended`, never in both. */
 export class Tables {
-  /** In the order of `seq`: an update keeps a row's place, a replay appends it. */
+  /** In the order of `seq`: an update keeps a row's place, a put back or a replay appends it. */
   readonly live = new Map<JobId, Row>()
   readonly ended = new Map<JobId, Dead | Finished>()
   readonly notes = new Map<JobId, NoteRow>()
