@@ -10,7 +10,6 @@ import * as Exit from "effect/Exit"
 import * as Latch from "effect/Latch"
 import * as Option from "effect/Option"
 import * as Random from "effect/Random"
-import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type { EventBus } from "../EventBus.ts"
@@ -25,10 +24,13 @@ import * as Priority from "../Priority.ts"
 import type * as RequestContext from "../RequestContext.ts"
 import * as Announcer from "./announcer.ts"
 import * as Attempts from "./attempts.ts"
+import * as Crashes from "./crashes.ts"
+import * as Grace from "./grace.ts"
 import * as Held from "./held.ts"
 import * as Parking from "./parking.ts"
 import * as Settler from "./settler.ts"
 import { liveClock, onLiveClock } from "./time/liveClock.ts"
+import { untilAvailable } from "./untilAvailable.ts"
 import * as Verdict from "./verdict.ts"
 
 /** What a partition is made of. */
@@ -78,17 +80,6 @@ const noteMs = 250
 const reserve = 64
 /** How long a job that may kill its process holds back others: before its start, and after it. */
 const suspectPatienceMs = 30_000
-/** Handlers that leave within this time of each other leave together. */
-const leavingMs = 2_000
-
-/** Waits out what the store cannot answer, by the real clock. */
-const untilAvailable = <A, E>(effect: Effect.Effect<A, E>, what: string): Effect.Effect<A> =>
-  effect.pipe(
-    Effect.tapError((error) => Effect.logWarning(`${what}: waiting for the database`, error)),
-    Effect.retry(Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("5 seconds")])),
-    Effect.orDie,
-    onLiveClock
-  )
 
 /** Owns the partition until the scope closes. Returns at once; the take-over is tried until the store answers. */
 export const make = (options: Options): Effect.Effect<Partition, never, Scope.Scope> =>
@@ -103,6 +94,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     })
     const held = Held.make(Priority.lanes.length)
     const parking = Parking.make()
+    const end = Grace.make({ queue: queue.name, graceMs: options.graceMs, lockLost: options.lockLost })
     const announcer = Announcer.make(bus, queue.name)
     const intakeLock = yield* Semaphore.make(1)
     const intakeDue = yield* Latch.make(true)
@@ -113,8 +105,6 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       isStopped: false,
       carefulUntil: 0,
       troubledAt: 0,
-      graceUsed: 0,
-      graceEndedAt: 0,
       leaving: 0,
       sweepMs,
       blocked: new Set<JobId>()
@@ -324,30 +314,6 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
 
     // ---------------------------------------------------------------------------------------------- ownership
 
-    /** Counts the crashes of the owner before; ids whose settle is just ending are kept out until that is known. */
-    const countCrashes = (owner: Owner): Effect.Effect<void> =>
-      Effect.gen(function*() {
-        const { busy } = yield* untilAvailable(store.countCrashes(owner, []), "Counting crashes")
-        for (const id of busy) state.blocked.add(id)
-        if (busy.length === 0) return
-        const recount = Effect.gen(function*() {
-          const again = yield* untilAvailable(store.countCrashes(owner, runningIds()), "Counting crashes")
-          const still = new Set(again.busy)
-          for (const id of state.blocked) {
-            if (still.has(id)) continue
-            state.blocked.delete(id)
-            const job = held.get(id)
-            if (job !== undefined) release(job, true)
-          }
-          return state.blocked.size === 0
-        })
-        yield* recount.pipe(
-          Effect.repeat({ until: (isDone) => isDone, schedule: Schedule.spaced("250 millis") }),
-          onLiveClock,
-          Effect.forkIn(loops)
-        )
-      })
-
     const own = Effect.gen(function*() {
       const { isCareful, owner } = yield* Effect.flatMap(
         store.now,
@@ -355,7 +321,17 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       )
       if (isCareful) {
         state.carefulUntil = liveClock.currentTimeMillisUnsafe() + carefulMs
-        yield* countCrashes(owner)
+        yield* Crashes.count({
+          store,
+          owner,
+          blocked: state.blocked,
+          running: runningIds,
+          onUnblocked: (id) => {
+            const job = held.get(id)
+            if (job !== undefined) release(job, true)
+          },
+          scope: loops
+        })
       }
       const environment: Execution.Environment = { store, owner, queue, position, services }
       const settler = yield* Settler.make({ store, owner, isStopped: () => state.isStopped }).pipe(
@@ -400,46 +376,11 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
 
     /** The process goes on after all: jobs of the types that went are taken again, and put back. */
     const stay = Effect.gen(function*() {
-      yield* onLiveClock(Effect.sleep(Duration.millis(leavingMs)))
+      yield* onLiveClock(Effect.sleep(Duration.millis(Grace.togetherMs)))
       if (state.leaving > 0) return
       leaving.clear()
       dispatchDue.openUnsafe()
     })
-
-    /**
-     * Lets the chosen attempts go on for the grace period while the partition is surely ours, then interrupts them. Handlers that leave
-     * one right after the other, as at a shutdown, share one grace period.
-     */
-    const end = (attempts: Attempts.Attempts, choose: (run: Attempts.Run) => boolean, onGraceOver = Effect.void) =>
-      Effect.suspend(() => {
-        const begunAt = liveClock.currentTimeMillisUnsafe()
-        const used = begunAt - state.graceEndedAt < leavingMs ? state.graceUsed : 0
-        const left = Duration.millis(Math.max(options.graceMs - used, 0))
-        const ended = Effect.raceFirst(
-          Effect.raceFirst(attempts.awaitEnd(choose), options.lockLost),
-          onLiveClock(Effect.sleep(left))
-        )
-        // Most end at once, and there is nothing to tell of.
-        const waiting = onLiveClock(Effect.sleep("500 millis")).pipe(
-          Effect.andThen(Effect.suspend(() =>
-            Effect.logInfo(
-              `Waiting up to ${Duration.format(left)} for running jobs to end: ${
-                attempts.count(choose)
-              } of queue ${queue.name}`
-            )
-          )),
-          Effect.andThen(Effect.never)
-        )
-        return Effect.raceFirst(ended, waiting).pipe(
-          Effect.interruptible,
-          Effect.andThen(onGraceOver),
-          Effect.andThen(attempts.stop(choose)),
-          Effect.ensuring(Effect.sync(() => {
-            state.graceEndedAt = liveClock.currentTimeMillisUnsafe()
-            state.graceUsed = used + state.graceEndedAt - begunAt
-          }))
-        )
-      })
 
     yield* Effect.addFinalizer(() =>
       Effect.gen(function*() {

@@ -1,0 +1,45 @@
+/**
+ * What the owner before has left running: counted once as crashes, after a take-over that it did not hand over to.
+ */
+import * as Effect from "effect/Effect"
+import * as Schedule from "effect/Schedule"
+import type * as Scope from "effect/Scope"
+import type { JobId } from "../JobId.ts"
+import type { JobStore, Owner } from "../JobStore.ts"
+import { onLiveClock } from "./time/liveClock.ts"
+import { untilAvailable } from "./untilAvailable.ts"
+
+/**
+ * Counts, before the first intake. Jobs whose settlement is just ending are put into `blocked`, and must not run, until it is known how it
+ * ended: that is found out in the background, in `scope`.
+ */
+export const count = (options: {
+  readonly store: JobStore["Service"]
+  readonly owner: Owner
+  readonly blocked: Set<JobId>
+  /** What this owner runs meanwhile: never counted. */
+  readonly running: () => ReadonlyArray<JobId>
+  readonly onUnblocked: (id: JobId) => void
+  readonly scope: Scope.Scope
+}): Effect.Effect<void> =>
+  Effect.gen(function*() {
+    const { blocked, owner, running, store } = options
+    const counted = (held: ReadonlyArray<JobId>) =>
+      Effect.map(untilAvailable(store.countCrashes(owner, held), "Counting crashes"), ({ busy }) => new Set(busy))
+    for (const id of yield* counted([])) blocked.add(id)
+    if (blocked.size === 0) return
+    const recount = Effect.gen(function*() {
+      const still = yield* counted(running())
+      for (const id of blocked) {
+        if (still.has(id)) continue
+        blocked.delete(id)
+        options.onUnblocked(id)
+      }
+      return blocked.size === 0
+    })
+    yield* recount.pipe(
+      Effect.repeat({ until: (isDone) => isDone, schedule: Schedule.spaced("250 millis") }),
+      onLiveClock,
+      Effect.forkIn(options.scope)
+    )
+  })

@@ -1,0 +1,57 @@
+/**
+ * How running attempts end at a shutdown: they may go on for a while, then they are interrupted, and their rows stay for the successor.
+ */
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import type { Attempts, Run } from "./attempts.ts"
+import { liveClock, onLiveClock } from "./time/liveClock.ts"
+
+/** Handlers that leave within this time of each other leave together, as at a shutdown, and share one grace period. */
+export const togetherMs = 2_000
+
+/** Ends the chosen attempts; `onGraceOver` runs before those that are left are interrupted. */
+export type End = (
+  attempts: Attempts,
+  choose: (run: Run) => boolean,
+  onGraceOver?: Effect.Effect<void>
+) => Effect.Effect<void>
+
+/** Grace lasts only while the partition is surely ours: `lockLost` ends it at once. */
+export const make = (options: {
+  readonly queue: string
+  readonly graceMs: number
+  readonly lockLost: Effect.Effect<void>
+}): End => {
+  let usedMs = 0
+  let endedAt = 0
+  return (attempts, choose, onGraceOver = Effect.void) =>
+    Effect.suspend(() => {
+      const begunAt = liveClock.currentTimeMillisUnsafe()
+      const used = begunAt - endedAt < togetherMs ? usedMs : 0
+      const left = Duration.millis(Math.max(options.graceMs - used, 0))
+      const ended = Effect.raceFirst(
+        Effect.raceFirst(attempts.awaitEnd(choose), options.lockLost),
+        onLiveClock(Effect.sleep(left))
+      )
+      // Most end at once, and there is nothing to tell of.
+      const waiting = onLiveClock(Effect.sleep("500 millis")).pipe(
+        Effect.andThen(Effect.suspend(() =>
+          Effect.logInfo(
+            `Waiting up to ${Duration.format(left)} for running jobs to end: ${
+              attempts.count(choose)
+            } of queue ${options.queue}`
+          )
+        )),
+        Effect.andThen(Effect.never)
+      )
+      return Effect.raceFirst(ended, waiting).pipe(
+        Effect.interruptible,
+        Effect.andThen(onGraceOver),
+        Effect.andThen(attempts.stop(choose)),
+        Effect.ensuring(Effect.sync(() => {
+          endedAt = liveClock.currentTimeMillisUnsafe()
+          usedMs = used + endedAt - begunAt
+        }))
+      )
+    })
+}
