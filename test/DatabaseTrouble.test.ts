@@ -104,7 +104,13 @@ const start = Effect.fnUntraced(function*(url: string, options: Omit<Postgres.Op
     Stream.runForEach(({ jobId }) => Effect.sync(() => completed.push(jobId))),
     Effect.forkScoped({ startImmediately: true })
   )
-  return { sql: client, jobs, completed, nextTurn: Queue.take(turns) }
+  /** Events come after the commit, so a status may tell of the end before its event does. */
+  const untilCompleted = (count: number) =>
+    Effect.sync(() => completed.length).pipe(
+      Effect.repeat({ until: (length) => length >= count, schedule: Schedule.spaced("2 millis") }),
+      Effect.as(completed)
+    )
+  return { sql: client, jobs, completed, untilCompleted, nextTurn: Queue.take(turns) }
 })
 
 /** The client's ends of its connections, any of which can be lost while the server's session lives on. */
@@ -203,7 +209,7 @@ describe("the session of a running handler is closed by the server", () => {
 
   it.live("inside COMMIT, after its settlement: it did not commit, and runs again", () =>
     Effect.gen(function*() {
-      const { completed, jobs, sql } = yield* start(yield* databaseUrl)
+      const { jobs, sql, untilCompleted } = yield* start(yield* databaseUrl)
       const { release } = yield* holdLock(sql, 1)
       const id = yield* jobs.submit(Write.request({ hold: 1 }))
       const [session] = yield* untilWaiting(sql)
@@ -211,7 +217,7 @@ describe("the session of a running handler is closed by the server", () => {
       yield* release
       yield* jobs.await(id)
       yield* assertEachOnce(sql, [id])
-      assert.deepStrictEqual(completed, [id])
+      assert.deepStrictEqual(yield* untilCompleted(1), [id])
     }).pipe(Effect.scoped, quiet, Effect.provide(TestDatabase.layerDatabase)))
 })
 
@@ -220,7 +226,7 @@ describe("the connection is lost during COMMIT", () => {
     Effect.gen(function*() {
       const url = yield* databaseUrl
       const lines = makeLines(url)
-      const { completed, jobs, sql } = yield* start(url, { stream: lines.stream })
+      const { jobs, sql, untilCompleted } = yield* start(url, { stream: lines.stream })
       const { release } = yield* holdLock(sql, 1)
       const id = yield* jobs.submit(Write.request({ hold: 1 }))
       const [session] = yield* untilWaiting(sql)
@@ -231,14 +237,14 @@ describe("the connection is lost during COMMIT", () => {
       yield* jobs.await(id)
       yield* assertEachOnce(sql, [id])
       assert.deepInclude((yield* fatesOf(sql, [id]))[0], { version: 0 })
-      assert.deepStrictEqual(completed, [id])
+      assert.deepStrictEqual(yield* untilCompleted(1), [id])
     }).pipe(Effect.scoped, quiet, Effect.provide(TestDatabase.layerDatabase)))
 
   it.live("before the server got it: the first attempt can never commit any more, and the job runs again", () =>
     Effect.gen(function*() {
       const url = yield* databaseUrl
       const lines = makeLines(url)
-      const { completed, jobs, nextTurn, sql } = yield* start(url, { stream: lines.stream })
+      const { jobs, nextTurn, sql, untilCompleted } = yield* start(url, { stream: lines.stream })
       const id = yield* jobs.submit(Turned.request(undefined))
       const first = yield* nextTurn
       // Its handler is done: what is written next is its settlement and COMMIT.
@@ -252,14 +258,14 @@ describe("the connection is lost during COMMIT", () => {
       yield* second.go
       yield* jobs.await(id)
       yield* assertEachOnce(sql, [id])
-      assert.deepStrictEqual(completed, [id])
+      assert.deepStrictEqual(yield* untilCompleted(1), [id])
     }).pipe(Effect.scoped, quiet, Effect.provide(TestDatabase.layerDatabase)))
 
   it.live("again and again, at any moment of a transaction: each job completes once and is announced once", () =>
     Effect.gen(function*() {
       const url = yield* databaseUrl
       const lines = makeLines(url)
-      const { completed, jobs, sql } = yield* start(url, { stream: lines.stream })
+      const { completed, jobs, sql, untilCompleted } = yield* start(url, { stream: lines.stream })
       const { jobIds } = yield* jobs.submit(Array.from({ length: 1_000 }, () => Write.request({})))
       const open = sql<{ readonly pid: number }>`
         select pid from pg_stat_activity where datname = current_database() and application_name = 'millrace' and state <> 'idle'
@@ -270,10 +276,7 @@ describe("the connection is lost during COMMIT", () => {
       }
       assert.isAbove(lost, 0)
       yield* assertEachOnce(sql, jobIds)
-      yield* Effect.sync(() => completed.length).pipe(
-        Effect.repeat({ until: (length) => length >= jobIds.length, schedule: Schedule.spaced("5 millis") })
-      )
-      assert.deepStrictEqual(completed.toSorted(), jobIds.toSorted())
+      assert.deepStrictEqual((yield* untilCompleted(jobIds.length)).toSorted(), jobIds.toSorted())
     }).pipe(Effect.scoped, quiet, Effect.provide(TestDatabase.layerDatabase)))
 })
 
