@@ -15,6 +15,8 @@ import * as JobEvent from "./JobEvent.ts"
 export class EventBus extends Context.Service<EventBus, {
   /** Tells of something already committed. Never waits, never fails. */
   readonly publish: (event: JobEvent.JobEvent) => Effect.Effect<void>
+  /** Whether anybody would hear of an event published now. Left out: always; otherwise events nobody hears are not even made. */
+  readonly hasSubscribers?: () => boolean
   /** Events from the moment the stream starts. */
   readonly stream: (filter?: JobEvent.Filter) => Stream.Stream<JobEvent.JobEvent>
   /** Subscribes at once: what is published after this effect has returned is in the stream. */
@@ -29,16 +31,18 @@ export const layer = (options?: { readonly capacity?: number }): Layer.Layer<Eve
     EventBus,
     Effect.gen(function*() {
       const events = yield* PubSub.sliding<JobEvent.JobEvent>(options?.capacity ?? 4096)
-      const filtered = (filter: JobEvent.Filter | undefined) => (stream: Stream.Stream<JobEvent.JobEvent>) =>
-        filter === undefined ? stream : Stream.filter(stream, JobEvent.matches(filter))
+      let subscribers = 0
+      const counted = Effect.acquireRelease(Effect.sync(() => subscribers++), () => Effect.sync(() => subscribers--))
+      const subscribe = (filter: JobEvent.Filter | undefined) =>
+        Effect.map(Effect.andThen(counted, PubSub.subscribe(events)), (subscription) => {
+          const all = Stream.fromSubscription(subscription)
+          return filter === undefined ? all : Stream.filter(all, JobEvent.matches(filter))
+        })
       return EventBus.of({
         publish: (event) => Effect.asVoid(PubSub.publish(events, event)),
-        stream: (filter) => filtered(filter)(Stream.fromPubSub(events)),
-        subscribe: (filter) =>
-          Effect.map(
-            PubSub.subscribe(events),
-            (subscription) => filtered(filter)(Stream.fromSubscription(subscription))
-          )
+        hasSubscribers: () => subscribers > 0,
+        stream: (filter) => Stream.unwrap(subscribe(filter)),
+        subscribe
       })
     })
   )

@@ -5,26 +5,20 @@
  * line before COMMIT leaves the job's row as it was, and none of the handler's writes.
  */
 import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Random from "effect/Random"
+import * as References from "effect/References"
 import * as Tracer from "effect/Tracer"
 import { CurrentJob, type Service as CurrentJobService } from "./CurrentJob.ts"
 import * as JobError from "./JobError.ts"
 import type { Handler } from "./JobHandlers.ts"
 import type { Attempt } from "./JobHistory.ts"
 import { type JobQueue, maxJsonBytes, type Retention } from "./JobQueue.ts"
-import {
-  type Finish,
-  type JobStore,
-  type Owner,
-  type ReadyJob,
-  type Settlement,
-  tenantId,
-  type Transacted
-} from "./JobStore.ts"
+import { type Finish, type JobStore, type Owner, type ReadyJob, type Settlement, type Transacted } from "./JobStore.ts"
 import * as RequestContext from "./RequestContext.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
 
@@ -70,80 +64,119 @@ interface Attempting {
   readonly control: Control
   readonly stored: RequestContext.Stored
   readonly startedAt: number
-  /** The attempt's span, once it has begun. */
-  span: Tracer.AnySpan | undefined
   /** What the database did to the attempt's own transaction. Any other failure is the handler's, errors of other databases too. */
   broken: "conflict" | "connection" | undefined
+  /** The attempt's span, once it has begun. */
+  span: Tracer.AnySpan | undefined
 }
 
 /** Runs a job once. Never fails; interruptible while the handler runs, not while it settles. */
-export const run = (
-  environment: Environment,
+export type Run = (
   job: ReadyJob,
+  stored: RequestContext.Stored,
   handler: Handler,
   control: Control
-): Effect.Effect<Conclusion> =>
-  Effect.gen(function*() {
-    const attempting: Attempting = {
-      environment,
-      job,
-      handler,
-      control,
-      stored: RequestContext.fromStored(job.context, tenantId(job.tenant)),
-      startedAt: yield* environment.store.now,
-      span: undefined,
-      broken: undefined
-    }
-    const exit = yield* Effect.currentParentSpan.pipe(
-      Effect.flatMap((span) => {
-        attempting.span = span
-        return handled(attempting, span)
-      }),
-      withAttemptSpan(attempting),
-      Effect.annotateLogs({ jobId: job.id, jobType: job.type, attempt: job.attempt + 1 }),
-      Effect.setContext(services(attempting)),
-      Effect.exit
-    )
-    return yield* conclude(attempting, exit, yield* environment.store.now)
-  }).pipe(Effect.uninterruptible)
+) => Effect.Effect<Conclusion>
+
+/** Runs the jobs of one ownership. What the attempts of one handler have in common is made once. */
+export const make = (environment: Environment): Run => {
+  const bases = new WeakMap<Handler, Context.Context<never>>()
+  const baseOf = (handler: Handler) => {
+    const known = bases.get(handler)
+    if (known !== undefined) return known
+    const base = basis(environment, handler)
+    bases.set(handler, base)
+    return base
+  }
+  return (job, stored, handler, control) =>
+    Effect.flatMap(environment.store.now, (startedAt) => {
+      const attempting: Attempting = {
+        environment,
+        job,
+        handler,
+        control,
+        stored,
+        startedAt,
+        broken: undefined,
+        span: undefined
+      }
+      return Effect.setContext(attempt(attempting), baseOf(handler))
+    }).pipe(Effect.uninterruptible)
+}
+
+/** Services of an attempt that are the same for all of its handler's, and room for those that are not: see {@link withOwnServices}. */
+const basis = ({ services, store }: Environment, handler: Handler): Context.Context<never> =>
+  Context.makeUnsafe(
+    Context.mergeAll(
+      services,
+      handler.context,
+      handler.transaction === "none" ? Context.empty() : store.handlerServices
+    ).mapUnsafe,
+    // Eight are added to it for each attempt: not worth a copy of all the others.
+    { maxDepth: 16 }
+  )
+
+const attempt = (attempting: Attempting): Effect.Effect<Conclusion> =>
+  Effect.withFiber((fiber) => {
+    const base: Context.Context<never> = fiber.context
+    return Effect.flatMap(spanOf(attempting, base), (span) => {
+      attempting.span = span
+      return handled(attempting).pipe(
+        Effect.setContext(withOwnServices(attempting, base, span)),
+        Effect.exit,
+        Effect.flatMap((exit) => {
+          endSpan(span, exit, base)
+          return Effect.flatMap(attempting.environment.store.now, (endedAt) => conclude(attempting, exit, endedAt))
+        })
+      )
+    })
+  })
 
 type Unbroken = Exclude<Transacted, { readonly _tag: "Broken" }>
 
 /** The handler inside its transaction; what it returns is encoded before anything is committed. */
-const handled = (attempting: Attempting, span: Tracer.AnySpan): Effect.Effect<Unbroken, unknown> => {
-  const { environment: { owner, queue, store }, handler, job } = attempting
+const handled = (attempting: Attempting): Effect.Effect<Unbroken, unknown, CurrentJob> => {
+  const { environment: { owner, store }, handler, job } = attempting
   const work = Effect.flatMap(handler.decode(job.payload), (payload) => effectOf(handler.run(payload))).pipe(
     within(handler.timeoutMs),
     Effect.scoped,
-    Effect.provideService(CurrentJob, currentJob(attempting)),
-    // Not the transaction's, which most attempts never begin.
-    Effect.withParentSpan(span),
     Effect.interruptible
   )
-  const complete = (value: unknown) =>
-    Effect.gen(function*() {
-      const result = yield* Effect.orDie(handler.encodeSuccess(value))
-      const bytes = Buffer.byteLength(result)
-      if (bytes > maxJsonBytes) return yield* new JobError.ResultTooLarge({ bytes, limitBytes: maxJsonBytes })
-      const now = yield* store.now
-      const settlement: Finish = {
-        _tag: "Finish",
-        id: job.id,
-        version: job.version,
-        outcome: "completed",
-        result,
-        purgeAt: now + queue.retention.completedMs,
-        entry: { ...entryOf(attempting, now), outcome: "completed" }
-      }
-      return { settlement, now }
-    })
-  return handler.transaction === "job"
-    ? Effect.flatMap(store.transact(owner, work, complete), (transacted): Effect.Effect<Unbroken, unknown> => {
+  const complete = (value: unknown) => {
+    const encoded = handler.encodeSuccess(value)
+    // Most encoders answer at once.
+    return Exit.isExit(encoded) && Exit.isSuccess(encoded) && typeof encoded.value === "string"
+      ? completed(attempting, encoded.value)
+      : Effect.flatMap(Effect.orDie(encoded), (result) => completed(attempting, result))
+  }
+  return handler.transaction === "none"
+    ? Effect.map(Effect.flatMap(work, complete), ({ settlement }): Unbroken => ({ _tag: "Pending", settlement }))
+    : Effect.flatMap(store.transact(owner, work, complete), (transacted): Effect.Effect<Unbroken, unknown> => {
       if (transacted._tag !== "Broken") return Effect.succeed(transacted)
       attempting.broken = transacted.by
       return Effect.failCause(transacted.cause)
     })
-    : Effect.map(Effect.flatMap(work, complete), ({ settlement }): Unbroken => ({ _tag: "Pending", settlement }))
+}
+
+const completed = (
+  attempting: Attempting,
+  result: string
+): Effect.Effect<{ readonly settlement: Finish; readonly now: number }, JobError.ResultTooLarge> => {
+  const { environment: { queue, store }, job } = attempting
+  const bytes = Buffer.byteLength(result)
+  if (bytes > maxJsonBytes) return Effect.fail(new JobError.ResultTooLarge({ bytes, limitBytes: maxJsonBytes }))
+  return Effect.map(store.now, (now) => ({
+    now,
+    settlement: {
+      _tag: "Finish",
+      id: job.id,
+      version: job.version,
+      outcome: "completed",
+      result,
+      purgeAt: now + queue.retention.completedMs,
+      entry: { ...entryOf(attempting, now), outcome: "completed" }
+    }
+  }))
 }
 
 /** What is no Effect (a Promise, say) would end the fiber without its finalizers: the run would never be settled. */
@@ -161,66 +194,83 @@ const requestOf = ({ environment, stored }: Attempting): RequestContext.RequestC
   return { ...request, cluster: environment.position }
 }
 
-const currentJob = (attempting: Attempting): CurrentJobService => {
-  const { control, environment, job } = attempting
-  return {
-    jobId: job.id,
-    type: job.type,
-    queue: environment.queue.name,
-    attempt: job.attempt + 1,
-    submittedAt: job.createdAt,
-    request: requestOf(attempting),
-    progress: control.progress
-  }
-}
-
 /**
  * The handler's own services over the runtime's, under those of this attempt: of its transaction, where it has one. Nothing of the fiber that
  * starts it gets through.
  */
-const services = (attempting: Attempting): Context.Context<never> =>
-  Context.mergeAll(
-    attempting.environment.services,
-    attempting.handler.context,
-    attempting.handler.transaction === "job" ? attempting.environment.store.handlerServices : Context.empty()
-  ).pipe(
-    Context.add(RequestContext.Request, requestOf(attempting))
+const withOwnServices = (
+  attempting: Attempting,
+  base: Context.Context<never>,
+  span: Tracer.AnySpan
+): Context.Context<CurrentJob> => {
+  const { control, environment, job } = attempting
+  const request = requestOf(attempting)
+  const attempt = job.attempt + 1
+  return base.pipe(
+    Context.add(RequestContext.Request, request),
+    Context.add(References.CurrentLogAnnotations, {
+      ...Context.get(base, References.CurrentLogAnnotations),
+      jobId: job.id,
+      jobType: job.type,
+      attempt
+    }),
+    Context.add(CurrentJob, {
+      jobId: job.id,
+      type: job.type,
+      queue: environment.queue.name,
+      attempt,
+      submittedAt: job.createdAt,
+      request,
+      progress: control.progress
+    }),
+    Context.add(Tracer.ParentSpan, span)
   )
+}
 
 /**
  * The attempt's span: a consumer span named by OpenTelemetry's messaging conventions, with a link to the submitting span in every case. It
- * is that span's child where the job was to start at once, and begins a trace of its own where it was scheduled.
+ * is that span's child where the job was to start at once, and begins a trace of its own where it was scheduled. Where nobody records spans
+ * it is made all the same, for its ids, but says nothing of itself.
  */
-const withAttemptSpan =
-  ({ environment, job, stored }: Attempting) =>
-  <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, Exclude<R, Tracer.ParentSpan>> => {
-    const trace = stored.trace === undefined ? undefined : RequestContext.traceOf(stored.trace)
-    const submitting = trace === undefined ? undefined : Tracer.externalSpan(trace)
-    const isChild = submitting !== undefined && stored.scheduledFor === undefined
-    return Effect.withSpan(withErrorType(effect), `process ${environment.queue.name}`, {
-      kind: "consumer",
-      ...(isChild ? { parent: submitting } : { root: true }),
-      links: submitting === undefined ? [] : [{ span: submitting, attributes: {} }],
-      attributes: {
-        "messaging.system": "millrace",
-        "messaging.operation.name": "process",
-        "messaging.operation.type": "process",
-        "messaging.destination.name": environment.queue.name,
-        "messaging.destination.partition.id": String(environment.owner.partition),
-        "messaging.message.id": job.id,
-        "millrace.job.type": job.type,
-        "millrace.job.attempt": job.attempt + 1,
-        ...(stored.tenantId === undefined ? {} : { "millrace.tenant.id": stored.tenantId })
-      }
-    })
-  }
+const spanOf = (
+  { environment, job, stored }: Attempting,
+  base: Context.Context<never>
+): Effect.Effect<Tracer.Span> => {
+  const trace = stored.trace === undefined ? undefined : RequestContext.traceOf(stored.trace)
+  const submitting = trace === undefined ? undefined : Tracer.externalSpan(trace)
+  const isChild = submitting !== undefined && stored.scheduledFor === undefined
+  const kinship = isChild ? { parent: submitting } : { root: true }
+  if (!isRecorded(base)) return Effect.makeSpan(`process ${environment.queue.name}`, { kind: "consumer", ...kinship })
+  return Effect.makeSpan(`process ${environment.queue.name}`, {
+    kind: "consumer",
+    ...kinship,
+    links: submitting === undefined ? [] : [{ span: submitting, attributes: {} }],
+    attributes: {
+      "messaging.system": "millrace",
+      "messaging.operation.name": "process",
+      "messaging.operation.type": "process",
+      "messaging.destination.name": environment.queue.name,
+      "messaging.destination.partition.id": String(environment.owner.partition),
+      "messaging.message.id": job.id,
+      "millrace.job.type": job.type,
+      "millrace.job.attempt": job.attempt + 1,
+      ...(stored.tenantId === undefined ? {} : { "millrace.tenant.id": stored.tenantId })
+    }
+  })
+}
 
-/** `error.type` of the conventions, on a span whose effect fails. An interruption is not a failure. */
-const withErrorType = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-  Effect.tapCause(effect, (cause) =>
-    Cause.hasInterruptsOnly(cause)
-      ? Effect.void
-      : Effect.annotateCurrentSpan("error.type", JobError.tagOf(Cause.squash(cause))))
+/** Whether any backend would see what a span says of itself. */
+const isRecorded = (context: Context.Context<never>): boolean =>
+  Context.get(context, Tracer.Tracer) !== Tracer.nativeTracer
+
+/** Ends it, with `error.type` of the conventions where the attempt failed. An interruption is not a failure. */
+const endSpan = (span: Tracer.Span, exit: Exit.Exit<unknown, unknown>, base: Context.Context<never>): void => {
+  if (Exit.isFailure(exit) && !Cause.hasInterruptsOnly(exit.cause)) {
+    span.attribute("error.type", JobError.tagOf(Cause.squash(exit.cause)))
+  }
+  const isTimed = Context.get(base, References.TracerTimingEnabled)
+  span.end(isTimed ? Context.get(base, Clock.Clock).currentTimeNanosUnsafe() : 0n, exit)
+}
 
 const entryOf = ({ environment, job, span, startedAt }: Attempting, endedAt: number): Omit<Attempt, "outcome"> => {
   const trace = span === undefined ? undefined : RequestContext.traceOf(span)

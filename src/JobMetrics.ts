@@ -1,11 +1,10 @@
 /**
  * What Millrace counts and measures, with Effect's `Metric`. Names and attributes are promises to dashboards.
  */
+import type * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
 import * as Metric from "effect/Metric"
 import type { Outcome } from "./JobState.ts"
-
-const attributes = (type: string, queue: string) => ({ type, queue })
 
 /** Jobs stored by `submit`. Attributes: type, queue. */
 export const submitted = Metric.counter("millrace_jobs_submitted", {
@@ -69,34 +68,69 @@ export const inFlight = Metric.gauge("millrace_jobs_in_flight", { description: "
 /** Ready jobs of a lane, counted by the owner every few seconds up to 10,000. Attributes: queue, partition, lane. */
 export const depth = Metric.gauge("millrace_lane_depth", { description: "Ready jobs waiting in a lane" })
 
+// Series are looked up by type and queue for every job: what `withAttributes` makes is kept. Types are any text, so not for ever.
+const maxSeries = 10_000
+
+const memo = <Input, State>(metric: Metric.Metric<Input, State>, names: ReadonlyArray<string>) => {
+  const series = new Map<string, Metric.Metric<Input, State>>()
+  return (...values: ReadonlyArray<string>): Metric.Metric<Input, State> => {
+    const key = values.length === 1 ? values[0] ?? "" : values.join("\0")
+    const known = series.get(key)
+    if (known !== undefined) return known
+    if (series.size >= maxSeries) series.clear()
+    const made = Metric.withAttributes(
+      metric,
+      Object.fromEntries(names.map((name, index) => [name, values[index] ?? ""]))
+    )
+    series.set(key, made)
+    return made
+  }
+}
+
+const submittedOf = memo(submitted, ["type", "queue"])
+const finishedOf = memo(finished, ["type", "queue", "outcome"])
+const retriedOf = memo(retried, ["type", "queue", "class"])
+const deadLetteredOf = memo(deadLettered, ["type", "queue", "class"])
+const waitTimeOf = memo(waitTime, ["type", "queue"])
+const runTimeOf = memo(runTime, ["type", "queue"])
+const inFlightOf = memo(inFlight, ["queue", "partition"])
+const depthOf = memo(depth, ["queue", "partition", "lane"])
+
 /** Counts stored jobs. */
 export const onSubmitted = (type: string, queue: string, count: number): Effect.Effect<void> =>
-  Metric.update(Metric.withAttributes(submitted, attributes(type, queue)), count)
+  Metric.update(submittedOf(type, queue), count)
 
 /** Counts a final state. */
 export const onFinished = (type: string, queue: string, outcome: Outcome | "failed"): Effect.Effect<void> =>
-  Metric.update(Metric.withAttributes(finished, { ...attributes(type, queue), outcome }), 1)
-
-/** Counts a retry. */
-export const onRetried = (type: string, queue: string, errorClass: string): Effect.Effect<void> =>
-  Metric.update(Metric.withAttributes(retried, { ...attributes(type, queue), class: errorClass }), 1)
-
-/** Counts a dead letter. */
-export const onDeadLettered = (type: string, queue: string, errorClass: string): Effect.Effect<void> =>
-  Metric.update(Metric.withAttributes(deadLettered, { ...attributes(type, queue), class: errorClass }), 1)
-
-/** Records how long a job waited. */
-export const onStarted = (type: string, queue: string, waitedMs: number): Effect.Effect<void> =>
-  Metric.update(Metric.withAttributes(waitTime, attributes(type, queue)), Math.max(waitedMs, 0))
-
-/** Records how long an attempt ran. */
-export const onEnded = (type: string, queue: string, ranMs: number): Effect.Effect<void> =>
-  Metric.update(Metric.withAttributes(runTime, attributes(type, queue)), Math.max(ranMs, 0))
+  Metric.update(finishedOf(type, queue, outcome), 1)
 
 /** Sets how many attempts run. */
 export const setInFlight = (queue: string, partition: number, count: number): Effect.Effect<void> =>
-  Metric.update(Metric.withAttributes(inFlight, { queue, partition: String(partition) }), count)
+  Metric.update(inFlightOf(queue, String(partition)), count)
 
 /** Sets a lane's depth. */
 export const setDepth = (queue: string, partition: number, lane: string, count: number): Effect.Effect<void> =>
-  Metric.update(Metric.withAttributes(depth, { queue, partition: String(partition), lane }), count)
+  Metric.update(depthOf(queue, String(partition), lane), count)
+
+/** What is recorded of every job: at once, into the registry of `context`. */
+export interface Recorder {
+  /** Counts a final state. */
+  readonly finished: (type: string, outcome: Outcome | "failed") => void
+  /** Counts a retry. */
+  readonly retried: (type: string, errorClass: string) => void
+  /** Counts a dead letter. */
+  readonly deadLettered: (type: string, errorClass: string) => void
+  /** How long a job waited. */
+  readonly started: (type: string, waitedMs: number) => void
+  /** How long an attempt ran. */
+  readonly ended: (type: string, ranMs: number) => void
+}
+
+/** A recorder for the jobs of one queue. */
+export const recorder = (queue: string, context: Context.Context<never>): Recorder => ({
+  finished: (type, outcome) => finishedOf(type, queue, outcome).updateUnsafe(1, context),
+  retried: (type, errorClass) => retriedOf(type, queue, errorClass).updateUnsafe(1, context),
+  deadLettered: (type, errorClass) => deadLetteredOf(type, queue, errorClass).updateUnsafe(1, context),
+  started: (type, waitedMs) => waitTimeOf(type, queue).updateUnsafe(Math.max(waitedMs, 0), context),
+  ended: (type, ranMs) => runTimeOf(type, queue).updateUnsafe(Math.max(ranMs, 0), context)
+})

@@ -1,19 +1,23 @@
 /**
  * Tells the bus and the metrics what has been committed: the one place that turns a settlement into events.
  */
+import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import type { EventBus } from "../EventBus.ts"
 import type { JobFailure } from "../JobError.ts"
 import * as JobEvent from "../JobEvent.ts"
 import * as JobMetrics from "../JobMetrics.ts"
 import { type Finish, type ReadyJob, type Settlement, tenantId } from "../JobStore.ts"
-import * as RequestContext from "../RequestContext.ts"
 
-/** Announces for one queue. */
+/**
+ * Announces for one queue. What is counted is counted at once; what is left to be told is an effect, and most often nothing: `undefined`
+ * where nobody listens.
+ */
 export interface Announcer {
-  readonly started: (job: ReadyJob, at: number) => Effect.Effect<void>
+  /** `scheduledFor`: when the job was to start, if not at once. */
+  readonly started: (job: ReadyJob, at: number, scheduledFor: number | undefined) => Effect.Effect<void> | undefined
   readonly progressed: (job: ReadyJob, at: number, progress: number, message: string | undefined) => Effect.Effect<void>
-  readonly settled: (job: ReadyJob, settlement: Settlement, at: number) => Effect.Effect<void>
+  readonly settled: (job: ReadyJob, settlement: Settlement, at: number) => Effect.Effect<void> | undefined
 }
 
 /** Publishes. A bus of someone else's may fail: what it would have told is committed all the same. */
@@ -23,20 +27,16 @@ export const tell = (bus: EventBus["Service"]) => (event: JobEvent.JobEvent): Ef
     (cause) => Effect.logError("The event bus failed; its subscribers missed an event", cause)
   )
 
-/** An announcer of one queue's jobs. */
-export const make = (bus: EventBus["Service"], queue: string): Announcer => {
+/** Whether an event published now would be heard. */
+export const isHeard = (bus: EventBus["Service"]): boolean => bus.hasSubscribers?.() ?? true
+
+/** An announcer of one queue's jobs. `context` holds the registry of metrics. */
+export const make = (bus: EventBus["Service"], queue: string, context: Context.Context<never>): Announcer => {
   const publish = tell(bus)
+  const metrics = JobMetrics.recorder(queue, context)
   const common = (job: ReadyJob, at: number) => {
     const tenant = tenantId(job.tenant)
     return { jobId: job.id, type: job.type, queue, at, ...(tenant === undefined ? {} : { tenantId: tenant }) }
-  }
-
-  /** Only a row that was not moved yet (but for becoming due) is started for the first time. */
-  const firstWait = (job: ReadyJob, at: number): Effect.Effect<void> => {
-    const { scheduledFor } = RequestContext.fromStored(job.context, tenantId(job.tenant))
-    return job.version === (scheduledFor === undefined ? 0 : 1)
-      ? JobMetrics.onStarted(job.type, queue, at - (scheduledFor ?? job.createdAt))
-      : Effect.void
   }
 
   const finish = (job: ReadyJob, { entry, outcome }: Finish, at: number): JobEvent.JobEvent => {
@@ -73,20 +73,23 @@ export const make = (bus: EventBus["Service"], queue: string): Announcer => {
     }
   }
 
-  const count = (job: ReadyJob, settlement: Settlement): Effect.Effect<void> => {
+  const count = (job: ReadyJob, settlement: Settlement): void => {
+    const { entry } = settlement
     switch (settlement._tag) {
       case "Finish":
-        return JobMetrics.onFinished(job.type, queue, settlement.outcome)
+        metrics.finished(job.type, settlement.outcome)
+        break
       case "Retry":
-        return JobMetrics.onRetried(job.type, queue, settlement.entry.failure?.class ?? "System")
+        metrics.retried(job.type, entry.failure?.class ?? "System")
+        break
       case "DeadLetter":
-        return Effect.andThen(
-          JobMetrics.onFinished(job.type, queue, "failed"),
-          JobMetrics.onDeadLettered(job.type, queue, settlement.failure.class)
-        )
+        metrics.finished(job.type, "failed")
+        metrics.deadLettered(job.type, settlement.failure.class)
+        break
       case "PutBack":
-        return Effect.void
+        break
     }
+    if (entry.kind === "attempt") metrics.ended(job.type, entry.endedAt - entry.startedAt)
   }
 
   const logDeadLetter = (job: ReadyJob, { class: errorClass, message, tag }: JobFailure) =>
@@ -96,11 +99,15 @@ export const make = (bus: EventBus["Service"], queue: string): Announcer => {
       )
 
   return {
-    started: (job, at) =>
-      Effect.andThen(
-        firstWait(job, at),
-        publish(new JobEvent.JobStarted({ ...common(job, at), attempt: job.attempt + 1 }))
-      ),
+    started: (job, at, scheduledFor) => {
+      // Only a row that was not moved yet (but for becoming due) is started for the first time.
+      if (job.version === (scheduledFor === undefined ? 0 : 1)) {
+        metrics.started(job.type, at - (scheduledFor ?? job.createdAt))
+      }
+      return isHeard(bus)
+        ? publish(new JobEvent.JobStarted({ ...common(job, at), attempt: job.attempt + 1 }))
+        : undefined
+    },
     progressed: (job, at, progress, message) =>
       publish(
         new JobEvent.JobProgressed({
@@ -111,15 +118,12 @@ export const make = (bus: EventBus["Service"], queue: string): Announcer => {
         })
       ),
     settled: (job, settlement, at) => {
-      const { entry } = settlement
-      return Effect.all([
-        settlement._tag === "DeadLetter" ? logDeadLetter(job, settlement.failure) : Effect.void,
-        count(job, settlement),
-        entry.kind === "attempt"
-          ? JobMetrics.onEnded(job.type, queue, entry.endedAt - entry.startedAt)
-          : Effect.void,
-        ...events(job, settlement, at).map(publish)
-      ], { discard: true })
+      count(job, settlement)
+      const told = isHeard(bus)
+        ? Effect.forEach(events(job, settlement, at), publish, { discard: true })
+        : undefined
+      if (settlement._tag !== "DeadLetter") return told
+      return Effect.andThen(logDeadLetter(job, settlement.failure), told ?? Effect.void)
     }
   }
 }

@@ -6,19 +6,23 @@
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as FiberSet from "effect/FiberSet"
 import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 import * as Execution from "../Execution.ts"
 import type { Handler } from "../JobHandlers.ts"
 import type { JobId } from "../JobId.ts"
-import type { ReadyJob, RunNote, Settlement } from "../JobStore.ts"
+import { type ReadyJob, type RunNote, type Settlement, tenantId } from "../JobStore.ts"
+import * as RequestContext from "../RequestContext.ts"
 import type { Announcer } from "./announcer.ts"
 import * as Coalescer from "./coalescer.ts"
-import type { Settler } from "./settler.ts"
+import * as Reruns from "./reruns.ts"
+import type { Settled, Settler } from "./settler.ts"
 import { liveClock, onLiveClock } from "./time/liveClock.ts"
 
-/** One attempt under way. */
+/** One attempt under way, until its outcome is written down. */
 export interface Run {
   readonly job: ReadyJob
   readonly handler: Handler
@@ -31,19 +35,27 @@ export interface Run {
   isNoteDue: boolean
   /** Why it was interrupted: it is cancelled for good, or stopped to run again elsewhere. */
   ending: { readonly _tag: "Cancel"; readonly by: string | undefined } | { readonly _tag: "Stop" } | undefined
-  readonly fiber: Deferred.Deferred<Fiber.Fiber<void>>
-  /** How it was settled; `undefined` when its row was left alone. */
-  readonly ended: Deferred.Deferred<Settlement | undefined>
+  /** Runs the handler; once that has ended, interrupting it changes nothing. */
+  fiber: Fiber.Fiber<unknown> | undefined
+  /** Whether it still takes up one of the queue's places. */
+  isInPlace: boolean
+  /** How it was settled, for those who wait for it; `undefined` when its row was left alone. */
+  ended: Deferred.Deferred<Settlement | undefined> | undefined
 }
 
 /** The attempts of one ownership. */
 export interface Attempts {
+  /** Those whose outcome is not written down yet. */
   readonly size: () => number
+  /** Whether another may start: handlers under way, and outcomes still to be written. */
+  readonly hasPlace: () => boolean
   readonly ids: () => ReadonlyArray<JobId>
+  /** Those whose handler is under way. */
+  readonly running: () => ReadonlyArray<JobId>
   readonly count: (choose: (run: Run) => boolean) => number
   readonly get: (id: JobId) => Run | undefined
-  /** Forks the attempt. `isNotedFirst`: its note must be stored before the handler starts. */
-  readonly start: (job: ReadyJob, handler: Handler, isNotedFirst: boolean) => Effect.Effect<void>
+  /** Starts the attempt. `isNotedFirst`: its note must be stored before the handler starts. */
+  readonly start: (job: ReadyJob, handler: Handler, now: number, isNotedFirst: boolean) => void
   /** Interrupts and settles as cancelled; answers whether that was the outcome. */
   readonly cancel: (run: Run, by: string | undefined) => Effect.Effect<boolean>
   /** Waits until the chosen ones have ended. */
@@ -56,29 +68,37 @@ export interface Attempts {
 
 const longRunMs = 1_000
 const heartbeatMs = 10_000
-const maxConflicts = 5
-const maxConnectionLosses = 20
-const maxReruns = 10_000
+
+/**
+ * How many attempts may have ended without their outcome being written down yet: their places go to others meanwhile, so that the outcomes
+ * of short jobs travel to the database together. All of them would run again after a crash, hence not more than the work warrants.
+ */
+const maxUnwritten = (concurrency: number) => Math.min(Math.max(4 * concurrency, 64), 1_000)
 
 /** `release`: the outcome is confirmed; `isReady`: the row is still there, to be read again. */
 export const make = (options: {
   readonly environment: Execution.Environment
-  readonly settle: Settler
+  readonly settler: Settler
   readonly announcer: Announcer
-  readonly scope: Scope.Scope
   readonly release: (job: ReadyJob, isReady: boolean) => void
   /** A job is due at a later time now. */
   readonly onDue: () => void
-  /** There is room for another attempt. */
+  /** There is room for another attempt, or one less to wait for. */
   readonly onEnded: () => void
   readonly isStopped: () => boolean
 }): Effect.Effect<Attempts, never, Scope.Scope> =>
   Effect.gen(function*() {
-    const { announcer, environment, isStopped, onDue, release, settle } = options
+    const { announcer, environment, isStopped, onDue, release, settler } = options
     const { owner, queue, store } = environment
+    const execute = Execution.make(environment)
     const runs = new Map<JobId, Run>()
-    const reruns = new Map<JobId, number>()
+    const reruns = Reruns.make()
     const doneNotes = new Set<JobId>()
+    const fork = yield* FiberSet.runtime(yield* FiberSet.make<unknown>())()
+    // A serial queue starts a job only when the one before is written down.
+    const isSerial = queue.concurrency === 1
+    const unwrittenLimit = maxUnwritten(queue.concurrency)
+    let inPlace = 0
 
     const noteStart = yield* Coalescer.make({
       run: (notes: ReadonlyArray<RunNote>) =>
@@ -89,6 +109,75 @@ export const make = (options: {
       maxBatch: 500,
       maxInFlight: 1
     })
+
+    // ---------------------------------------------------------------------------------------------- the end of a run
+
+    const leavePlace = (run: Run) => {
+      if (!run.isInPlace) return
+      run.isInPlace = false
+      inPlace--
+      options.onEnded()
+    }
+
+    const ended = (run: Run, settlement: Settlement | undefined) => {
+      const id = run.job.id
+      runs.delete(id)
+      if (run.notedAt !== undefined) doneNotes.add(id)
+      leavePlace(run)
+      if (run.ended !== undefined) Deferred.doneUnsafe(run.ended, Effect.succeed(settlement))
+      options.onEnded()
+    }
+
+    /** The outcome is written: the row is given back, and told of. */
+    const written = (run: Run, settlement: Settlement) => {
+      const { entry } = settlement
+      const at = entry.kind === "attempt" ? entry.endedAt : entry.at
+      release(run.job, false)
+      if (settlement._tag === "Retry" || settlement._tag === "PutBack") onDue()
+      const telling = announcer.settled(run.job, settlement, at)
+      if (telling === undefined) return ended(run, settlement)
+      fork(Effect.onExit(telling, () => Effect.sync(() => ended(run, settlement))))
+    }
+
+    /** Ours, for a handler's defect is an outcome. Whatever became of the row, it is looked at again, not at once. */
+    const guarded = (run: Run, rest: Effect.Effect<Settlement | undefined>) =>
+      rest.pipe(
+        Effect.catchDefect((defect) =>
+          Effect.logError("Settling a job died", defect).pipe(
+            Effect.annotateLogs("jobId", run.job.id),
+            Effect.andThen(onLiveClock(Effect.sleep("5 seconds"))),
+            Effect.andThen(lookAgain(run.job)),
+            Effect.as(undefined)
+          )
+        ),
+        Effect.onExit((exit) => Effect.sync(() => ended(run, Exit.isSuccess(exit) ? exit.value : undefined))),
+        Effect.uninterruptible
+      )
+
+    const settled = (run: Run, settlement: Settlement) =>
+      settler.push(settlement, (exit) => {
+        const { job } = run
+        if (Exit.isFailure(exit)) return void fork(guarded(run, Effect.failCause(exit.cause)))
+        const answer = exit.value
+        if (typeof answer !== "string") return written(run, answer)
+        fork(guarded(run, Effect.as(unwritten(job, answer), undefined)))
+      })
+
+    const unwritten = (job: ReadyJob, answer: Extract<Settled, string>): Effect.Effect<void> => {
+      switch (answer) {
+        case "superseded":
+          return lookAgain(job)
+        case "stopped":
+          return Effect.void
+        // Running it again at once would be refused again.
+        case "refused":
+          return onLiveClock(Effect.sleep("60 seconds")).pipe(
+            Effect.interruptible,
+            Effect.exit,
+            Effect.andThen(lookAgain(job))
+          )
+      }
+    }
 
     /** Asks until the store answers, or this ownership is over. */
     const untilAnswered = <A, E>(effect: Effect.Effect<A, E>): Effect.Effect<Option.Option<A>> =>
@@ -115,29 +204,8 @@ export const make = (options: {
         if (row !== undefined && row.state !== "queued") onDue()
       })
 
-    const announce = (job: ReadyJob, settlement: Settlement) =>
-      Effect.flatMap(store.now, (now) => announcer.settled(job, settlement, now))
-
-    const settled = (job: ReadyJob, settlement: Settlement) =>
-      Effect.flatMap(settle(settlement), (answer) => {
-        if (answer === "superseded") return Effect.as(lookAgain(job), undefined)
-        if (answer === "stopped") return Effect.undefined
-        // Running it again at once would be refused again.
-        if (answer === "refused") {
-          return onLiveClock(Effect.sleep("60 seconds")).pipe(
-            Effect.interruptible,
-            Effect.exit,
-            Effect.andThen(lookAgain(job)),
-            Effect.as(undefined)
-          )
-        }
-        release(job, false)
-        if (answer._tag === "Retry" || answer._tag === "PutBack") onDue()
-        return Effect.as(announce(job, answer), answer)
-      })
-
     /** Lost during COMMIT: forbid the old attempt, or find that it had committed. */
-    const resolve = (job: ReadyJob) =>
+    const resolve = ({ job }: Run): Effect.Effect<Settlement | undefined> =>
       Effect.gen(function*() {
         const refenced = yield* untilAnswered(store.refence(owner, job.id, job.version))
         const isLive = Option.isSome(refenced) && Option.isSome(refenced.value)
@@ -157,53 +225,30 @@ export const make = (options: {
           purgeAt: endedAt ?? 0,
           entry
         }
-        yield* announce(job, settlement)
+        yield* announcer.settled(job, settlement, yield* store.now) ?? Effect.void
         return settlement
       })
 
+    /** Once more, after a pause; given up as the handler's own failure when the database keeps breaking it. */
     const rerun = (run: Run, conclusion: Extract<Execution.Conclusion, { readonly _tag: "Rerun" }>) =>
       Effect.gen(function*() {
         const { job } = run
-        const count = (reruns.get(job.id) ?? 0) + 1
-        const limit = conclusion.trouble === "conflict" ? maxConflicts : maxConnectionLosses
-        if (count > limit) {
-          const { decision, failure } = yield* Execution.judge(conclusion.cause, run.handler, job.attempt + 1)
-          return yield* settled(
-            job,
-            Execution.settlementOf(job, conclusion.entry, decision, failure, queue.retention)
-          )
-        }
-        const pause = conclusion.trouble === "conflict" ? 5 * count : Math.min(50 * 2 ** count, 5_000)
-        yield* onLiveClock(Effect.sleep(Duration.millis(pause))).pipe(Effect.interruptible, Effect.exit)
-        reruns.set(job.id, count)
-        // Of a job that was cancelled meanwhile nobody else would take it out.
-        const [oldest] = reruns.keys()
-        if (reruns.size > maxReruns && oldest !== undefined) reruns.delete(oldest)
-        release(job, true)
-        return undefined
-      })
-
-    const concluded = (run: Run, conclusion: Execution.Conclusion): Effect.Effect<Settlement | undefined> => {
-      const { job } = run
-      if (conclusion._tag !== "Rerun") reruns.delete(job.id)
-      switch (conclusion._tag) {
-        case "Settle":
-          return settled(job, conclusion.settlement)
-        case "Committed":
-          release(job, false)
-          return Effect.as(announce(job, conclusion.settlement), conclusion.settlement)
-        case "Superseded":
-          return Effect.as(lookAgain(job), undefined)
-        case "Unknown":
-          return resolve(job)
-        case "Rerun":
-          return rerun(run, conclusion)
-        case "Interrupted":
-          if (run.ending?._tag === "Cancel") return settled(job, cancellation(run, conclusion))
+        const pause = reruns.next(job.id, conclusion.trouble)
+        if (pause !== undefined) {
+          yield* onLiveClock(Effect.sleep(Duration.millis(pause))).pipe(Effect.interruptible, Effect.exit)
           release(job, true)
-          return Effect.undefined
-      }
-    }
+          return undefined
+        }
+        const { decision, failure } = yield* Execution.judge(conclusion.cause, run.handler, job.attempt + 1)
+        const answer = yield* settler.settle(
+          Execution.settlementOf(job, conclusion.entry, decision, failure, queue.retention)
+        )
+        if (typeof answer === "string") return yield* Effect.as(unwritten(job, answer), undefined)
+        release(job, false)
+        if (answer._tag === "Retry" || answer._tag === "PutBack") onDue()
+        yield* announcer.settled(job, answer, yield* store.now) ?? Effect.void
+        return answer
+      })
 
     const cancellation = (
       run: Run,
@@ -221,6 +266,31 @@ export const make = (options: {
         ...(run.ending?._tag === "Cancel" && run.ending.by !== undefined ? { by: run.ending.by } : {})
       }
     })
+
+    /** The handler has ended. What can be said at once is; the rest has a fiber of its own. */
+    const concluded = (run: Run, conclusion: Execution.Conclusion): void => {
+      const { job } = run
+      if (!isSerial) leavePlace(run)
+      if (conclusion._tag !== "Rerun") reruns.forget(job.id)
+      switch (conclusion._tag) {
+        case "Settle":
+          return settled(run, conclusion.settlement)
+        case "Committed":
+          return written(run, conclusion.settlement)
+        case "Superseded":
+          return void fork(guarded(run, Effect.as(lookAgain(job), undefined)))
+        case "Unknown":
+          return void fork(guarded(run, resolve(run)))
+        case "Rerun":
+          return void fork(guarded(run, rerun(run, conclusion)))
+        case "Interrupted":
+          if (run.ending?._tag === "Cancel") return settled(run, cancellation(run, conclusion))
+          release(job, true)
+          return ended(run, undefined)
+      }
+    }
+
+    // ---------------------------------------------------------------------------------------------- a run
 
     const control = (run: Run): Execution.Control => ({
       isInterrupting: () => run.ending !== undefined,
@@ -244,16 +314,23 @@ export const make = (options: {
     })
 
     const withPayload = (job: ReadyJob): Effect.Effect<ReadyJob | undefined> =>
-      job.isLarge
-        ? Effect.flatMap(untilAnswered(store.payload(job.id, job.version)), (answer) => {
-          const payload = Option.flatten(answer)
-          return Option.isSome(payload)
-            ? Effect.succeed({ ...job, payload: payload.value })
-            : Effect.as(lookAgain(job), undefined)
-        })
-        : Effect.succeed(job)
+      Effect.flatMap(untilAnswered(store.payload(job.id, job.version)), (answer) => {
+        const payload = Option.flatten(answer)
+        return Option.isSome(payload)
+          ? Effect.succeed({ ...job, payload: payload.value })
+          : Effect.as(lookAgain(job), undefined)
+      })
 
-    const attempt = (run: Run, isNotedFirst: boolean): Effect.Effect<Settlement | undefined> =>
+    /** `undefined`: it did not start, and its row is given back. */
+    const attempt = (run: Run, job: ReadyJob): Effect.Effect<Execution.Conclusion | undefined> => {
+      const stored = RequestContext.fromStored(job.context, tenantId(job.tenant))
+      const telling = announcer.started(job, run.startedAt, stored.scheduledFor)
+      const execution = execute(job, stored, run.handler, control(run))
+      return telling === undefined ? execution : Effect.andThen(telling, execution)
+    }
+
+    /** With what has to be read or written before the handler may start. */
+    const prepared = (run: Run, isNotedFirst: boolean): Effect.Effect<Execution.Conclusion | undefined> =>
       Effect.gen(function*() {
         if (isNotedFirst) {
           const noted = yield* untilAnswered(noteStart(noteOf(run)))
@@ -263,73 +340,69 @@ export const make = (options: {
           }
           run.notedAt = liveClock.currentTimeMillisUnsafe()
         }
-        const job = yield* withPayload(run.job)
-        if (job === undefined) return undefined
-        yield* announcer.started(job, run.startedAt)
-        const conclusion = yield* Execution.run(environment, job, run.handler, control(run))
-        return yield* concluded(run, conclusion)
+        const job = run.job.isLarge ? yield* withPayload(run.job) : run.job
+        return job === undefined ? undefined : yield* attempt(run, job)
       })
+
+    const onExit = (run: Run, exit: Exit.Exit<Execution.Conclusion | undefined>): void => {
+      if (Exit.isFailure(exit)) return void fork(guarded(run, Effect.failCause(exit.cause)))
+      if (exit.value === undefined) return ended(run, undefined)
+      concluded(run, exit.value)
+    }
+
+    const endOf = (run: Run): Deferred.Deferred<Settlement | undefined> => run.ended ??= Deferred.makeUnsafe()
+
+    const interrupt = (run: Run): Effect.Effect<void> =>
+      run.fiber === undefined ? Effect.void : Fiber.interrupt(run.fiber)
 
     const stop = (choose: (run: Run) => boolean) =>
       Effect.forEach([...runs.values()].filter(choose), (run) => {
         run.ending ??= { _tag: "Stop" }
-        return Effect.flatMap(Deferred.await(run.fiber), Fiber.interrupt)
+        return Effect.andThen(interrupt(run), Deferred.await(endOf(run)))
       }, { concurrency: "unbounded", discard: true })
 
     return {
       size: () => runs.size,
+      hasPlace: () => inPlace < queue.concurrency && runs.size - inPlace < unwrittenLimit,
       ids: () => [...runs.keys()],
+      running: () => [...runs.values()].filter(({ isInPlace }) => isInPlace).map(({ job }) => job.id),
       count: (choose) => [...runs.values()].filter(choose).length,
       get: (id) => runs.get(id),
-      start: (job, handler, isNotedFirst) =>
-        Effect.gen(function*() {
-          const run: Run = {
-            job,
-            handler,
-            startedAt: yield* store.now,
-            startedLive: liveClock.currentTimeMillisUnsafe(),
-            progress: undefined,
-            message: undefined,
-            notedAt: undefined,
-            isNoteDue: false,
-            ending: undefined,
-            fiber: Deferred.makeUnsafe(),
-            ended: Deferred.makeUnsafe()
-          }
-          runs.set(job.id, run)
-          const fiber = yield* attempt(run, isNotedFirst).pipe(
-            // Ours, for a handler's defect is an outcome. Whatever became of the row, it is looked at again, not at once.
-            Effect.catchDefect((defect) =>
-              Effect.logError("Settling a job died", defect).pipe(
-                Effect.annotateLogs("jobId", job.id),
-                Effect.andThen(onLiveClock(Effect.sleep("5 seconds"))),
-                Effect.andThen(lookAgain(job)),
-                Effect.as(undefined)
-              )
-            ),
-            Effect.onExit((exit) =>
-              Effect.sync(() => {
-                runs.delete(job.id)
-                if (run.notedAt !== undefined) doneNotes.add(job.id)
-                Deferred.doneUnsafe(run.ended, exit._tag === "Success" ? exit : Effect.undefined)
-                options.onEnded()
-              })
-            ),
-            Effect.asVoid,
-            Effect.uninterruptible,
-            Effect.forkIn(options.scope)
-          )
-          Deferred.doneUnsafe(run.fiber, Effect.succeed(fiber))
-        }),
+      start: (job, handler, now, isNotedFirst) => {
+        const run: Run = {
+          job,
+          handler,
+          startedAt: now,
+          startedLive: liveClock.currentTimeMillisUnsafe(),
+          progress: undefined,
+          message: undefined,
+          notedAt: undefined,
+          isNoteDue: false,
+          ending: undefined,
+          fiber: undefined,
+          isInPlace: true,
+          ended: undefined
+        }
+        runs.set(job.id, run)
+        inPlace++
+        const running = Effect.suspend(() =>
+          isNotedFirst || job.isLarge ? prepared(run, isNotedFirst) : attempt(run, job)
+        )
+        // Uninterruptible but for the handler. It runs at once, and may have ended when this returns.
+        const fiber = fork(running, { uninterruptible: true })
+        run.fiber = fiber
+        fiber.addObserver((exit) => onExit(run, exit))
+      },
       cancel: (run, by) =>
         Effect.gen(function*() {
           run.ending ??= { _tag: "Cancel", by }
-          yield* Effect.flatMap(Deferred.await(run.fiber), Fiber.interrupt)
-          const settlement = yield* Deferred.await(run.ended)
+          const end = endOf(run)
+          yield* interrupt(run)
+          const settlement = yield* Deferred.await(end)
           return settlement?._tag === "Finish" && settlement.outcome === "cancelled"
         }),
       awaitEnd: (choose) =>
-        Effect.forEach([...runs.values()].filter(choose), (run) => Deferred.await(run.ended), {
+        Effect.forEach([...runs.values()].filter(choose), (run) => Deferred.await(endOf(run)), {
           concurrency: "unbounded",
           discard: true
         }),

@@ -1,47 +1,23 @@
 /**
- * Joins what arrives while an operation is under way into the next one: at once when idle, in batches under load, never by a timer.
+ * Batches for fibers: each sends one item with whatever travels at the same time, and waits for its own answer.
  */
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
+import * as Batches from "./batches.ts"
 
 /** Sends one item with whatever travels at the same time, and waits for its own answer. */
 export type Coalescer<A, B, E> = (item: A) => Effect.Effect<B, E>
 
-/**
- * `run` gets at most `maxBatch` items in their order of arrival and answers in the same order. At most `maxInFlight` run at a time.
- * A caller that is interrupted stops waiting; its item is sent all the same.
- */
-export const make = <A, B, E>(options: {
-  readonly run: (items: ReadonlyArray<A>) => Effect.Effect<ReadonlyArray<B>, E>
-  readonly maxBatch: number
-  readonly maxInFlight: number
-}): Effect.Effect<Coalescer<A, B, E>, never, Scope.Scope> =>
-  Effect.gen(function*() {
-    const scope = yield* Effect.scope
-    const waiting: Array<{ readonly item: A; readonly answer: Deferred.Deferred<B, E> }> = []
-    let inFlight = 0
-
-    const flush: Effect.Effect<void> = Effect.gen(function*() {
-      while (waiting.length > 0) {
-        const batch = waiting.splice(0, options.maxBatch)
-        const exit = yield* Effect.exit(Effect.suspend(() => options.run(batch.map(({ item }) => item))))
-        batch.forEach(({ answer }, index) => {
-          if (Exit.isFailure(exit)) return void Deferred.doneUnsafe(answer, Effect.failCause(exit.cause))
-          const value = exit.value[index]
-          Deferred.doneUnsafe(answer, value === undefined ? Effect.die("coalescer: no answer") : Effect.succeed(value))
-        })
-      }
-    })
-
-    return (item) =>
-      Effect.suspend(() => {
-        const answer = Deferred.makeUnsafe<B, E>()
-        waiting.push({ item, answer })
-        if (inFlight >= options.maxInFlight) return Deferred.await(answer)
-        inFlight++
-        const started = Effect.forkIn(Effect.ensuring(flush, Effect.sync(() => inFlight--)), scope)
-        return Effect.andThen(started, Deferred.await(answer))
-      })
+/** Waits for the answer to what is pushed. A caller that is interrupted stops waiting; its item is sent all the same. */
+export const waiting = <A, B, E>(push: Batches.Push<A, B, E>): Coalescer<A, B, E> => (item) =>
+  Effect.suspend(() => {
+    const answer = Deferred.makeUnsafe<B, E>()
+    push(item, (exit) => Deferred.doneUnsafe(answer, exit))
+    return Deferred.await(answer)
   })
+
+/** See {@link Batches.make}. */
+export const make = <A, B, E>(
+  options: Parameters<typeof Batches.make<A, B, E>>[0]
+): Effect.Effect<Coalescer<A, B, E>, never, Scope.Scope> => Effect.map(Batches.make(options), waiting)

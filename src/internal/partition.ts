@@ -95,7 +95,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const held = Held.make(Priority.lanes.length)
     const parking = Parking.make()
     const end = Grace.make({ queue: queue.name, graceMs: options.graceMs, lockLost: options.lockLost })
-    const announcer = Announcer.make(bus, queue.name)
+    const announcer = Announcer.make(bus, queue.name, services)
     const intakeLock = yield* Semaphore.make(1)
     const intakeDue = yield* Latch.make(true)
     const dispatchDue = yield* Latch.make(true)
@@ -110,7 +110,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       blocked: new Set<JobId>()
     }
     let owned:
-      | { readonly owner: Owner; readonly attempts: Attempts.Attempts; readonly settle: Settler.Settler }
+      | { readonly owner: Owner; readonly attempts: Attempts.Attempts; readonly settler: Settler.Settler }
       | undefined
     // A job that was running when its process died, twice or more: it waits to run alone, for its neighbours shall not be blamed.
     let suspect: { readonly job: ReadyJob; readonly since: number } | undefined
@@ -178,7 +178,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const settle = (job: ReadyJob, settlement: Settlement) =>
       Effect.suspend(() => {
         if (owned === undefined) return Effect.succeed(false)
-        return Effect.flatMap(owned.settle(settlement), (answer) =>
+        return Effect.flatMap(owned.settler.settle(settlement), (answer) =>
           Effect.gen(function*() {
             // Whatever moved the row: reading it again shows what is left of it.
             if (typeof answer === "string") {
@@ -188,7 +188,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
             release(job, false)
             intakeDue.openUnsafe()
             if (answer._tag === "PutBack") timerDue.openUnsafe()
-            yield* announcer.settled(job, answer, yield* store.now)
+            yield* announcer.settled(job, answer, yield* store.now) ?? Effect.void
             return answer === settlement
           }))
       })
@@ -196,51 +196,53 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const withoutHandler = (job: ReadyJob, now: number) =>
       Verdict.withoutHandler(job, now, parking.missingFor(job.type), options.handlerGraceMs)
 
-    const begin = (job: ReadyJob, attempts: Attempts.Attempts) =>
-      Effect.gen(function*() {
-        const now = yield* store.now
-        if (job.crashes >= crashLimit) return yield* Effect.forkIn(settle(job, Verdict.crashLoop(job, now)), loops)
-        if (job.attempt === 0 && job.crashes === 0 && job.expiresAt !== undefined && job.expiresAt <= now) {
-          return yield* Effect.forkIn(settle(job, Verdict.expired(job, now, queue.retention)), loops)
-        }
-        const handler = handlers.get(job.type)
-        if (handler === undefined) {
-          if (!parking.park(job)) return
-          return yield* Effect.logWarning(
-            `No handler for jobs of type "${job.type}" in this process: they wait for one for ${
-              Duration.format(Duration.millis(options.handlerGraceMs))
-            }, then become dead letters`
-          )
-        }
-        const live = liveClock.currentTimeMillisUnsafe()
-        if (job.crashes >= 2) {
-          const since = suspect?.job.id === job.id ? suspect.since : live
-          suspect = { job, since }
-          if (attempts.size() > 0 && live - since < suspectPatienceMs) return
-          suspect = undefined
-          aloneUntil = live + suspectPatienceMs
-        }
-        const isCareful = job.crashes > 0 || live < state.carefulUntil
-        yield* attempts.start(job, handler, isCareful)
-      })
+    /** Starts the job, or does what it needs instead: then there is something left to do. */
+    const begin = (job: ReadyJob, attempts: Attempts.Attempts, now: number): Effect.Effect<unknown> | undefined => {
+      if (job.crashes >= crashLimit) return Effect.forkIn(settle(job, Verdict.crashLoop(job, now)), loops)
+      if (job.attempt === 0 && job.crashes === 0 && job.expiresAt !== undefined && job.expiresAt <= now) {
+        return Effect.forkIn(settle(job, Verdict.expired(job, now, queue.retention)), loops)
+      }
+      const handler = handlers.get(job.type)
+      if (handler === undefined) {
+        if (!parking.park(job)) return undefined
+        return Effect.logWarning(
+          `No handler for jobs of type "${job.type}" in this process: they wait for one for ${
+            Duration.format(Duration.millis(options.handlerGraceMs))
+          }, then become dead letters`
+        )
+      }
+      const live = liveClock.currentTimeMillisUnsafe()
+      if (job.crashes >= 2) {
+        const since = suspect?.job.id === job.id ? suspect.since : live
+        suspect = { job, since }
+        if (attempts.size() > 0 && live - since < suspectPatienceMs) return undefined
+        suspect = undefined
+        aloneUntil = live + suspectPatienceMs
+      }
+      const isCareful = job.crashes > 0 || live < state.carefulUntil
+      attempts.start(job, handler, now, isCareful)
+      return undefined
+    }
 
     const next = (attempts: Attempts.Attempts): ReadyJob | undefined => {
-      if (state.isStopping || attempts.size() >= queue.concurrency) return undefined
+      if (state.isStopping || !attempts.hasPlace()) return undefined
       const live = liveClock.currentTimeMillisUnsafe()
       if (attempts.size() > 0 && live < aloneUntil) return undefined
       if (suspect === undefined) return mailbox.take((job) => !leaving.has(job.type))
       return attempts.size() === 0 || live - suspect.since >= suspectPatienceMs ? suspect.job : undefined
     }
 
-    /** A defect here must not keep the job from ever being read again. */
-    const begun = (job: ReadyJob, attempts: Attempts.Attempts) =>
-      Effect.onError(begin(job, attempts), () => Effect.sync(() => release(job, true)))
-
     const dispatchTurn = (attempts: Attempts.Attempts) =>
       Effect.gen(function*() {
         yield* dispatchDue.await
         dispatchDue.closeUnsafe()
-        for (let job = next(attempts); job !== undefined; job = next(attempts)) yield* begun(job, attempts)
+        for (let job = next(attempts); job !== undefined; job = next(attempts)) {
+          const begun = job
+          // A defect here must not keep the job from ever being read again.
+          yield* Effect.flatMap(store.now, (now) => begin(begun, attempts, now) ?? Effect.void).pipe(
+            Effect.onError(() => Effect.sync(() => release(begun, true)))
+          )
+        }
         intakeDue.openUnsafe()
         yield* JobMetrics.setInFlight(queue.name, partition, attempts.size())
       })
@@ -339,15 +341,14 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       )
       const attempts = yield* Attempts.make({
         environment,
-        settle: settler,
+        settler,
         announcer,
-        scope: attemptsScope,
         release,
         onDue: () => void timerDue.openUnsafe(),
         onEnded: () => void dispatchDue.openUnsafe(),
         isStopped: () => state.isStopped
       }).pipe(Scope.provide(attemptsScope))
-      owned = { owner, attempts, settle: settler }
+      owned = { owner, attempts, settler }
       yield* handlers.observe({
         added: (type) => {
           for (const job of parking.unpark(type)) offer(job)
@@ -439,7 +440,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         const settlement = Verdict.cancelled(job, now, queue.retention, by)
         const { entry, purgeAt } = settlement
         if (!(yield* store.cancel({ id, version, owner, now, purgeAt, entry }))) return false
-        yield* announcer.settled(job, settlement, now)
+        yield* announcer.settled(job, settlement, now) ?? Effect.void
         return true
       }).pipe(Effect.catch(() => Effect.succeed(false)))
 
@@ -485,6 +486,6 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         }
         return { isRunning: true, startedAt: run.startedAt, progress: run.progress, message: run.message }
       },
-      snapshot: () => ({ lanes: mailbox.depth(), running: runningIds() })
+      snapshot: () => ({ lanes: mailbox.depth(), running: owned?.attempts.running() ?? [] })
     }
   })

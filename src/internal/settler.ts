@@ -12,7 +12,8 @@ import type { JobFailure } from "../JobError.ts"
 import type { Entry } from "../JobHistory.ts"
 import type { JobId } from "../JobId.ts"
 import type { JobStore, Owner, Settlement, StoreError } from "../JobStore.ts"
-import * as Coalescer from "./coalescer.ts"
+import * as Batches from "./batches.ts"
+import { waiting } from "./coalescer.ts"
 import { onLiveClock } from "./time/liveClock.ts"
 
 /**
@@ -22,8 +23,13 @@ import { onLiveClock } from "./time/liveClock.ts"
  */
 export type Settled = Settlement | "superseded" | "refused" | "stopped"
 
-/** Writes one settlement together with whatever else is being settled. */
-export type Settler = (settlement: Settlement) => Effect.Effect<Settled>
+/** Writes settlements, each together with whatever else is being settled. */
+export interface Settler {
+  /** Writes one and waits for what became of it. */
+  readonly settle: (settlement: Settlement) => Effect.Effect<Settled>
+  /** Writes one and calls back, without a fiber that waits. */
+  readonly push: Batches.Push<Settlement, Settled, never>
+}
 
 /** A settlement that the database refuses becomes a dead letter; if it refuses that one too, the job waits a minute. */
 const instead = (settlement: Settlement, error: StoreError, now: number): Settlement => {
@@ -91,7 +97,11 @@ export const make = (options: {
   ): Effect.Effect<ReadonlyArray<Settled>> =>
     Effect.flatMap(store.now, (now) =>
       store.settle(owner, batch, now).pipe(
-        Effect.flatMap((settled) => Effect.forEach(batch, (settlement) => answer(settlement, settled, isResent))),
+        Effect.flatMap((settled): Effect.Effect<ReadonlyArray<Settled>> =>
+          settled.size === batch.length
+            ? Effect.succeed(batch)
+            : Effect.forEach(batch, (settlement) => answer(settlement, settled, isResent))
+        ),
         Effect.catch((error) => {
           const [only, ...others] = batch
           if (only === undefined) return Effect.succeed<ReadonlyArray<Settled>>([])
@@ -123,9 +133,15 @@ export const make = (options: {
         })
       ))
 
-  return Coalescer.make({
-    run: (batch: ReadonlyArray<Settlement>) => write(batch, 0, false),
-    maxBatch: 500,
-    maxInFlight: 1
-  })
+  return Effect.map(
+    Batches.make({
+      run: (batch: ReadonlyArray<Settlement>) => write(batch, 0, false),
+      maxBatch: 500,
+      maxInFlight: 1
+    }),
+    (push): Settler => ({
+      settle: waiting(push),
+      push
+    })
+  )
 }

@@ -26,7 +26,7 @@ const setUp = Effect.fnUntraced(function*(wrap: (settle: Settle) => Settle = (se
     }
   }
   const control = { isStopped: false }
-  const settle = yield* Settler.make({ store, owner: fixture.owner, isStopped: () => control.isStopped })
+  const { settle } = yield* Settler.make({ store, owner: fixture.owner, isStopped: () => control.isStopped })
   return { ...fixture, batches, control, settler: settle }
 })
 

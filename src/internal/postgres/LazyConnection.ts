@@ -53,7 +53,8 @@ interface Session {
   readonly pin: Scope.Closeable
 }
 
-interface Begin {
+/** How the transaction begins. */
+export interface Begin {
   readonly sql: string
   readonly isPrepared: boolean
 }
@@ -118,6 +119,17 @@ export class LazyConnection implements Connection {
   constructor(pool: PgPool, scope: Scope.Scope) {
     this.pool = pool
     this.scope = scope
+  }
+
+  /** A transaction that has been asked to begin: the next statement is the first of its own. */
+  static begun(pool: PgPool, scope: Scope.Scope, begin: Begin): LazyConnection {
+    const connection = new LazyConnection(pool, scope)
+    connection.beginning = begin
+    return connection
+  }
+
+  get hasEnded(): boolean {
+    return this.ended
   }
 
   get hasBegun(): boolean {

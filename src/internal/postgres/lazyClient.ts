@@ -13,8 +13,9 @@ import type { Connection } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Statement from "effect/sql/Statement"
 import { onLiveClock } from "../time/liveClock.ts"
+import * as AttemptTransaction from "./attemptTransaction.ts"
 import * as SessionConnection from "./connection.ts"
-import { beginStatement, LazyConnection, rollbackStatement } from "./LazyConnection.ts"
+import { beginStatement, rollbackStatement } from "./LazyConnection.ts"
 
 const json = Statement.custom<PgClient.PgCustom>("PgJson")
 
@@ -39,14 +40,11 @@ export const make = Effect.fnUntraced(function*(
       pool.use((session) =>
         Effect.scoped(Effect.flatMap(session.pin, (pin: PgConnection) => use(SessionConnection.make(pin))))
       ),
-    transactionAcquirer: Effect.map(Effect.scope, (scope): Connection => new LazyConnection(pool, scope)),
+    transactionAcquirer: AttemptTransaction.acquirer(pool),
     prepareTransactionControls: true,
     beginTransaction: beginStatement,
     rollback: rollbackStatement,
-    commit: (connection) =>
-      connection instanceof LazyConnection
-        ? connection.commit()
-        : Effect.die("commit on a connection that is not a transaction's"),
+    commit: AttemptTransaction.commit,
     releaseSavepoint: (name) => `RELEASE SAVEPOINT ${name}`,
     transformRows: config.transformResultNames === undefined
       ? undefined
@@ -60,18 +58,21 @@ export const make = Effect.fnUntraced(function*(
     ]
   })
   const typeId: PgClient.TypeId = PgClient.TypeId
-  return Object.assign(client, {
-    [typeId]: typeId,
-    config,
-    // A reserved connection is not a transaction: nothing lazy about it.
-    reserve: pinned,
-    json: (value: unknown) => Statement.fragment([json(value)]),
-    listen: (channel: string) => Effect.flatMap(pool.reserve, (session) => session.listen(channel)),
-    notify: (channel: string, payload: string) =>
-      Effect.scoped(
-        Effect.flatMap(pinned, (session) => session.executeRaw("select pg_notify($1, $2)", [channel, payload]))
-      ).pipe(
-        Effect.asVoid
-      )
-  })
+  return AttemptTransaction.install(
+    Object.assign(client, {
+      [typeId]: typeId,
+      config,
+      // A reserved connection is not a transaction: nothing lazy about it.
+      reserve: pinned,
+      json: (value: unknown) => Statement.fragment([json(value)]),
+      listen: (channel: string) => Effect.flatMap(pool.reserve, (session) => session.listen(channel)),
+      notify: (channel: string, payload: string) =>
+        Effect.scoped(
+          Effect.flatMap(pinned, (session) => session.executeRaw("select pg_notify($1, $2)", [channel, payload]))
+        ).pipe(
+          Effect.asVoid
+        )
+    }),
+    pool
+  )
 })

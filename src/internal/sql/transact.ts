@@ -4,6 +4,7 @@
  * before COMMIT is answered leaves either all of it or nothing; refence finds out which, and forbids the rest.
  */
 import * as Cause from "effect/Cause"
+import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
@@ -13,11 +14,11 @@ import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import { CommitFailed } from "../../JobError.ts"
 import type { JobId } from "../../JobId.ts"
 import { outcomeCodes } from "../../JobState.ts"
-import type { Finish, Owner, StoreError, Transacted } from "../../JobStore.ts"
+import type { Finish, JobStore, Owner, StoreError, Transacted } from "../../JobStore.ts"
 import { type Database, isMissingDay, messageOf, toStoreError } from "./database.ts"
 import type { Foresee } from "./retention.ts"
 import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
-import { breakage, commitWith, hasBegun, isCommitUnknown, sqlState } from "./transaction.ts"
+import { breakage, breakageOn, isCommitUnknown, type Open, openerOf, sqlState } from "./transaction.ts"
 
 // The last statement of the handler's transaction. Schema-qualified, for the handler may have changed search_path. Not supported: a handler
 // that leaves a SET ROLE behind to a role without rights on the schema (42501, the attempt fails).
@@ -64,26 +65,65 @@ const conclude = (error: SqlError, isCommitting: boolean): Effect.Effect<Transac
     : Effect.fail(failed)
 }
 
+type Transact = JobStore["Service"]["transact"]
+
 /** See {@link JobStore.transact}. */
-export const transact = (schema: string, client: SqlClient, foresee: Foresee) => {
+export const transact = (schema: string, client: SqlClient, foresee: Foresee): Transact => {
+  const open = openerOf(client)
+  return open === undefined ? transactEagerly(schema, client, foresee) : transactLazily(schema, open, foresee)
+}
+
+/** On a transaction opened by hand, which costs nothing before the first statement. */
+const transactLazily = (schema: string, open: Open, foresee: Foresee): Transact => {
+  const sql = settleSql(schema)
+  return <A, E, R>(
+    owner: Owner,
+    handler: Effect.Effect<A, E, R>,
+    complete: (value: A) => Effect.Effect<Completion, E, R>
+  ): Effect.Effect<Transacted, E | CommitFailed, R> =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.contextWith((services: Context.Context<R>) => {
+        const { commit, connection, context, rollback } = open(services)
+        const committed = ({ now, settlement }: Completion): Effect.Effect<Transacted, CommitFailed> => {
+          if (!connection.hasBegun) {
+            return Effect.matchEffect(commit, {
+              onFailure: (error) => conclude(error, false),
+              onSuccess: () => Effect.succeed<Transacted>({ _tag: "Pending", settlement })
+            })
+          }
+          foresee(now, settlement.purgeAt)
+          connection.setLast({ sql, params: settleParameters(owner, settlement, now) })
+          return Effect.matchEffect(commit, {
+            onFailure: (error) => conclude(error, false),
+            onSuccess: () => Effect.succeed<Transacted>({ _tag: "Committed", settlement })
+          })
+        }
+        const rolledBack = (cause: Cause.Cause<E>): Effect.Effect<Transacted, E> => {
+          const by = breakageOn(connection, cause)
+          return Effect.andThen(
+            rollback,
+            by === undefined ? Effect.failCause(cause) : Effect.succeed<Transacted>({ _tag: "Broken", by, cause })
+          )
+        }
+        return Effect.matchCauseEffect(
+          restore(Effect.setContext(Effect.flatMap(handler, complete), context)),
+          { onFailure: rolledBack, onSuccess: committed }
+        )
+      })
+    )
+}
+
+/** In `withTransaction` of somebody else's client. */
+const transactEagerly = (schema: string, client: SqlClient, foresee: Foresee): Transact => {
   const sql = settleSql(schema)
 
-  const end = (
-    owner: Owner,
-    { now, settlement }: Completion,
-    onSettled: () => void
-  ): Effect.Effect<Transacted, SqlError> =>
-    Effect.gen(function*() {
-      const begun = yield* hasBegun(client)
-      if (begun === "idle" || begun === "none") return { _tag: "Pending", settlement }
+  const end = (owner: Owner, { now, settlement }: Completion): Effect.Effect<Transacted, SqlError> =>
+    Effect.suspend(() => {
       foresee(now, settlement.purgeAt)
-      const params = settleParameters(owner, settlement, now)
-      const travels = yield* commitWith(client, { sql, params })
-      if (!travels) {
-        yield* Effect.withTracerEnabled(client.unsafe(sql, params), false)
-        onSettled()
-      }
-      return { _tag: "Committed", settlement }
+      return Effect.as(
+        Effect.withTracerEnabled(client.unsafe(sql, settleParameters(owner, settlement, now)), false),
+        { _tag: "Committed", settlement }
+      )
     })
 
   return <A, E, R>(
@@ -101,11 +141,15 @@ export const transact = (schema: string, client: SqlClient, foresee: Foresee) =>
           handlerFailure = exit.cause
           broken = by
         }))
-      const ended = Effect.flatMap(handled, (completion) =>
-        end(owner, completion, () => {
+      const ended = Effect.tap(
+        Effect.flatMap(handled, (completion) =>
+          end(owner, completion)),
+        () => {
           isCommitting = true
-        }))
-      // No span for a transaction that may never begin: the attempt has its own.
+          return Effect.void
+        }
+      )
+      // The attempt has a span of its own.
       const transacted = Effect.flatMap(References.TracerEnabled, (isTraced) =>
         Effect.withTracerEnabled(client.withTransaction(Effect.withTracerEnabled(ended, isTraced)), false))
       return Effect.catchCause(

@@ -11,6 +11,7 @@ import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import { commitUnknown, type LastStatement, LazyConnection } from "../postgres/LazyConnection.ts"
 import { hasLostConnection, isConflict } from "../postgres/sqlState.ts"
 
+export { type Open, openerOf } from "../postgres/attemptTransaction.ts"
 export type { LastStatement } from "../postgres/LazyConnection.ts"
 export { hasLostConnection, sqlState } from "../postgres/sqlState.ts"
 
@@ -54,6 +55,15 @@ const errorsOf = (cause: Cause.Cause<unknown>): ReadonlyArray<unknown> =>
 const breakageOf = (error: SqlError): "conflict" | "connection" | undefined =>
   hasLostConnection(error) ? "connection" : isConflict(error) ? "conflict" : undefined
 
+/** The same for a transaction opened by hand. */
+export const breakageOn = (
+  connection: LazyConnection,
+  cause: Cause.Cause<unknown>
+): "conflict" | "connection" | undefined => {
+  const by = connection.brokenBy
+  return by === undefined || (by.isOver && !errorsOf(cause).includes(by.error)) ? undefined : breakageOf(by.error)
+}
+
 /**
  * Whether an effect that failed with `cause` inside the current transaction of `sql` did so because the database broke that one: its
  * session was lost, or it lost against another transaction. Not so where the effect had gone back to a savepoint before it failed with
@@ -66,12 +76,7 @@ export const breakage = (
   Effect.flatMap(current(sql), (transaction) => {
     if (Option.isNone(transaction)) return Effect.undefined
     const [connection] = transaction.value
-    if (connection instanceof LazyConnection) {
-      const by = connection.brokenBy
-      return Effect.succeed(
-        by === undefined || (by.isOver && !errorsOf(cause).includes(by.error)) ? undefined : breakageOf(by.error)
-      )
-    }
+    if (connection instanceof LazyConnection) return Effect.succeed(breakageOn(connection, cause))
     // Of a client that keeps no account: where the failure looks like it, the session is asked whether it still works.
     const suspected = errorsOf(cause).filter(isSqlError).map(breakageOf).find((kind) => kind !== undefined)
     if (suspected === undefined) return Effect.undefined
