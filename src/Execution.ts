@@ -10,6 +10,7 @@ import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Option from "effect/Option"
 import * as Random from "effect/Random"
 import * as References from "effect/References"
 import * as Tracer from "effect/Tracer"
@@ -18,7 +19,16 @@ import * as JobError from "./JobError.ts"
 import type { Handler } from "./JobHandlers.ts"
 import type { Attempt } from "./JobHistory.ts"
 import { type JobQueue, maxJsonBytes, type Retention } from "./JobQueue.ts"
-import { type Finish, type JobStore, type Owner, type ReadyJob, type Settlement, type Transacted } from "./JobStore.ts"
+import {
+  type Finish,
+  type JobStore,
+  type Owner,
+  type ReadyJob,
+  type Settlement,
+  tenantId,
+  type TenantKey,
+  type Transacted
+} from "./JobStore.ts"
 import * as RequestContext from "./RequestContext.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
 
@@ -56,80 +66,124 @@ export type Conclusion =
   | { readonly _tag: "Unknown" }
   | { readonly _tag: "Interrupted"; readonly entry: Omit<Attempt, "outcome"> }
 
+/** Whose work it is, as stored with the job: the same for all jobs of a submission. */
+interface Origin {
+  readonly request: RequestContext.RequestContext
+  readonly tenantId: string | undefined
+  readonly scheduledFor: number | undefined
+  /** The span it was submitted in. */
+  readonly submitting: Tracer.ExternalSpan | undefined
+}
+
+/** What the attempts of one handler have in common. */
+interface Common {
+  /** The services of each, but for its own. */
+  readonly services: Context.Context<never>
+  /** Whether any backend sees what a span says of itself. */
+  readonly isRecorded: boolean
+}
+
 /** One attempt under way: what every step of the pipeline looks at. */
 interface Attempting {
   readonly environment: Environment
+  readonly common: Common
   readonly job: ReadyJob
+  readonly origin: Origin
   readonly handler: Handler
   readonly control: Control
-  readonly stored: RequestContext.Stored
   readonly startedAt: number
   /** What the database did to the attempt's own transaction. Any other failure is the handler's, errors of other databases too. */
   broken: "conflict" | "connection" | undefined
   /** The attempt's span, once it has begun. */
-  span: Tracer.AnySpan | undefined
+  span: Tracer.Span | undefined
 }
 
-/** Runs a job once. Never fails; interruptible while the handler runs, not while it settles. */
-export type Run = (
-  job: ReadyJob,
-  stored: RequestContext.Stored,
-  handler: Handler,
-  control: Control
-) => Effect.Effect<Conclusion>
+/** The attempts of one ownership. */
+export interface Execution {
+  /** Since when the job could have been run: `undefined` where it was to be at once. */
+  readonly scheduledFor: (job: ReadyJob) => number | undefined
+  /** Runs a job once. Never fails; interruptible while the handler runs, not while it settles. */
+  readonly run: (job: ReadyJob, handler: Handler, control: Control) => Effect.Effect<Conclusion>
+}
 
-/** Runs the jobs of one ownership. What the attempts of one handler have in common is made once. */
-export const make = (environment: Environment): Run => {
-  const bases = new WeakMap<Handler, Context.Context<never>>()
-  const baseOf = (handler: Handler) => {
-    const known = bases.get(handler)
-    if (known !== undefined) return known
-    const base = basis(environment, handler)
-    bases.set(handler, base)
-    return base
+/** What is the same for many attempts is made once. */
+export const make = (environment: Environment): Execution => {
+  const origins = new WeakMap<object, Origin>()
+  const originOf = ({ context, tenant }: ReadyJob): Origin => {
+    if (typeof context !== "object" || context === null) return makeOrigin(environment, context, tenant)
+    const known = origins.get(context)
+    if (known !== undefined && known.tenantId === tenantId(tenant)) return known
+    const origin = makeOrigin(environment, context, tenant)
+    origins.set(context, origin)
+    return origin
   }
-  return (job, stored, handler, control) =>
-    Effect.flatMap(environment.store.now, (startedAt) => {
-      const attempting: Attempting = {
-        environment,
-        job,
-        handler,
-        control,
-        stored,
-        startedAt,
-        broken: undefined,
-        span: undefined
-      }
-      return Effect.setContext(attempt(attempting), baseOf(handler))
-    }).pipe(Effect.uninterruptible)
+  const commons = new WeakMap<Handler, Common>()
+  const commonOf = (handler: Handler): Common => {
+    const known = commons.get(handler)
+    if (known !== undefined) return known
+    const common = makeCommon(environment, handler)
+    commons.set(handler, common)
+    return common
+  }
+  return {
+    scheduledFor: (job) => originOf(job).scheduledFor,
+    run: (job, handler, control) =>
+      Effect.flatMap(environment.store.now, (startedAt) =>
+        attempt({
+          environment,
+          common: commonOf(handler),
+          job,
+          origin: originOf(job),
+          handler,
+          control,
+          startedAt,
+          broken: undefined,
+          span: undefined
+        })).pipe(Effect.uninterruptible)
+  }
 }
 
-/** Services of an attempt that are the same for all of its handler's, and room for those that are not: see {@link withOwnServices}. */
-const basis = ({ services, store }: Environment, handler: Handler): Context.Context<never> =>
-  Context.makeUnsafe(
-    Context.mergeAll(
-      services,
-      handler.context,
-      handler.transaction === "none" ? Context.empty() : store.handlerServices
-    ).mapUnsafe,
-    // Eight are added to it for each attempt: not worth a copy of all the others.
-    { maxDepth: 16 }
+const makeOrigin = ({ position }: Environment, context: unknown, tenant: TenantKey): Origin => {
+  const { scheduledFor, ...request } = RequestContext.fromStored(context, tenantId(tenant))
+  const trace = request.trace === undefined ? undefined : RequestContext.traceOf(request.trace)
+  return {
+    // Handlers of many jobs see the same object.
+    request: Object.freeze({
+      ...request,
+      ...(request.roles === undefined ? {} : { roles: Object.freeze(request.roles) }),
+      ...(request.origin === undefined ? {} : { origin: Object.freeze(request.origin) }),
+      cluster: position
+    }),
+    tenantId: tenantId(tenant),
+    scheduledFor,
+    submitting: trace === undefined ? undefined : Tracer.externalSpan(trace)
+  }
+}
+
+const makeCommon = ({ services, store }: Environment, handler: Handler): Common => {
+  const merged = Context.mergeAll(
+    services,
+    handler.context,
+    handler.transaction === "none" ? Context.empty() : store.handlerServices
   )
+  return {
+    // A few are added to it for each attempt: not worth a copy of all the others.
+    services: Context.makeUnsafe(merged.mapUnsafe, { maxDepth: 16 }),
+    isRecorded: !Context.get(merged, References.TracerEnabled) ||
+      Context.get(merged, Tracer.Tracer) !== Tracer.nativeTracer
+  }
+}
 
 const attempt = (attempting: Attempting): Effect.Effect<Conclusion> =>
-  Effect.withFiber((fiber) => {
-    const base: Context.Context<never> = fiber.context
-    return Effect.flatMap(spanOf(attempting, base), (span) => {
-      attempting.span = span
-      return handled(attempting).pipe(
-        Effect.setContext(withOwnServices(attempting, base, span)),
-        Effect.exit,
-        Effect.flatMap((exit) => {
-          endSpan(span, exit, base)
-          return Effect.flatMap(attempting.environment.store.now, (endedAt) => conclude(attempting, exit, endedAt))
-        })
-      )
-    })
+  Effect.flatMap(spanOf(attempting), (span) => {
+    attempting.span = span
+    return Effect.flatMap(
+      Effect.exit(Effect.setContext(handled(attempting), ownServices(attempting, span))),
+      (exit) => {
+        endSpan(attempting, span, exit)
+        return conclude(attempting, exit)
+      }
+    )
   })
 
 type Unbroken = Exclude<Transacted, { readonly _tag: "Broken" }>
@@ -189,27 +243,19 @@ const within = (timeoutMs: number | undefined) => <A, E, R>(effect: Effect.Effec
     orElse: () => Effect.fail(new JobError.JobTimeout({ timeoutMs }))
   })
 
-const requestOf = ({ environment, stored }: Attempting): RequestContext.RequestContext => {
-  const { scheduledFor: _, ...request } = stored
-  return { ...request, cluster: environment.position }
-}
-
 /**
  * The handler's own services over the runtime's, under those of this attempt: of its transaction, where it has one. Nothing of the fiber that
  * starts it gets through.
  */
-const withOwnServices = (
-  attempting: Attempting,
-  base: Context.Context<never>,
+const ownServices = (
+  { common, control, environment, job, origin: { request } }: Attempting,
   span: Tracer.AnySpan
 ): Context.Context<CurrentJob> => {
-  const { control, environment, job } = attempting
-  const request = requestOf(attempting)
   const attempt = job.attempt + 1
-  return base.pipe(
+  return common.services.pipe(
     Context.add(RequestContext.Request, request),
     Context.add(References.CurrentLogAnnotations, {
-      ...Context.get(base, References.CurrentLogAnnotations),
+      ...Context.get(common.services, References.CurrentLogAnnotations),
       jobId: job.id,
       jobType: job.type,
       attempt
@@ -232,44 +278,52 @@ const withOwnServices = (
  * is that span's child where the job was to start at once, and begins a trace of its own where it was scheduled. Where nobody records spans
  * it is made all the same, for its ids, but says nothing of itself.
  */
-const spanOf = (
-  { environment, job, stored }: Attempting,
-  base: Context.Context<never>
-): Effect.Effect<Tracer.Span> => {
-  const trace = stored.trace === undefined ? undefined : RequestContext.traceOf(stored.trace)
-  const submitting = trace === undefined ? undefined : Tracer.externalSpan(trace)
-  const isChild = submitting !== undefined && stored.scheduledFor === undefined
-  const kinship = isChild ? { parent: submitting } : { root: true }
-  if (!isRecorded(base)) return Effect.makeSpan(`process ${environment.queue.name}`, { kind: "consumer", ...kinship })
-  return Effect.makeSpan(`process ${environment.queue.name}`, {
-    kind: "consumer",
-    ...kinship,
-    links: submitting === undefined ? [] : [{ span: submitting, attributes: {} }],
-    attributes: {
-      "messaging.system": "millrace",
-      "messaging.operation.name": "process",
-      "messaging.operation.type": "process",
-      "messaging.destination.name": environment.queue.name,
-      "messaging.destination.partition.id": String(environment.owner.partition),
-      "messaging.message.id": job.id,
-      "millrace.job.type": job.type,
-      "millrace.job.attempt": job.attempt + 1,
-      ...(stored.tenantId === undefined ? {} : { "millrace.tenant.id": stored.tenantId })
-    }
-  })
+const spanOf = ({ common, environment, job, origin }: Attempting): Effect.Effect<Tracer.Span> => {
+  const { scheduledFor, submitting } = origin
+  const name = `process ${environment.queue.name}`
+  const parent = submitting !== undefined && scheduledFor === undefined ? submitting : undefined
+  if (!common.isRecorded) {
+    return Effect.succeed(
+      new Tracer.NativeSpan({
+        name,
+        parent: Option.fromUndefinedOr(parent),
+        annotations: Context.empty(),
+        links: [],
+        startTime: 0n,
+        kind: "consumer",
+        sampled: parent?.sampled ?? true
+      })
+    )
+  }
+  return Effect.setContext(
+    Effect.makeSpan(name, {
+      kind: "consumer",
+      ...(parent === undefined ? { root: true } : { parent }),
+      links: submitting === undefined ? [] : [{ span: submitting, attributes: {} }],
+      attributes: {
+        "messaging.system": "millrace",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": environment.queue.name,
+        "messaging.destination.partition.id": String(environment.owner.partition),
+        "messaging.message.id": job.id,
+        "millrace.job.type": job.type,
+        "millrace.job.attempt": job.attempt + 1,
+        ...(origin.tenantId === undefined ? {} : { "millrace.tenant.id": origin.tenantId })
+      }
+    }),
+    common.services
+  )
 }
 
-/** Whether any backend would see what a span says of itself. */
-const isRecorded = (context: Context.Context<never>): boolean =>
-  Context.get(context, Tracer.Tracer) !== Tracer.nativeTracer
-
-/** Ends it, with `error.type` of the conventions where the attempt failed. An interruption is not a failure. */
-const endSpan = (span: Tracer.Span, exit: Exit.Exit<unknown, unknown>, base: Context.Context<never>): void => {
+/** With `error.type` of the conventions where the attempt failed. An interruption is not a failure. */
+const endSpan = ({ common }: Attempting, span: Tracer.Span, exit: Exit.Exit<unknown, unknown>): void => {
+  if (!common.isRecorded) return
   if (Exit.isFailure(exit) && !Cause.hasInterruptsOnly(exit.cause)) {
     span.attribute("error.type", JobError.tagOf(Cause.squash(exit.cause)))
   }
-  const isTimed = Context.get(base, References.TracerTimingEnabled)
-  span.end(isTimed ? Context.get(base, Clock.Clock).currentTimeNanosUnsafe() : 0n, exit)
+  const isTimed = Context.get(common.services, References.TracerTimingEnabled)
+  span.end(isTimed ? Context.get(common.services, Clock.Clock).currentTimeNanosUnsafe() : 0n, exit)
 }
 
 const entryOf = ({ environment, job, span, startedAt }: Attempting, endedAt: number): Omit<Attempt, "outcome"> => {
@@ -284,19 +338,25 @@ const entryOf = ({ environment, job, span, startedAt }: Attempting, endedAt: num
   }
 }
 
-const conclude = (
+const conclude = (attempting: Attempting, exit: Exit.Exit<Unbroken, unknown>): Effect.Effect<Conclusion> => {
+  if (Exit.isFailure(exit)) {
+    return Effect.flatMap(
+      attempting.environment.store.now,
+      (endedAt) => concludeFailure(attempting, exit.cause, endedAt)
+    )
+  }
+  const transacted = exit.value
+  return Effect.succeed(
+    transacted._tag === "Pending" ? { _tag: "Settle", settlement: transacted.settlement } : transacted
+  )
+}
+
+const concludeFailure = (
   attempting: Attempting,
-  exit: Exit.Exit<Unbroken, unknown>,
+  cause: Cause.Cause<unknown>,
   endedAt: number
 ): Effect.Effect<Conclusion> => {
   const { broken, control, environment, handler, job } = attempting
-  if (Exit.isSuccess(exit)) {
-    const transacted = exit.value
-    return Effect.succeed(
-      transacted._tag === "Pending" ? { _tag: "Settle", settlement: transacted.settlement } : transacted
-    )
-  }
-  const { cause } = exit
   const entry = entryOf(attempting, endedAt)
   if (Cause.hasInterrupts(cause) && control.isInterrupting()) return Effect.succeed({ _tag: "Interrupted", entry })
   if (broken !== undefined && !isVerdict(Cause.squash(cause))) {

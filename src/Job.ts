@@ -5,6 +5,7 @@ import type * as Context from "effect/Context"
 import type * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
@@ -70,6 +71,10 @@ export interface Job<Type extends string, Payload extends Codec, Success extends
   /** Decodes a stored typed failure. */
   readonly decodeError: (error: unknown) => Effect.Effect<Error["Type"], Schema.SchemaError>
 }
+
+/** Most schemas answer at once. */
+const isSuccess = <A, E>(effect: Effect.Effect<A, E>): effect is Exit.Success<A> =>
+  Exit.isExit(effect) && Exit.isSuccess(effect)
 
 /** `NaN`, which no check takes, for what is no finite duration. */
 const millis = (input: Duration.Input | undefined): number | undefined => {
@@ -149,6 +154,8 @@ export const make = <
   const successCodec = Schema.toCodecJson(success)
   const errorCodec = Schema.toCodecJson(error)
   const decodePayload = Schema.decodeUnknownEffect(payloadCodec)
+  const encodeResult = Schema.encodeUnknownEffect(successCodec)
+  const encodeResultText = Schema.encodeUnknownEffect(Schema.fromJsonString(successCodec))
   const { dedupeKey } = options
 
   const handlerOf = (
@@ -160,9 +167,18 @@ export const make = <
     retry: options.retry ?? RetryPolicy.exponential(),
     timeoutMs,
     transaction: options.transaction ?? "job",
-    decode: (json) => Effect.mapError(decodePayload(json), (issue) => new ParseError({ issue: issue.message })),
+    decode: (json) => {
+      const decoded = decodePayload(json)
+      return isSuccess(decoded)
+        ? decoded
+        : Effect.mapError(decoded, (issue) => new ParseError({ issue: issue.message }))
+    },
     run,
-    encodeSuccess: Schema.encodeUnknownEffect(Schema.fromJsonString(successCodec)),
+    encodeSuccess: (value) => {
+      const encoded = encodeResult(value)
+      const text = isSuccess(encoded) ? JSON.stringify(encoded.value) : undefined
+      return text === undefined ? encodeResultText(value) : Exit.succeed(text)
+    },
     encodeError: Schema.encodeUnknownEffect(errorCodec),
     classify: options.classify as Handler["classify"] ?? (() => undefined),
     context

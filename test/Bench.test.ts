@@ -104,7 +104,7 @@ describe("the benchmark", () => {
       const peer = yield* run("main", "drain", "--peers", "bare,sidekiq")
       expect(peer.code).toBe(1)
       expect(peer.stdout + peer.stderr).toContain(
-        "There is no peer \"sidekiq\". There are: bare, graphile-worker, pg-boss, bullmq, effect-mq"
+        "There is no peer \"sidekiq\". There are: bare, graphile-worker, pg-boss, pg-boss-by-hand, bullmq, effect-mq"
       )
     }).pipe(Effect.provide(NodeServices.layer)), 60_000)
 

@@ -14,8 +14,7 @@ import type * as Scope from "effect/Scope"
 import * as Execution from "../Execution.ts"
 import type { Handler } from "../JobHandlers.ts"
 import type { JobId } from "../JobId.ts"
-import { type ReadyJob, type RunNote, type Settlement, tenantId } from "../JobStore.ts"
-import * as RequestContext from "../RequestContext.ts"
+import type { ReadyJob, RunNote, Settlement } from "../JobStore.ts"
 import type { Announcer } from "./announcer.ts"
 import * as Coalescer from "./coalescer.ts"
 import * as Reruns from "./reruns.ts"
@@ -90,11 +89,11 @@ export const make = (options: {
   Effect.gen(function*() {
     const { announcer, environment, isStopped, onDue, release, settler } = options
     const { owner, queue, store } = environment
-    const execute = Execution.make(environment)
+    const execution = Execution.make(environment)
     const runs = new Map<JobId, Run>()
     const reruns = Reruns.make()
     const doneNotes = new Set<JobId>()
-    const fork = yield* FiberSet.runtime(yield* FiberSet.make<unknown>())()
+    const fork = yield* FiberSet.runtime(yield* FiberSet.make())()
     // A serial queue starts a job only when the one before is written down.
     const isSerial = queue.concurrency === 1
     const unwrittenLimit = maxUnwritten(queue.concurrency)
@@ -323,10 +322,9 @@ export const make = (options: {
 
     /** `undefined`: it did not start, and its row is given back. */
     const attempt = (run: Run, job: ReadyJob): Effect.Effect<Execution.Conclusion | undefined> => {
-      const stored = RequestContext.fromStored(job.context, tenantId(job.tenant))
-      const telling = announcer.started(job, run.startedAt, stored.scheduledFor)
-      const execution = execute(job, stored, run.handler, control(run))
-      return telling === undefined ? execution : Effect.andThen(telling, execution)
+      const telling = announcer.started(job, run.startedAt, execution.scheduledFor(job))
+      const ran = execution.run(job, run.handler, control(run))
+      return telling === undefined ? ran : Effect.andThen(telling, ran)
     }
 
     /** With what has to be read or written before the handler may start. */

@@ -76,6 +76,7 @@ const carefulMs = 60_000
 const sweepMs = 5_000
 const sweepMaxMs = 30_000
 const noteMs = 250
+const dispatchAtOnce = 64
 /** Room of each lane for tenants that come while another's flood fills it. */
 const reserve = 64
 /** How long a job that may kill its process holds back others: before its start, and after it. */
@@ -232,17 +233,29 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       return attempts.size() === 0 || live - suspect.since >= suspectPatienceMs ? suspect.job : undefined
     }
 
+    /** At most so many: what they have to write leaves for the database while the next ones run. Answers whether there may be more. */
+    const dispatch = (attempts: Attempts.Attempts, now: number) =>
+      Effect.suspend(() => {
+        const others: Array<Effect.Effect<unknown>> = []
+        let job: ReadyJob | undefined
+        const started = Effect.suspend(() => {
+          for (let count = 0; count < dispatchAtOnce; count++) {
+            job = next(attempts)
+            if (job === undefined) break
+            const other = begin(job, attempts, now)
+            if (other !== undefined) others.push(other)
+          }
+          return Effect.as(Effect.all(others, { discard: true }), job !== undefined)
+        })
+        // A defect here must not keep the job from ever being read again.
+        return Effect.onError(started, () => Effect.sync(() => job === undefined ? undefined : release(job, true)))
+      })
+
     const dispatchTurn = (attempts: Attempts.Attempts) =>
       Effect.gen(function*() {
         yield* dispatchDue.await
         dispatchDue.closeUnsafe()
-        for (let job = next(attempts); job !== undefined; job = next(attempts)) {
-          const begun = job
-          // A defect here must not keep the job from ever being read again.
-          yield* Effect.flatMap(store.now, (now) => begin(begun, attempts, now) ?? Effect.void).pipe(
-            Effect.onError(() => Effect.sync(() => release(begun, true)))
-          )
-        }
+        while (yield* dispatch(attempts, yield* store.now)) yield* Effect.yieldNow
         intakeDue.openUnsafe()
         yield* JobMetrics.setInFlight(queue.name, partition, attempts.size())
       })

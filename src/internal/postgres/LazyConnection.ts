@@ -103,9 +103,11 @@ const forbidden =
 /** See the top of this file. Made by `transactionAcquirer`, closed with the transaction's scope. */
 export class LazyConnection implements Connection {
   private readonly pool: PgPool
-  private readonly scope: Scope.Scope
-  /** One statement at a time, and the end of the transaction waits for the one under way. */
-  private readonly gate = Semaphore.makeUnsafe(1)
+  /** Where the session is leased into; made when one is, if not given. */
+  private scope: Scope.Scope | undefined
+  /** The scope it made for itself: whoever ends the transaction closes it. */
+  protected leased: Scope.Closeable | undefined
+  private lazyGate: Semaphore.Semaphore | undefined
   private beginning: Begin | undefined
   /** Savepoints asked for before the first statement: they leave with BEGIN. */
   private savepoints: Array<string> = []
@@ -116,16 +118,20 @@ export class LazyConnection implements Connection {
   private last: LastStatement | undefined
   private breakage: Breakage | undefined
 
-  constructor(pool: PgPool, scope: Scope.Scope) {
+  /** With `begin` it has been asked to begin already: the next statement is the first of its own. */
+  constructor(pool: PgPool, scope: Scope.Scope | undefined, begin?: Begin) {
     this.pool = pool
     this.scope = scope
+    this.beginning = begin
   }
 
-  /** A transaction that has been asked to begin: the next statement is the first of its own. */
-  static begun(pool: PgPool, scope: Scope.Scope, begin: Begin): LazyConnection {
-    const connection = new LazyConnection(pool, scope)
-    connection.beginning = begin
-    return connection
+  /** One statement at a time, and the end of the transaction waits for the one under way. */
+  private get gate(): Semaphore.Semaphore {
+    return this.lazyGate ??= Semaphore.makeUnsafe(1)
+  }
+
+  private get leases(): Scope.Scope {
+    return this.scope ??= this.leased = Scope.makeUnsafe()
   }
 
   get hasEnded(): boolean {
@@ -247,7 +253,7 @@ export class LazyConnection implements Connection {
   private lease(
     restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
   ): Effect.Effect<Session, SqlError> {
-    const lease = Scope.forkUnsafe(this.scope)
+    const lease = Scope.forkUnsafe(this.leases)
     return Effect.flatMap(restore(Scope.provide(this.pool.get, lease)), (base) => {
       const pin = Scope.forkUnsafe(lease)
       return Effect.map(
@@ -308,6 +314,11 @@ export class LazyConnection implements Connection {
     )
   }
 
+  /** Ends a transaction in which no statement was sent. */
+  abandon(): void {
+    this.ended = true
+  }
+
   /** Ends the transaction with its writes. Fails with the server's reason, or with an error that `isCommitUnknown`. */
   commit(): Effect.Effect<void, SqlError> {
     const last = this.last
@@ -334,7 +345,7 @@ export class LazyConnection implements Connection {
   private commitAlone(last: LastStatement): Effect.Effect<void, SqlError> {
     // The wait for a session can still be interrupted: nothing has been sent.
     return Effect.flatMap(
-      Effect.interruptible(Scope.provide(this.pool.get, this.scope)),
+      Effect.interruptible(Scope.provide(this.pool.get, this.leases)),
       (base) =>
         Effect.flatMap(
           send(base, last),

@@ -2,17 +2,18 @@
  * `sql.withTransaction` inside an attempt's transaction: to Effect's SQL client it is a transaction of its own, to the server a savepoint.
  */
 import type { Connection } from "effect/sql/SqlConnection"
-import { type LazyConnection, rollbackStatement } from "./LazyConnection.ts"
+import type { AttemptConnection } from "./AttemptConnection.ts"
+import { rollbackStatement } from "./LazyConnection.ts"
 
 /** Savepoints inside this one are numbered from 1 by Effect's client. */
 const savepoint = "effect_sql_0"
 
 /** Lives from its BEGIN, which is the first statement that it gets, to its COMMIT or ROLLBACK. */
 export class NestedConnection implements Connection {
-  readonly outer: LazyConnection
+  readonly outer: AttemptConnection
   private hasBegun = false
 
-  constructor(outer: LazyConnection) {
+  constructor(outer: AttemptConnection) {
     this.outer = outer
   }
 

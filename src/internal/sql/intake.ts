@@ -47,7 +47,7 @@ from lane l cross join lateral (
   from turn t
   cross join lateral (select coalesce(max(w.seq), 0) as seq from low w where w.lane = t.lane and w.tenant_id = t.tenant_id) w
   left join lateral (
-    select j.id, j.seq, j.version, j.type, j.attempt, j.crashes, j.created_at, j.expires_at, j.context,
+    select j.id, j.seq, j.version, j.type, j.attempt, j.crashes, j.created_at, j.expires_at, j.context::text as context,
       j.payload_bytes > ${inlinePayloadBytes} as is_large,
       case when j.payload_bytes <= ${inlinePayloadBytes} then j.payload end as payload
     from ${schema}.jobs j
@@ -69,10 +69,11 @@ interface IntakeRow {
   readonly expires_at: Date | null
   readonly is_large: boolean
   readonly payload: unknown
-  readonly context: unknown
+  /** JSON text. */
+  readonly context: string | null
 }
 
-const toIntake = (rows: ReadonlyArray<IntakeRow>): Intake => {
+const toIntake = (rows: ReadonlyArray<IntakeRow>, contextOf: (text: string) => unknown): Intake => {
   const jobs: Array<ReadyJob> = []
   const visited: Array<{ readonly lane: number; readonly tenant: TenantKey }> = []
   for (const row of rows) {
@@ -94,14 +95,30 @@ const toIntake = (rows: ReadonlyArray<IntakeRow>): Intake => {
       expiresAt: millis(row.expires_at),
       isLarge: row.is_large,
       payload: row.payload,
-      context: row.context
+      context: row.context === null ? null : contextOf(row.context)
     })
   }
   return { jobs, visited }
 }
 
+/** Jobs of one submission carry the same context: it is parsed once, and is one object. */
+const parsedOnce = () => {
+  const parsed = new Map<string, unknown>()
+  return (text: string): unknown => {
+    const known = parsed.get(text)
+    if (known !== undefined) return known
+    if (parsed.size >= maxContexts) parsed.clear()
+    const value: unknown = JSON.parse(text)
+    parsed.set(text, value)
+    return value
+  }
+}
+
+const maxContexts = 256
+
 export const intake = (db: Database) => {
   const sql = intakeSql(db.schema)
+  const contextOf = parsedOnce()
   return (owner: Owner, { held, lanes, marks }: Demand): Effect.Effect<Intake, StoreError> =>
     Effect.map(
       db.run<IntakeRow>("intake", sql, [
@@ -118,7 +135,7 @@ export const intake = (db: Database) => {
         int8s(marks.map(({ seq }) => seq)),
         int8s(held)
       ]),
-      toIntake
+      (rows) => toIntake(rows, contextOf)
     )
 }
 

@@ -83,25 +83,26 @@ const transactLazily = (schema: string, open: Open, foresee: Foresee): Transact 
   ): Effect.Effect<Transacted, E | CommitFailed, R> =>
     Effect.uninterruptibleMask((restore) =>
       Effect.contextWith((services: Context.Context<R>) => {
-        const { commit, connection, context, rollback } = open(services)
+        const [connection, context] = open(services)
         const committed = ({ now, settlement }: Completion): Effect.Effect<Transacted, CommitFailed> => {
-          if (!connection.hasBegun) {
-            return Effect.matchEffect(commit, {
-              onFailure: (error) => conclude(error, false),
-              onSuccess: () => Effect.succeed<Transacted>({ _tag: "Pending", settlement })
-            })
+          if (connection.isIdle) {
+            connection.abandon()
+            return Effect.succeed({ _tag: "Pending", settlement })
           }
-          foresee(now, settlement.purgeAt)
-          connection.setLast({ sql, params: settleParameters(owner, settlement, now) })
-          return Effect.matchEffect(commit, {
+          const _tag = connection.hasBegun ? "Committed" : "Pending"
+          if (connection.hasBegun) {
+            foresee(now, settlement.purgeAt)
+            connection.setLast({ sql, params: settleParameters(owner, settlement, now) })
+          }
+          return Effect.matchEffect(connection.commitAndTell(), {
             onFailure: (error) => conclude(error, false),
-            onSuccess: () => Effect.succeed<Transacted>({ _tag: "Committed", settlement })
+            onSuccess: () => Effect.succeed<Transacted>({ _tag, settlement })
           })
         }
         const rolledBack = (cause: Cause.Cause<E>): Effect.Effect<Transacted, E> => {
           const by = breakageOn(connection, cause)
           return Effect.andThen(
-            rollback,
+            connection.rollBack(),
             by === undefined ? Effect.failCause(cause) : Effect.succeed<Transacted>({ _tag: "Broken", by, cause })
           )
         }

@@ -1,0 +1,51 @@
+/**
+ * The connection of one attempt's transaction, opened by hand: see `attemptTransaction`. Ends with `commitAndTell`, `rollBack` or, where
+ * nothing was asked of it, `abandon`.
+ */
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+import * as Semaphore from "effect/Semaphore"
+import type { SqlError } from "effect/sql/SqlError"
+import { LazyConnection, rollbackStatement } from "./LazyConnection.ts"
+
+const runCallback = (callback: Effect.Effect<void>) =>
+  Effect.ignoreCause(callback, { log: "Unhandled", message: "Unhandled error in SqlClient.afterCommit callback" })
+
+/** The connection of one attempt's transaction. */
+export class AttemptConnection extends LazyConnection {
+  /** To run once it has committed. */
+  private callbacks: Array<Effect.Effect<void>> | undefined
+  private lazyNestings: Semaphore.Semaphore | undefined
+
+  /** `withTransaction`s of one transaction are savepoints, one after another. */
+  get nestings(): Semaphore.Semaphore {
+    return this.lazyNestings ??= Semaphore.makeUnsafe(1)
+  }
+
+  /** Whether its end has anything to do. */
+  get isIdle(): boolean {
+    return !this.hasBegun && this.callbacks === undefined
+  }
+
+  onCommit(callback: Effect.Effect<void>): void {
+    if (this.callbacks === undefined) this.callbacks = [callback]
+    else this.callbacks.push(callback)
+  }
+
+  /** What was registered with `onCommit` runs when it has committed and its session is given back. */
+  commitAndTell(): Effect.Effect<void, SqlError> {
+    const told = Effect.suspend(() => Effect.forEach(this.callbacks ?? [], runCallback, { discard: true }))
+    return Effect.andThen(Effect.ensuring(this.commit(), this.close()), told)
+  }
+
+  rollBack(): Effect.Effect<void> {
+    return Effect.ensuring(Effect.orDie(this.execute(rollbackStatement, [], undefined)), this.close()).pipe(
+      Effect.asVoid
+    )
+  }
+
+  private close(): Effect.Effect<void> {
+    return Effect.suspend(() => this.leased === undefined ? Effect.void : Scope.close(this.leased, Exit.void))
+  }
+}
