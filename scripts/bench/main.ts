@@ -1,111 +1,92 @@
 /**
- * `npm run bench -- [--jobs N] [--rounds N]`: how fast Millrace alone is here, on a PostgreSQL of its own with default durability. No peers
- * yet, no transactional handlers, one process: figures to compare a change with the commit before it, on one machine, in one hour.
+ * `npm run bench -- [scenario...]`: the command line.
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
-import * as Command from "effect/cli/Command"
-import * as Flag from "effect/cli/Flag"
-import * as Clock from "effect/Clock"
-import * as Console from "effect/Console"
-import * as Deferred from "effect/Deferred"
+import { Argument, Command, Flag } from "effect/cli"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Schema from "effect/Schema"
-import { EmbeddedPostgres, Job, JobQueue, JobRuntime, Jobs } from "../../src/index.ts"
+import * as Option from "effect/Option"
+import * as Bench from "./bench.ts"
+import { BenchError } from "./BenchError.ts"
+import { others } from "./Registry.ts"
+import * as Scale from "./Scale.ts"
+import { scenarios } from "./scenarios/all.ts"
+import * as Server from "./Server.ts"
 
-const Bench = JobQueue.make("bench", { concurrency: 100 })
+const namesOf = (all: ReadonlyArray<{ readonly name: string }>) => all.map(({ name }) => name).join(", ")
 
-class Noop extends Job.make("Noop", { payload: Schema.Struct({ text: Schema.String }), queue: Bench }) {}
-
-/** About 100 bytes of payload. */
-const request = Noop.request({ text: "x".repeat(85) })
-
-const now = Effect.map(Clock.monotonicTimeNanos, (nanos) => Number(nanos) / 1e6)
-
-/** What the handlers tell: each start, until `expected` have been. */
-const watch = { starts: 0, expected: 0, at: 0, done: Deferred.makeUnsafe<void>() }
-
-const expectStarts = (expected: number) =>
-  Effect.sync(() => {
-    const done = Deferred.makeUnsafe<void>()
-    Object.assign(watch, { starts: 0, expected, done })
-    return Deferred.await(done)
-  })
-
-const NoopLive = Noop.toLayer(() =>
-  Effect.map(now, (at) => {
-    watch.at = at
-    if (++watch.starts === watch.expected) Deferred.doneUnsafe(watch.done, Effect.void)
-  })
-)
-
-const percentile = (sorted: ReadonlyArray<number>, part: number) =>
-  sorted[Math.min(Math.floor(sorted.length * part), sorted.length - 1)] ?? Number.NaN
-
-const show = (name: string, values: ReadonlyArray<number>, unit: string, digits = 0) => {
-  const sorted = values.toSorted((left, right) => left - right)
-  const text = (part: number) => percentile(sorted, part).toFixed(digits)
-  return Console.log(`${name.padEnd(34)} median ${text(0.5)}  min ${text(0)}  max ${text(1)}  ${unit}`)
+/** Those that were asked for, in the order of all. */
+const choose = <A extends { readonly name: string }>(
+  all: ReadonlyArray<A>,
+  names: ReadonlyArray<string>,
+  what: string
+): Effect.Effect<ReadonlyArray<A>, BenchError> => {
+  const unknown = names.filter((name) => !all.some((one) => one.name === name))
+  return unknown.length === 0
+    ? Effect.succeed(all.filter(({ name }) => names.includes(name)))
+    : Effect.fail(
+      new BenchError({
+        message: `There is no ${what} ${unknown.map((name) => `"${name}"`).join(", ")}. There are: ${namesOf(all)}`
+      })
+    )
 }
 
-/** From before `submit` to the handler's first line, on an idle queue. */
-const latency = (samples: number) =>
-  Effect.gen(function*() {
-    const jobs = yield* Jobs.Jobs
-    const taken = yield* Effect.forEach(Array.from({ length: samples }), () =>
-      Effect.gen(function*() {
-        yield* Effect.sleep("20 millis")
-        const started = yield* expectStarts(1)
-        const before = yield* now
-        yield* jobs.submit(request)
-        yield* started
-        return watch.at - before
-      }))
-    const sorted = taken.toSorted((left, right) => left - right)
-    yield* Console.log(
-      `${"submit to first line, idle".padEnd(34)} p50 ${percentile(sorted, 0.5).toFixed(2)}  p99 ${
-        percentile(sorted, 0.99).toFixed(2)
-      }  ms (${samples} samples)`
-    )
-  })
-
-const rate = (count: number, from: number, to: number) => count / (to - from) * 1_000
-
-/** Batches of 1,000 submitted while the queue works on them, until the last handler has started. */
-const drain = (count: number) =>
-  Effect.gen(function*() {
-    const jobs = yield* Jobs.Jobs
-    const started = yield* expectStarts(count)
-    const from = yield* now
-    for (let left = count; left > 0; left -= 1_000) {
-      yield* jobs.submit(Array.from({ length: Math.min(left, 1_000) }, () => request))
-    }
-    const submitted = yield* now
-    yield* started
-    return { submitted: rate(count, from, submitted), drained: rate(count, from, watch.at) }
-  })
-
-const program = Effect.fnUntraced(function*(jobs: number, rounds: number) {
-  yield* Console.log(`Millrace alone, ${jobs} no-op jobs a round, ${rounds} rounds, history and results kept.`)
-  yield* drain(Math.min(jobs, 2_000))
-  yield* latency(100)
-  const results = yield* Effect.forEach(Array.from({ length: rounds }), () => drain(jobs))
-  yield* show("submit, batches of 1,000", results.map(({ submitted }) => submitted), "jobs/s")
-  yield* show("submit and run", results.map(({ drained }) => drained), "jobs/s")
-})
-
-const layer = NoopLive.pipe(
-  Layer.provideMerge(JobRuntime.layer({ queues: [Bench] })),
-  Layer.provideMerge(EmbeddedPostgres.layer({ isTemporary: true }))
-)
+const positive = (name: string) =>
+  Flag.filter((value: number) => value >= 1, (value) => `--${name}: 1 or more, got ${value}`)
 
 const command = Command.make("bench", {
-  jobs: Flag.Int("jobs").pipe(Flag.withDescription("Jobs a round"), Flag.withDefault(20_000)),
-  rounds: Flag.Int("rounds").pipe(Flag.withDescription("Rounds"), Flag.withDefault(3))
-}, ({ jobs, rounds }) => Effect.provide(program(jobs, rounds), layer)).pipe(
-  Command.withDescription("How fast Millrace alone is on this machine.")
-)
+  names: Argument.String("scenario").pipe(
+    Argument.withDescription(`Of: ${namesOf(scenarios)}. All of them by default`),
+    Argument.variadic()
+  ),
+  json: Flag.Boolean("json").pipe(
+    Flag.withDescription("One object a line on stdout, instead of tables"),
+    Flag.withDefault(false)
+  ),
+  peers: Flag.String("peers").pipe(
+    Flag.withDescription("What to measure beside Millrace, with commas; \"none\": nothing"),
+    Flag.withDefault(others.map(({ name }) => name).join(","))
+  ),
+  jobs: Flag.Int("jobs").pipe(
+    Flag.withDescription("Jobs of a drain, by default 100,000; the other scenarios' are in proportion"),
+    positive("jobs"),
+    Flag.optional
+  ),
+  rounds: Flag.Int("rounds").pipe(Flag.withDescription("By default 3"), positive("rounds"), Flag.optional),
+  seconds: Flag.Int("seconds").pipe(
+    Flag.withDescription("How long the neighbour's load lasts, by default 300"),
+    positive("seconds"),
+    Flag.optional
+  ),
+  quick: Flag.Boolean("quick").pipe(
+    Flag.withDescription("A look in minutes: 10,000 jobs, one round, 30 seconds of load"),
+    Flag.withDefault(false)
+  ),
+  out: Flag.String("out").pipe(
+    Flag.withDescription("The file that the results go to, for report.ts"),
+    Flag.withDefault("coverage/bench.jsonl")
+  )
+}, ({ jobs, json, names, out, peers, quick, rounds, seconds }) =>
+  Effect.gen(function*() {
+    const options: Bench.Options = {
+      scenarios: names.length === 0 ? scenarios : yield* choose(scenarios, names, "scenario"),
+      others: peers === "none" ? [] : yield* choose(others, peers.split(",").filter((name) => name !== ""), "peer"),
+      isJson: json,
+      out
+    }
+    const scale = Scale.make({
+      isQuick: quick,
+      jobs: Option.getOrUndefined(jobs),
+      rounds: Option.getOrUndefined(rounds),
+      seconds: Option.getOrUndefined(seconds)
+    })
+    yield* Effect.scoped(Bench.run(options)).pipe(
+      Effect.provide(Layer.merge(Server.layer, Layer.succeed(Scale.Scale, scale)))
+    )
+  })).pipe(
+    Command.withDescription("How fast Millrace is on this machine, beside plain SQL and other job systems.")
+  )
 
 command.pipe(
   Command.run({ version: "0.1.0" }),
