@@ -94,6 +94,8 @@ export interface Ready {
   readonly tenant: TenantKey
   readonly seq: number
   readonly dueAt?: number
+  /** The job itself, where this very process has just stored it: its owner, if that is here too, need not read it. Never sent anywhere. */
+  readonly job?: () => ReadyJob
 }
 
 /** What intake may take of one lane. */

@@ -78,8 +78,13 @@ const definedOnly = (view: Partition.View) => ({
 const addressesOf = ({ row }: KnownQueue): ReadonlyArray<Address> =>
   Array.from({ length: row.partitions }, (_, partition) => ({ queue: row.name, partition }))
 
+/** The partitions that this process owns now. */
+type Local = Map<string, Partition.Partition>
+
+const localKey = (queueId: number, partition: number) => `${queueId}/${partition}`
+
 /** Registers the entity: whoever owns a partition's shard runs it. */
-const layerEntity = (options: Options) =>
+const layerEntity = (options: Options, local: Local) =>
   QueueEntity.toLayer(
     Effect.gen(function*() {
       const address = yield* Entity.CurrentAddress
@@ -103,6 +108,12 @@ const layerEntity = (options: Options) =>
         handlerGraceMs: options.handlerGraceMs,
         lockLost: locks.lost(address.shardId)
       })
+      const key = localKey(known.row.queueId, index)
+      yield* Effect.acquireRelease(
+        Effect.sync(() => local.set(key, partition)),
+        () =>
+          Effect.sync(() => local.get(key) === partition && local.delete(key))
+      )
       return QueueEntity.of({
         Wake: ({ payload }) => partition.wake(payload.ready),
         Cancel: ({ payload }) => partition.cancel(payload.jobId, payload.by),
@@ -133,9 +144,8 @@ const layerActivators = Layer.effectDiscard(Effect.gen(function*() {
 }))
 
 /** Messages to partitions, bounded in time. */
-const layerOwners: Layer.Layer<Owners, never, Sharding.Sharding> = Layer.effect(
-  Owners,
-  Effect.gen(function*() {
+const layerOwners = (local: Local): Layer.Layer<Owners, never, Sharding.Sharding> =>
+  Layer.effect(Owners)(Effect.gen(function*() {
     const sharding = yield* Sharding.Sharding
     const client = yield* QueueEntity.client
     const bounded = <A, E>(address: Address, effect: Effect.Effect<A, E>): Effect.Effect<A, PartitionUnavailable> =>
@@ -152,6 +162,11 @@ const layerOwners: Layer.Layer<Owners, never, Sharding.Sharding> = Layer.effect(
       sharding.hasShardId(sharding.getShardId(EntityId.make(entityId(address)), "default"))
     return Owners.of({
       isReachable,
+      tell: (queueId, partition, ready) => {
+        const owner = local.get(localKey(queueId, partition))
+        owner?.tell(ready)
+        return owner !== undefined
+      },
       wake: (address, ready) =>
         client(entityId(address)).Wake({ ready }, { discard: true }).pipe(
           Effect.timeoutOption("1 second"),
@@ -168,11 +183,13 @@ const layerOwners: Layer.Layer<Owners, never, Sharding.Sharding> = Layer.effect(
           ? Effect.map(bounded(address, client(entityId(address)).View({ jobId })), (view) => view ?? undefined)
           : notOwner(address, jobId)
     })
-  })
-)
+  }))
 
 /** The entity, its activators, and the way to reach it. */
 export const layer = (
   options: Options
 ): Layer.Layer<Owners, never, Sharding.Sharding | ShardLocks | JobStore | JobHandlers | EventBus | Queues> =>
-  Layer.mergeAll(layerEntity(options), layerActivators).pipe(Layer.provideMerge(layerOwners))
+  Layer.unwrap(Effect.sync(() => {
+    const local: Local = new Map()
+    return Layer.mergeAll(layerEntity(options, local), layerActivators).pipe(Layer.provideMerge(layerOwners(local)))
+  }))

@@ -39,6 +39,13 @@ export interface Held {
   readonly size: number
   /** Rows have become ready. */
   readonly told: (ready: Ready) => void
+  /**
+   * Takes in a job that was stored a moment ago, without reading it. `false`, and nothing happens, unless everything ready before it in its
+   * lane has been read: it shall not pass what waits in the table.
+   */
+  readonly given: (job: ReadyJob) => boolean
+  /** Whether everything ready in a lane has been read, as far as it was told of. */
+  readonly isRead: (lane: number) => boolean
   /** Forget all marks: the next demands find whatever was missed. */
   readonly sweep: () => void
   /**
@@ -150,6 +157,17 @@ export const make = (lanes: number): Held => {
       return jobs.size
     },
     told: ({ lane, seq, tenant }) => lower(lane, tenant, seq - 1),
+    isRead: (lane) => readings[lane]?.hasMore === false,
+    given: (job) => {
+      if (readings[job.lane]?.hasMore !== false || jobs.has(job.id)) return false
+      const key = keyOf(job.lane, job.tenant)
+      const group: Group = groups.get(key) ?? { lane: job.lane, tenant: job.tenant, seqs: new Set(), mark: 0 }
+      jobs.set(job.id, job)
+      group.seqs.add(job.seq)
+      group.mark = Math.max(group.mark, job.seq)
+      groups.set(key, group)
+      return true
+    },
     sweep: () => {
       for (const group of groups.values()) lower(group.lane, group.tenant, 0)
       readings.forEach((reading) => {

@@ -29,6 +29,8 @@ export const entityId = ({ partition, queue }: Address): string => `${queue}/${p
 export class Owners extends Context.Service<Owners, {
   /** Whether the owner is in reach. */
   readonly isReachable: (address: Address) => boolean
+  /** Tells an owner in this very process, at once. `false`: it is not here. */
+  readonly tell: (queueId: number, partition: number, ready: ReadonlyArray<Ready>) => boolean
   /** Best effort, bounded: a lost wake is found by the owner's sweep. */
   readonly wake: (address: Address, ready: ReadonlyArray<Ready>) => Effect.Effect<void>
   /** `false`: the job is neither ready nor running there. */
@@ -49,6 +51,7 @@ export const layerNone: Layer.Layer<Owners> = Layer.succeed(
   Owners,
   Owners.of({
     isReachable: () => false,
+    tell: () => false,
     wake: () => Effect.void,
     cancel: notOwner,
     view: notOwner

@@ -64,6 +64,8 @@ export interface View {
 export interface Partition {
   /** Rows have become ready, or will be due. */
   readonly wake: (ready: ReadonlyArray<Ready>) => Effect.Effect<void>
+  /** The same for submitters of this process: what they bring along is not read again. */
+  readonly tell: (ready: ReadonlyArray<Ready>) => void
   /** Cancels a ready or running job. `false`: it is neither, or has just ended. */
   readonly cancel: (id: JobId, by: string | undefined) => Effect.Effect<boolean>
   readonly view: (id: JobId) => View | undefined
@@ -480,15 +482,35 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         )
       })
 
+    /** Takes a job from its submitter's hand, where that passes nothing that waits in the table. */
+    const isTaken = ({ job, lane }: Ready): boolean => {
+      if (job === undefined || owned === undefined || state.isStopping || !held.isRead(lane)) return false
+      if (isCrowded() || mailbox.room(lane) <= reserve) return false
+      const ready = job()
+      if (!held.given(ready)) return false
+      offer(ready)
+      return true
+    }
+
+    const tell = (ready: ReadonlyArray<Ready>): void => {
+      for (const row of ready) {
+        if (row.dueAt !== undefined) timerDue.openUnsafe()
+        else if (isTaken(row)) dispatchDue.openUnsafe()
+        else {
+          held.told(row)
+          intakeDue.openUnsafe()
+        }
+      }
+    }
+
     return {
       wake: (ready) =>
         Effect.sync(() => {
-          for (const row of ready) {
-            if (row.dueAt === undefined) held.told(row)
-            else timerDue.openUnsafe()
-          }
+          tell(ready)
+          // Something may have been missed: whoever wakes says so at least.
           intakeDue.openUnsafe()
         }),
+      tell,
       cancel,
       view: (id) => {
         const run = owned?.attempts.get(id)

@@ -1,5 +1,5 @@
 /**
- * Carries "rows have become ready" from submitters to owners: one fiber a process, coalesced, never waited for.
+ * Carries "rows have become ready" from submitters to owners: at once within the process, else by one fiber, coalesced, never waited for.
  *
  * A crash here loses a wake; the owner's sweep finds the rows.
  */
@@ -22,7 +22,19 @@ export class Waker extends Context.Service<Waker, {
 const keyOf = (ready: Ready) =>
   `${ready.queueId} ${ready.partition} ${ready.lane} ${ready.dueAt === undefined} ${ready.tenant}`
 
-/** Owners in reach get a message; the others hear of it through the database. */
+const byPartition = (all: ReadonlyArray<Ready>): Iterable<ReadonlyArray<Ready>> => {
+  if (all.length === 1) return [all]
+  const groups = new Map<string, Array<Ready>>()
+  for (const ready of all) {
+    const key = `${ready.queueId} ${ready.partition}`
+    const group = groups.get(key)
+    if (group === undefined) groups.set(key, [ready])
+    else group.push(ready)
+  }
+  return groups.values()
+}
+
+/** Owners in this process are told at once, those in reach get a message; the others hear of it through the database. */
 export const layer: Layer.Layer<Waker, never, JobStore | Owners | Queues> = Layer.effect(
   Waker,
   Effect.gen(function*() {
@@ -40,15 +52,8 @@ export const layer: Layer.Layer<Waker, never, JobStore | Owners | Queues> = Laye
 
     const tell = (all: ReadonlyArray<Ready>) =>
       Effect.gen(function*() {
-        const groups = new Map<string, Array<Ready>>()
-        for (const ready of all) {
-          const key = `${ready.queueId} ${ready.partition}`
-          const group = groups.get(key)
-          if (group === undefined) groups.set(key, [ready])
-          else group.push(ready)
-        }
         const unreached: Array<Ready> = []
-        for (const group of groups.values()) {
+        for (const group of byPartition(all)) {
           const [first] = group
           const address = first === undefined ? Option.none<Address>() : yield* addressOf(first)
           if (Option.isSome(address) && owners.isReachable(address.value)) yield* owners.wake(address.value, group)
@@ -71,12 +76,18 @@ export const layer: Layer.Layer<Waker, never, JobStore | Owners | Queues> = Laye
 
     return Waker.of({
       wake: (ready) => {
-        for (const one of ready) {
-          const key = keyOf(one)
-          const other = pending.get(key)
-          if (other === undefined || one.seq < other.seq) pending.set(key, one)
+        let isPending = false
+        for (const group of byPartition(ready)) {
+          const [first] = group
+          if (first === undefined || owners.tell(first.queueId, first.partition, group)) continue
+          isPending = true
+          for (const { job: _, ...one } of group) {
+            const key = keyOf(one)
+            const other = pending.get(key)
+            if (other === undefined || one.seq < other.seq) pending.set(key, one)
+          }
         }
-        latch.openUnsafe()
+        if (isPending) latch.openUnsafe()
       }
     })
   })

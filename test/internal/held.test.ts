@@ -22,6 +22,7 @@ const makeWorld = (capacity: number) => {
   const uncommitted: Array<Row> = []
   const wakes: Array<Ready> = []
   const everTaken = new Set<string>()
+  const lost = new Set<number>()
   let reading: { readonly demand: Demand; readonly answer: Intake } | undefined
 
   const ready = ({ lane, seq, tenant }: Row): Ready => ({ queueId: 1, partition: 0, lane, tenant, seq })
@@ -70,7 +71,8 @@ const makeWorld = (capacity: number) => {
       const sorted = [...tables.live.entries()].toSorted(([, left], [, right]) => left.seq - right.seq)
       tables.live.clear()
       for (const [id, live] of sorted) tables.live.set(id, live)
-      if (!isLost) wakes.push(ready(row))
+      if (isLost) lost.add(row.seq)
+      else wakes.push(ready(row))
     },
     /** A wake arrives. */
     deliver: (n: number) => {
@@ -78,6 +80,42 @@ const makeWorld = (capacity: number) => {
       if (wake === undefined) return
       wakes.splice(wakes.indexOf(wake), 1)
       held.told(wake)
+    },
+    /** A wake arrives with its job in hand: taken, if nothing is to be read before it. */
+    give: (n: number) => {
+      const wake = nth(wakes, n)
+      const row = wake === undefined ? undefined : [...tables.live.values()].find(({ seq }) => seq === wake.seq)
+      if (wake === undefined || row === undefined || row.state !== "queued" || row.version > 0) return
+      wakes.splice(wakes.indexOf(wake), 1)
+      const { attempt, context, crashes, createdAt, expiresAt, id, lane, payload, seq, tenant, type, version } = row
+      const job: ReadyJob = {
+        id,
+        lane,
+        tenant,
+        seq,
+        version,
+        type,
+        attempt,
+        crashes,
+        createdAt,
+        expiresAt,
+        isLarge: false,
+        payload,
+        context
+      }
+      if (!held.given(job)) return held.told(wake)
+      const older = [...tables.live.values()].filter((other) =>
+        other.state === "queued" && other.lane === lane && other.tenant === tenant && other.seq < seq
+      )
+      for (const other of older) {
+        assert.isTrue(
+          inHand.has(other.id) || wakes.some((wake) => wake.seq === other.seq) || lost.has(other.seq),
+          "it passed a job that was told of and not read"
+        )
+      }
+      assert.isFalse(inHand.has(job.id), "a job that is held was given again")
+      inHand.set(job.id, job)
+      everTaken.add(job.id)
     },
     /** Sends an intake: what it reads is fixed now. One at a time. */
     ask: (): boolean => {
@@ -157,6 +195,7 @@ const Begin = Schema.TaggedStruct("Begin", { lane: between(0, 3), tenant: betwee
 const Commit = Schema.TaggedStruct("Commit", { n: any })
 const Lose = Schema.TaggedStruct("Lose", { n: any })
 const Deliver = Schema.TaggedStruct("Deliver", { n: any })
+const Give = Schema.TaggedStruct("Give", { n: any })
 const Ask = Schema.TaggedStruct("Ask", {})
 const Take = Schema.TaggedStruct("Take", {})
 const Finish = Schema.TaggedStruct("Finish", { n: any })
@@ -167,8 +206,8 @@ const Sweep = Schema.TaggedStruct("Sweep", {})
 /** Several at once, committed and told of. */
 const Flood = Schema.TaggedStruct("Flood", { lane: between(0, 3), tenant: between(0, 4), count: between(1, 12) })
 
-const Told = Schema.Union([Begin, Flood, Commit, Deliver, Ask, Take, Finish, Rerun, Retry, Promote])
-const All = Schema.Union([Begin, Flood, Commit, Lose, Deliver, Ask, Take, Finish, Rerun, Retry, Promote, Sweep])
+const Told = Schema.Union([Begin, Flood, Commit, Deliver, Give, Ask, Take, Finish, Rerun, Retry, Promote])
+const All = Schema.Union([Begin, Flood, Commit, Lose, Deliver, Give, Ask, Take, Finish, Rerun, Retry, Promote, Sweep])
 type Command = typeof All.Type
 
 const run = (capacity: number, commands: ReadonlyArray<Command>) => {
@@ -193,6 +232,9 @@ const run = (capacity: number, commands: ReadonlyArray<Command>) => {
         break
       case "Deliver":
         world.deliver(command.n)
+        break
+      case "Give":
+        world.give(command.n)
         break
       case "Ask":
         world.ask()

@@ -74,6 +74,14 @@ const layerPartitions = (options: Options) =>
       Owners,
       Owners.of({
         isReachable: (address) => owned.has(entityId(address)),
+        tell: (queueId, _, ready) => {
+          const known = declared.find(({ row }) => row.queueId === queueId)
+          const partition = known === undefined
+            ? undefined
+            : owned.get(entityId({ queue: known.row.name, partition: 0 }))
+          partition?.tell(ready)
+          return partition !== undefined
+        },
         wake: (address, ready) => at(entityId(address)).wake(ready),
         cancel: (address, jobId, by) => at(entityId(address)).cancel(jobId, by),
         view: (address, jobId) =>

@@ -32,19 +32,21 @@ const fenced = (schema: string) =>
 
 // Outcomes of handlers without a transaction, cancelled and expired jobs. An attempt is counted for completed only: a cancelled or expired
 // job keeps its number. The day's partition has to be there (see retention.ts). Serving index: jobs_pkey.
-// $4 ids $5 versions $6 outcomes $7 now $8 days of purge $9 results $10 history entries
+// $4 ids $5 versions $6 outcomes $7 now $8 days of purge $9 results $10 history entries. Mostly all are taken: then no ids come back.
 const finishSql = (schema: string) => `
 with d as (
   delete from ${schema}.jobs j using unnest($4, $5, $6, $8, $9, $10) as s(id, version, outcome, day, result, entry)
   where ${fenced(schema)}
   returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.batch_id, j.created_at, j.payload, j.context, j.history,
     s.outcome, s.day, s.result, s.entry
-)
+), finished as (
 insert into ${schema}.finished_jobs (id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, batch_id, created_at, finished_at,
   payload, context, result, history)
 select id, version, date '1970-01-01' + day, outcome, queue_id, partition, tenant_id, type, attempt + (outcome = 0)::int, batch_id, created_at, $7,
   payload, context, result::json, ${schema}.append_entry(history, entry::jsonb) from d
-returning id`
+returning id
+)
+select case when count(*) < cardinality($4) then coalesce(array_agg(id), '{}') end as ids from finished`
 
 // The attempt failed and another is due (state 2), or the job goes back uncounted (state 1), then to the end of its
 // line: what nobody can run must not stay in front of the others. A business transaction must be over BEFORE this
@@ -78,6 +80,11 @@ interface Settled {
   readonly id: JobId
 }
 
+/** `null`: all of them. */
+interface Finished {
+  readonly ids: ReadonlyArray<JobId> | null
+}
+
 const fence = ({ epoch, partition, queueId }: Owner) => [int4(queueId), int2(partition), int8(epoch)]
 const attempted = (
   rows: ReadonlyArray<Settlement>
@@ -92,9 +99,9 @@ export const settle = (db: Database, inDays: InDays, foresee: Foresee) => {
 
   const finish = (owner: Owner, rows: ReadonlyArray<Finish>, now: number) => {
     for (const { purgeAt } of rows) foresee(now, purgeAt)
-    return inDays(
+    const finished = inDays(
       new Set(rows.map(({ purgeAt }) => dayOf(purgeAt))),
-      db.run<Settled>("settle", finishStatement, [
+      db.run<Finished>("settle", finishStatement, [
         ...fence(owner),
         ...attempted(rows),
         int2s(rows.map(({ outcome }) => outcomeCodes[outcome])),
@@ -104,6 +111,7 @@ export const settle = (db: Database, inDays: InDays, foresee: Foresee) => {
         entries(rows)
       ])
     )
+    return Effect.map(finished, ([row]): ReadonlyArray<Settled> => row?.ids?.map((id) => ({ id })) ?? rows)
   }
 
   const later = (statement: string) => (owner: Owner, rows: ReadonlyArray<Retry | PutBack>) =>
