@@ -11,7 +11,7 @@ import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CurrentJob } from "./CurrentJob.ts"
 import { type Discard, type ErrorClass, ParseError, type Snooze } from "./JobError.ts"
-import { type Definition, type Handler, JobHandlers, type Transaction } from "./JobHandlers.ts"
+import { type Definition, type Handler, JobHandlers, textEncoder, type Transaction } from "./JobHandlers.ts"
 import * as JobQueue from "./JobQueue.ts"
 import { type Lane, laneOf } from "./Priority.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
@@ -183,7 +183,7 @@ export const make = <
         const context = yield* Effect.context<Exclude<R, CurrentJob | Scope.Scope>>()
         yield* handlers.add(handlerOf(handler as Handler["run"], context))
       })),
-    encodePayload: Schema.encodeUnknownEffect(Schema.fromJsonString(payloadCodec)),
+    encodePayload: textEncoder(payloadCodec),
     dedupeKeyOf: (value, isDecoded) =>
       dedupeKey === undefined
         ? Effect.undefined
