@@ -12,7 +12,7 @@ import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CurrentJob } from "./CurrentJob.ts"
 import { type Discard, type ErrorClass, ParseError, type Snooze } from "./JobError.ts"
-import { type Definition, type Handler, JobHandlers, type Transaction } from "./JobHandlers.ts"
+import { type Definition, type Handler, JobHandlers, textEncoder, type Transaction } from "./JobHandlers.ts"
 import * as JobQueue from "./JobQueue.ts"
 import { type Lane, laneOf } from "./Priority.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
@@ -154,8 +154,6 @@ export const make = <
   const successCodec = Schema.toCodecJson(success)
   const errorCodec = Schema.toCodecJson(error)
   const decodePayload = Schema.decodeUnknownEffect(payloadCodec)
-  const encodeResult = Schema.encodeUnknownEffect(successCodec)
-  const encodeResultText = Schema.encodeUnknownEffect(Schema.fromJsonString(successCodec))
   const { dedupeKey } = options
 
   const handlerOf = (
@@ -174,11 +172,7 @@ export const make = <
         : Effect.mapError(decoded, (issue) => new ParseError({ issue: issue.message }))
     },
     run,
-    encodeSuccess: (value) => {
-      const encoded = encodeResult(value)
-      const text = isSuccess(encoded) ? JSON.stringify(encoded.value) : undefined
-      return text === undefined ? encodeResultText(value) : Exit.succeed(text)
-    },
+    encodeSuccess: textEncoder(successCodec),
     encodeError: Schema.encodeUnknownEffect(errorCodec),
     classify: options.classify as Handler["classify"] ?? (() => undefined),
     context
@@ -199,7 +193,7 @@ export const make = <
         const context = yield* Effect.context<Exclude<R, CurrentJob | Scope.Scope>>()
         yield* handlers.add(handlerOf(handler as Handler["run"], context))
       })),
-    encodePayload: Schema.encodeUnknownEffect(Schema.fromJsonString(payloadCodec)),
+    encodePayload: textEncoder(payloadCodec),
     dedupeKeyOf: (value, isDecoded) =>
       dedupeKey === undefined
         ? Effect.undefined

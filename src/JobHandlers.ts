@@ -6,7 +6,9 @@
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CurrentJob } from "./CurrentJob.ts"
@@ -116,7 +118,24 @@ export interface Options {
   readonly classify?: (error: unknown) => ErrorClass | undefined
 }
 
-const encodeJsonText = Schema.encodeUnknownEffect(Schema.fromJsonString(Schema.Json))
+/**
+ * Encodes to JSON text. Where the codec does not have to wait the answer is an `Exit`, so that thousands are encoded without a fiber's
+ * help. What cannot be text is left to the schema, which has the words for it.
+ */
+export const textEncoder = (
+  codec: Schema.Codec<unknown, Schema.Json>
+): (value: unknown) => Effect.Effect<string, Schema.SchemaError> => {
+  const encode = Schema.encodeUnknownEffect(codec)
+  const encodeText = Schema.encodeUnknownEffect(Schema.fromJsonString(codec))
+  return (value) => {
+    const encoded = encode(value)
+    if (!Exit.isExit(encoded) || Exit.isFailure(encoded)) return encodeText(value)
+    const text = Result.try((): string | undefined => JSON.stringify(encoded.value))
+    return Result.isSuccess(text) && text.success !== undefined ? Exit.succeed(text.success) : encodeText(value)
+  }
+}
+
+const encodeJsonText = textEncoder(Schema.Json)
 const encodeJson = Schema.encodeUnknownEffect(Schema.toCodecJson(Schema.Json))
 
 /** `undefined` has no JSON: such a result is stored as `null`. */

@@ -1,6 +1,7 @@
 /**
  * The ids of jobs and batches: UUIDv7, made by the submitter, so that a submission can be sent again after an unknown outcome.
  */
+import * as Brand from "effect/Brand"
 import * as Schema from "effect/Schema"
 
 /** Identifies a job for its whole life: live, finished, dead-lettered and replayed. Lower-case UUID text. */
@@ -8,6 +9,9 @@ export const JobId = Schema.String.check(Schema.isUUID(), Schema.isLowercased())
 
 /** Identifies a job for its whole life. */
 export type JobId = typeof JobId.Type
+
+/** A job id of this process's own making, unchecked. */
+export const made = Brand.nominal<JobId>()
 
 /** Whether something is a job id. */
 export const isJobId = Schema.is(JobId)
@@ -25,3 +29,6 @@ export const BatchId = Schema.String.check(Schema.isUUID(), Schema.isLowercased(
 
 /** Shared by the jobs of one `submit([...])`. */
 export type BatchId = typeof BatchId.Type
+
+/** A batch id of this process's own making, unchecked. */
+export const madeBatch = Brand.nominal<BatchId>()

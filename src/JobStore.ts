@@ -283,6 +283,8 @@ export class JobStore extends Context.Service<JobStore, {
     jobs: ReadonlyArray<NewJob>,
     options: { readonly batchId: BatchId | undefined; readonly now: number }
   ) => Effect.Effect<ReadonlyArray<Submitted>, StoreError>
+  /** Whether the caller is in a transaction of its `SqlClient`, so that `submit` takes part in it. */
+  readonly isInTransaction: Effect.Effect<boolean>
   /** Runs the effect once the caller's transaction has committed, or at once when there is none. */
   readonly afterCommit: (effect: Effect.Effect<void>) => Effect.Effect<void>
 

@@ -5,6 +5,7 @@ import * as Context from "effect/Context"
 import { SecureRandom } from "effect/crypto/SecureRandom"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import type * as Schema from "effect/Schema"
@@ -14,8 +15,11 @@ import * as Announcer from "./internal/announcer.ts"
 import * as JobReader from "./internal/jobReader.ts"
 import { Owners } from "./internal/owners.ts"
 import { Queues } from "./internal/queues.ts"
+import * as SubmitCoalescer from "./internal/submitCoalescer.ts"
+import * as Submitted from "./internal/submitted.ts"
 import * as Submitter from "./internal/submitter.ts"
 import { onLiveClock } from "./internal/time/liveClock.ts"
+import * as UuidV7 from "./internal/uuidV7.ts"
 import { Waker } from "./internal/waker.ts"
 import type { Codec, Job, JobRequest, RequestOptions } from "./Job.ts"
 import {
@@ -34,11 +38,11 @@ import {
 import * as JobEvent from "./JobEvent.ts"
 import { JobHandlers } from "./JobHandlers.ts"
 import type * as JobHistory from "./JobHistory.ts"
-import type { BatchId, JobId } from "./JobId.ts"
+import { type BatchId, type JobId, made, madeBatch } from "./JobId.ts"
 import * as JobMetrics from "./JobMetrics.ts"
 import { isFinal } from "./JobState.ts"
 import type { JobStatus } from "./JobStatus.ts"
-import { type JobRecord, JobStore, type Ready, tenantId } from "./JobStore.ts"
+import { type JobRecord, JobStore, tenantId } from "./JobStore.ts"
 import * as RequestContext from "./RequestContext.ts"
 
 /** What a batch's submission answers: ids in the order of the requests. */
@@ -65,6 +69,9 @@ export class Jobs extends Context.Service<Jobs, {
    * of the caller's `SqlClient` the jobs become visible exactly when it commits. A request whose dedupe key is held by a live job is
    * answered with that job's id. The request context it is made in goes along, at most 8 kB of JSON. A lost answer is `OutcomeUnknown`: all
    * of it is stored, or nothing.
+   *
+   * Requests that many fibers submit one by one at the same time travel together, each with its own answer. Interrupting the caller then
+   * ends its waiting, not its submission: once it has got as far as the store, its job is stored all the same.
    */
   readonly submit: {
     (request: JobRequest): Effect.Effect<JobId, SubmitError>
@@ -126,122 +133,115 @@ export const layer: Layer.Layer<
     const waker = yield* Waker
     const bus = yield* EventBus
     const publish = Announcer.tell(bus)
+    const tell = Submitted.teller(waker, bus)
+    const storeWithOthers = yield* SubmitCoalescer.make(store, tell)
     const handlers = yield* JobHandlers
-    const random = yield* SecureRandom
+    const makeIds = UuidV7.make(yield* SecureRandom)
     const reader = JobReader.make(store, queues, owners)
 
     // ------------------------------------------------------------------------------------------- submit
 
-    const announce = (
-      stored: ReadonlyArray<Submitter.Prepared>,
-      seqs: ReadonlyArray<number>,
-      now: number,
-      batchId: BatchId | undefined
-    ) =>
-      Effect.gen(function*() {
-        waker.wake(stored.map(({ job }, index): Ready => ({
-          queueId: job.queueId,
-          partition: job.partition,
-          lane: job.lane,
-          tenant: job.tenant,
-          seq: seqs[index] ?? 0,
-          ...(job.dueAt === undefined ? {} : { dueAt: job.dueAt })
-        })))
-        for (const { job, queue } of stored) {
-          const tenant = tenantId(job.tenant)
-          yield* JobMetrics.onSubmitted(job.type, queue, 1)
-          yield* publish(
-            new JobEvent.JobSubmitted({
-              jobId: job.id,
-              type: job.type,
-              queue,
-              at: now,
-              ...(tenant === undefined ? {} : { tenantId: tenant }),
-              ...(batchId === undefined ? {} : { batchId }),
-              ...(job.dueAt === undefined ? {} : { dueAt: job.dueAt })
-            })
-          )
-        }
-      })
-
-    const storeAll = (
-      requests: ReadonlyArray<JobRequest>,
-      options: BatchOptions | undefined,
-      batchId: BatchId | undefined
-    ) =>
+    const submission = (options: BatchOptions | undefined) =>
       Effect.gen(function*() {
         const now = yield* store.now
+        const request = yield* Submitter.checkRequest(yield* RequestContext.Request)
         const span = yield* Effect.option(Effect.currentSpan)
-        const submission: Submitter.Submission = {
-          request: yield* Effect.flatMap(RequestContext.Request, Submitter.checkRequest),
+        return Submitter.submission({
+          request,
           trace: Option.isSome(span) ? RequestContext.traceOf(span.value) : undefined,
           now,
           priority: options?.priority,
           queue: options?.queue,
           definitionOf: (type) => handlers.get(type)?.definition
-        }
-        const prepared = yield* Effect.forEach(requests, (request, index) =>
-          Submitter.prepare(random, queues, submission, request, batchId === undefined ? "" : `[${index}].`))
-        const stored = yield* store.submit(
-          prepared.map(({ job }) =>
-            job
-          ),
-          { batchId, now }
-        ).pipe(
-          Effect.mapError((error) => Submitter.failed(error, prepared.map(({ job }) => job)))
-        )
-        const fresh = prepared.filter((_, index) => stored[index]?.isNew === true)
-        const seqs = stored.filter(({ isNew }) => isNew).map(({ seq }) => seq)
-        yield* store.afterCommit(announce(fresh, seqs, now, batchId))
-        const ids = stored.map(({ id }) => id)
-        if (batchId === undefined) yield* Effect.annotateCurrentSpan("messaging.message.id", ids[0])
-        return ids
-      }).pipe(
-        Effect.tapError(({ reason }) => Effect.annotateCurrentSpan("error.type", reason._tag)),
-        withSendSpan(requests, options, batchId)
-      )
-
-    /** Named by OpenTelemetry's messaging conventions; a batch over several queues has no destination. */
-    const withSendSpan = (
-      requests: ReadonlyArray<JobRequest>,
-      options: BatchOptions | undefined,
-      batchId: BatchId | undefined
-    ) => {
-      const queues = new Set(
-        requests.map(({ definition, queue, type }) =>
-          nameOf(queue ?? options?.queue ?? definition?.queue ?? handlers.get(type)?.definition?.queue)
-        )
-      )
-      const [destination] = queues.size === 1 ? queues : []
-      return Effect.withSpan(destination === undefined ? "send" : `send ${destination}`, {
-        kind: "producer",
-        attributes: {
-          "messaging.system": "millrace",
-          "messaging.operation.name": "send",
-          "messaging.operation.type": "send",
-          ...(destination === undefined ? {} : { "messaging.destination.name": destination }),
-          ...(batchId === undefined
-            ? {}
-            : { "messaging.batch.message_count": requests.length, "millrace.batch.id": batchId })
-        }
+        })
       })
+
+    /** Stores them in a statement of their own, or as part of the caller's transaction: all or none. */
+    const storeAll = (prepared: ReadonlyArray<Submitter.Prepared>, now: number, batchId: BatchId | undefined) =>
+      Effect.gen(function*() {
+        const jobs = prepared.map(({ job }) => job)
+        const submitted = yield* Effect.mapError(
+          store.submit(jobs, { batchId, now }),
+          (error) => Submitter.failed(error, jobs)
+        )
+        yield* store.afterCommit(tell(prepared, submitted, batchId))
+        return submitted.map(({ id }) => id)
+      })
+
+    const sendMany = (requests: ReadonlyArray<JobRequest>, options: BatchOptions | undefined, batchId: BatchId) =>
+      Effect.gen(function*() {
+        const shared = yield* submission(options)
+        const ids = yield* makeIds(requests.length)
+        const prepared: Array<Submitter.Prepared> = []
+        for (const [index, request] of requests.entries()) {
+          const one = Submitter.prepare(queues, shared, request, made(ids[index] ?? ""), `[${index}].`)
+          prepared.push(Submitter.isDone(one) && Exit.isSuccess(one) ? one.value : yield* one)
+        }
+        return yield* storeAll(prepared, shared.now, batchId)
+      })
+
+    const sendOne = (request: JobRequest) =>
+      Effect.gen(function*() {
+        const shared = yield* submission(undefined)
+        const [id = ""] = yield* makeIds(1)
+        const prepared = yield* Submitter.prepare(queues, shared, request, made(id), "")
+        const isAlone = prepared.job.dedupeKey !== undefined || (yield* store.isInTransaction)
+        const jobId = isAlone
+          ? (yield* storeAll([prepared], shared.now, undefined))[0]
+          : yield* storeWithOthers(prepared)
+        if (jobId === undefined) return yield* Effect.die(new Error("submit: the store answered without an id"))
+        yield* Effect.annotateCurrentSpan("messaging.message.id", jobId)
+        return jobId
+      })
+
+    /** The destination as OpenTelemetry's messaging conventions name it; a batch over several queues has none. */
+    const destinationOf = (requests: ReadonlyArray<JobRequest>, options: BatchOptions | undefined) => {
+      let found: string | undefined
+      for (const { definition, queue, type } of requests) {
+        const name = nameOf(queue ?? options?.queue ?? definition?.queue ?? handlers.get(type)?.definition?.queue)
+        if (found !== undefined && name !== found) return undefined
+        found = name
+      }
+      return found
     }
+
+    const withSendSpan = (
+      destination: string | undefined,
+      attributes: Record<string, unknown>
+    ) =>
+    <A>(send: Effect.Effect<A, SubmitError>): Effect.Effect<A, SubmitError> =>
+      Effect.withSpan(
+        Effect.tapError(send, ({ reason }) => Effect.annotateCurrentSpan("error.type", reason._tag)),
+        destination === undefined ? "send" : `send ${destination}`,
+        {
+          kind: "producer",
+          captureStackTrace: false,
+          attributes: {
+            "messaging.system": "millrace",
+            "messaging.operation.name": "send",
+            "messaging.operation.type": "send",
+            ...(destination === undefined ? {} : { "messaging.destination.name": destination }),
+            ...attributes
+          }
+        }
+      )
 
     const submitMany = (requests: ReadonlyArray<JobRequest>, options: BatchOptions | undefined) =>
       Effect.gen(function*() {
         if (requests.length === 0) return yield* new SubmitError({ reason: new EmptyBatch() })
-        const batchId = yield* Submitter.batchId(random)
-        return { batchId, jobIds: yield* storeAll(requests, options, batchId) }
+        const [id = ""] = yield* makeIds(1)
+        const batchId = madeBatch(id)
+        const jobIds = yield* sendMany(requests, options, batchId).pipe(
+          withSendSpan(destinationOf(requests, options), {
+            "messaging.batch.message_count": requests.length,
+            "millrace.batch.id": batchId
+          })
+        )
+        return { batchId, jobIds }
       })
 
-    const submitOne = (request: JobRequest) =>
-      Effect.flatMap(
-        storeAll([request], undefined, undefined),
-        ([jobId]) =>
-          jobId === undefined
-            ? Effect.die(new Error("submit: the store answered without an id"))
-            : Effect.succeed(jobId)
-      )
+    const submitOne = (request: JobRequest): Effect.Effect<JobId, SubmitError> =>
+      withSendSpan(destinationOf([request], undefined), {})(sendOne(request))
 
     function submit(request: JobRequest): Effect.Effect<JobId, SubmitError>
     function submit(requests: ReadonlyArray<JobRequest>, options?: BatchOptions): Effect.Effect<Batch, SubmitError>

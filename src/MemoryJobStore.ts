@@ -246,6 +246,7 @@ const make = (): JobStore["Service"] => {
         Effect.forEach(jobs, refuseJob(tables), { discard: true }),
         Effect.sync(() => submit(tables, jobs, options))
       ),
+    isInTransaction: Effect.succeed(false),
     afterCommit: (effect) => effect,
     announce: (ready) =>
       ready.length === 0

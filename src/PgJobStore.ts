@@ -31,7 +31,7 @@ import * as Postgres from "./Postgres.ts"
 export interface Options {
   /** The schema that holds everything of Millrace, `millrace` by default: lower-case letters, digits, underscores. */
   readonly schema?: string | undefined
-  /** Connections for Millrace's own statements, 4 by default. Listening for announcements takes one more. */
+  /** Connections for Millrace's own statements, 4 by default. Listening for announcements takes one more, submitting two more. */
   readonly connections?: number | undefined
   /** How long a statement of the store waits for a lock, 5 seconds by default. */
   readonly lockTimeout?: Duration.Input | undefined
@@ -48,15 +48,19 @@ export const make = Effect.fnUntraced(function*(
   const schema = options.schema ?? "millrace"
   const connections = options.connections ?? 4
   const lockTimeout = Duration.fromInputUnsafe(options.lockTimeout ?? "5 seconds")
-  const pool = yield* Postgres.makePool(client, {
-    maxConnections: connections + 1,
-    applicationName: "millrace",
-    // A row is one message: payload, result or failure, history, each bounded. What can be stored can be read.
-    maxMessageSize: 64 * 1024 * 1024,
-    startupParameters: Database.startupParameters(lockTimeout)
-  }).pipe(Effect.mapError(Database.toStoreError("connect")))
+  const makePool = (maxConnections: number, settings: Readonly<Record<string, string>>) =>
+    Postgres.makePool(client, {
+      maxConnections,
+      applicationName: "millrace",
+      // A row is one message: payload, result or failure, history, each bounded. What can be stored can be read.
+      maxMessageSize: 64 * 1024 * 1024,
+      startupParameters: { ...Database.startupParameters(lockTimeout), ...settings }
+    }).pipe(Effect.mapError(Database.toStoreError("connect")))
+  const pool = yield* makePool(connections + 1, {})
   yield* Migrations.run(pool, { schema })
 
+  // Opened when the first job is submitted alone.
+  const planned = yield* makePool(2, Database.plannedOnce)
   const db = Database.make(pool, schema)
   const clock = yield* Clock.make(db)
   const retention = Retention.make(db)
@@ -65,7 +69,8 @@ export const make = Effect.fnUntraced(function*(
     now: clock.now,
     declareQueue: declareQueue(db),
     queues: queues(db),
-    submit: Submit.make(db, client, Math.ceil(Duration.toMillis(lockTimeout))),
+    submit: Submit.make(db, client, Math.ceil(Duration.toMillis(lockTimeout)), Database.runOn(planned)),
+    isInTransaction: Submit.isInTransaction(client),
     afterCommit: (effect) => client.afterCommit(effect),
     announce: announce(db),
     announcements: announcements(pool, schema),

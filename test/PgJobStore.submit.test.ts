@@ -10,12 +10,12 @@ import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
 import * as Database from "../src/internal/sql/database.ts"
 import * as Submit from "../src/internal/sql/submit.ts"
-import { StoreError } from "../src/JobStore.ts"
+import { type NewJob, StoreError, tenantKey } from "../src/JobStore.ts"
 import * as PgJobStore from "../src/PgJobStore.ts"
 import * as Postgres from "../src/Postgres.ts"
 import { TestDatabase } from "./utils/database.ts"
 import { untilWaiting } from "./utils/holds.ts"
-import { finish, fresh, t0 } from "./utils/storeFixture.ts"
+import { finish, fresh, newBatch, newId, t0 } from "./utils/storeFixture.ts"
 
 const store = PgJobStore.layer({ lockTimeout: "300 millis" }).pipe(
   Layer.provideMerge(TestDatabase.layerWith({ maxConnections: 20 }))
@@ -177,6 +177,72 @@ layer(store, { excludeTestServices: true, timeout: "60 seconds" })("PgJobStore.s
         assert.deepStrictEqual(yield* readyIds(), [kept.id])
       }))
   })
+
+  it.effect("jobs that are alike are stored as they were given, and so is a batch where a single one differs in one thing", () =>
+    Effect.gen(function*() {
+      const sql = yield* PgClient
+      const { get, job, store } = yield* fresh
+      const other = yield* fresh
+      const plain = { lane: 3, tenant: tenantKey("a"), type: "Alike", context: "{\"userId\":\"ada\"}" }
+      const changes: ReadonlyArray<Partial<NewJob>> = [
+        {},
+        { queueId: other.queueId },
+        { lane: 1 },
+        { tenant: tenantKey("b") },
+        { type: "Other" },
+        { context: undefined },
+        { dueAt: t0 + 1 },
+        { expiresAt: t0 + 1 }
+      ]
+      for (const change of changes) {
+        for (const place of [0, 2]) {
+          const batch = [0, 1, 2].map((n) =>
+            job({ ...plain, partition: n % 2, payload: `${n}`, ...(n === place ? change : {}) })
+          )
+          const batchId = newBatch()
+          yield* store.submit(batch, { batchId, now: t0 })
+          const expiring = yield* sql<{ readonly id: string }>`select id from millrace.jobs
+            where batch_id = ${batchId}::uuid and expires_at is not null`
+          assert.deepStrictEqual(
+            expiring.map(({ id }) => id),
+            batch.filter(({ expiresAt }) => expiresAt !== undefined).map(({ id }) => id)
+          )
+          for (const [n, { context, dueAt, id, lane, partition, queueId, tenant, type }] of batch.entries()) {
+            assert.deepInclude(yield* get(id), {
+              queueId,
+              partition,
+              lane,
+              tenant,
+              type,
+              dueAt,
+              batchId,
+              createdAt: t0,
+              payload: n,
+              context: context === undefined ? null : { userId: "ada" },
+              state: dueAt === undefined ? "queued" : "scheduled"
+            })
+          }
+        }
+      }
+    }))
+
+  it.effect("the seq that is answered is the one that is stored, and follows the caller's order", () =>
+    Effect.gen(function*() {
+      const sql = yield* PgClient
+      const { job, queueId, store } = yield* fresh
+      const alike = Array.from({ length: 300 }, () => job())
+      const mixed = alike.map((one, index) => index % 3 === 0 ? { ...one, lane: 1 } : one)
+      for (const [jobs, batchId] of [[alike, undefined], [mixed, newBatch()], [alike, newBatch()]] as const) {
+        const batch = jobs.map((one) => ({ ...one, id: newId() }))
+        const answers = yield* store.submit(batch, { batchId, now: t0 })
+        const rows = yield* sql<{ readonly id: string; readonly seq: number }>`select id, seq::float8 as seq
+          from millrace.jobs where queue_id = ${queueId} and batch_id is not distinct from ${
+          batchId ?? null
+        }::uuid order by seq`
+        assert.deepStrictEqual(rows.map(({ id }) => id), batch.map(({ id }) => id))
+        assert.deepStrictEqual(answers.map(({ id, seq }) => ({ id, seq })), [...rows])
+      }
+    }))
 
   it.effect("seq follows the caller's order, also where rows are inserted in the order of their keys", () =>
     Effect.scoped(Effect.gen(function*() {

@@ -1,10 +1,10 @@
 /**
  * From a request to a row: looks its queue up, checks every field, encodes the payload. Nothing is stored before all are right.
  */
-import type { SecureRandom } from "effect/crypto/SecureRandom"
 import * as DateTime from "effect/DateTime"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
@@ -21,17 +21,19 @@ import {
   UnknownQueue
 } from "../JobError.ts"
 import { type Definition, jsonText } from "../JobHandlers.ts"
-import { BatchId, JobId } from "../JobId.ts"
+import type { JobId } from "../JobId.ts"
 import * as JobQueue from "../JobQueue.ts"
-import { type NewJob, type StoreError, tenantKey } from "../JobStore.ts"
+import { type NewJob, type StoreError, type TenantKey, tenantKey } from "../JobStore.ts"
 import * as Priority from "../Priority.ts"
 import { RequestContext, type Stored, system, type Trace } from "../RequestContext.ts"
 import type { KnownQueue, Queues } from "./queues.ts"
 
 /** What all requests of one submission share. */
 export interface Submission {
-  readonly request: RequestContext
-  readonly trace: Trace | undefined
+  readonly tenant: TenantKey
+  /** What every job of it carries, and its JSON; a job with a time of its own carries that too. */
+  readonly stored: Stored
+  readonly context: string | undefined
   readonly now: number
   /** Defaults of a batch; a request's own options win. */
   readonly priority: JobRequest["priority"]
@@ -40,10 +42,12 @@ export interface Submission {
   readonly definitionOf: (type: string) => Definition | undefined
 }
 
-/** A row, and what is told of it. */
+/** A row, and what is told of it: its queue's name, and when it was submitted. `bytes`: of its payload. */
 export interface Prepared {
   readonly job: NewJob
   readonly queue: string
+  readonly at: number
+  readonly bytes: number
 }
 
 const maxKey = 512
@@ -51,10 +55,8 @@ const maxText = 200
 /** Of the request context, which every job of a submission carries: in bytes of JSON. */
 const maxContextBytes = 8_000
 
-const invalid = (field: string, expected: string, received: unknown) =>
-  Effect.fail(
-    new SubmitError({ reason: new InvalidField({ field, expected, received: show(received) }) })
-  )
+const invalid = (field: string, expected: string, received: unknown): Exit.Exit<never, SubmitError> =>
+  Exit.fail(new SubmitError({ reason: new InvalidField({ field, expected, received: show(received) }) }))
 
 const show = (value: unknown): string => {
   const text = typeof value === "string" ? JSON.stringify(value) : String(value)
@@ -111,155 +113,198 @@ const unwholeText = (value: unknown, at: string): { readonly at: string; readonl
  * The request as it will be stored. A context that could not be read back would run its job as somebody else; so it is read back here, once
  * a submission.
  */
-export const checkRequest = (request: RequestContext): Effect.Effect<RequestContext, SubmitError> =>
-  Effect.gen(function*() {
-    if (request === system) return system
-    const { bytes, value } = yield* Effect.catchCause(
-      Effect.sync(() => asStored(request)),
-      (cause) => invalid("request", "a context that is JSON", messageOf(cause))
-    )
-    if (bytes > maxContextBytes) {
-      return yield* invalid("request", `at most ${maxContextBytes} bytes of JSON`, `${bytes} bytes`)
-    }
-    const decoded = decodeRequest(value)
-    if (Result.isFailure(decoded)) {
-      const [issue] = issuesOf(decoded.failure.issue).issues
-      const path = ["request", ...(issue?.path ?? [])].map(String).join(".")
-      return yield* invalid(path, issue?.message ?? "a request context", "a context that could not be read back")
-    }
-    const bad = unwholeText(decoded.success, "request")
-    if (bad !== undefined) return yield* invalid(bad.at, `text ${wholeText}`, bad.text)
-    const { tenantId } = decoded.success
-    if (tenantId !== undefined && !isStorable(tenantId)) {
-      return yield* invalid("request.tenantId", `at most ${maxText} characters`, tenantId)
-    }
-    return decoded.success
-  })
+export const checkRequest = (request: RequestContext): Exit.Exit<RequestContext, SubmitError> => {
+  if (request === system) return Exit.succeed(system)
+  const stored = Result.try(() => asStored(request))
+  if (Result.isFailure(stored)) return invalid("request", "a context that is JSON", wordsOf(stored.failure))
+  const { bytes, value } = stored.success
+  if (bytes > maxContextBytes) return invalid("request", `at most ${maxContextBytes} bytes of JSON`, `${bytes} bytes`)
+  const decoded = decodeRequest(value)
+  if (Result.isFailure(decoded)) {
+    const [issue] = issuesOf(decoded.failure.issue).issues
+    const path = ["request", ...(issue?.path ?? [])].map(String).join(".")
+    return invalid(path, issue?.message ?? "a request context", "a context that could not be read back")
+  }
+  const bad = unwholeText(decoded.success, "request")
+  if (bad !== undefined) return invalid(bad.at, `text ${wholeText}`, bad.text)
+  const { tenantId } = decoded.success
+  if (tenantId !== undefined && !isStorable(tenantId)) {
+    return invalid("request.tenantId", `at most ${maxText} characters`, tenantId)
+  }
+  return Exit.succeed(decoded.success)
+}
 
-/** A new job id. */
-export const jobId = (random: SecureRandom["Service"]): Effect.Effect<JobId> =>
-  Effect.map(random.uuidV7(), (id) => JobId.make(id))
+/** What all requests of one submission share, worked out once. */
+export const submission = (
+  shared: Omit<Submission, "tenant" | "stored" | "context"> & {
+    readonly request: RequestContext
+    readonly trace: Trace | undefined
+  }
+): Submission => {
+  const { request, trace, ...rest } = shared
+  const stored: Stored = trace === undefined ? request : { ...request, trace }
+  return { ...rest, tenant: tenantKey(request.tenantId), stored, context: contextOf(stored) }
+}
 
-/** A new batch id. */
-export const batchId = (random: SecureRandom["Service"]): Effect.Effect<BatchId> =>
-  Effect.map(random.uuidV7(), (id) => BatchId.make(id))
+const contextOf = (stored: Stored): string | undefined => {
+  for (const _ in stored) return JSON.stringify(stored)
+  return undefined
+}
 
 /** The partition of a job: its id's last 32 bits are random. */
 const partitionOf = (id: JobId, partitions: number): number =>
   partitions === 1 ? 0 : Number.parseInt(id.slice(-8), 16) % partitions
 
-/** Checks and encodes one request. `at` is its place in messages: `""`, or `[3].`. */
+/** Whether an effect is its own answer, so that nothing has to be waited for. */
+export const isDone = <A, E>(effect: Effect.Effect<A, E>): effect is Exit.Exit<A, E> => Exit.isExit(effect)
+
+/**
+ * Goes on at once where the answer is there already: jobs are made by the thousand, and few of them have to wait for anything.
+ */
+const andThen = <A, B>(
+  effect: Effect.Effect<A, SubmitError>,
+  next: (value: A) => Effect.Effect<B, SubmitError>
+): Effect.Effect<B, SubmitError> =>
+  isDone(effect)
+    ? Exit.isSuccess(effect) ? next(effect.value) : Exit.failCause(effect.cause)
+    : Effect.flatMap(effect, next)
+
+/** Checks and encodes one request. `at` is its place in messages: `""`, or `[3].`. It is an `Exit` where nothing had to be waited for. */
 export const prepare = (
-  random: SecureRandom["Service"],
   queues: Queues["Service"],
   submission: Submission,
   request: JobRequest,
+  id: JobId,
   at: string
-): Effect.Effect<Prepared, SubmitError> =>
-  Effect.gen(function*() {
-    if (typeof request.type !== "string" || request.type.length === 0 || !isStorable(request.type)) {
-      return yield* invalid(`${at}type`, `1 to ${maxText} characters ${wholeText}`, request.type)
-    }
-    const definition = request.definition ?? submission.definitionOf(request.type)
-    const known = yield* queueOf(
-      queues,
-      request.queue ?? submission.queue ?? definition?.queue ?? JobQueue.fallback,
-      at
-    )
+): Effect.Effect<Prepared, SubmitError> => {
+  const { type } = request
+  if (typeof type !== "string" || type.length === 0 || !isStorable(type)) {
+    return invalid(`${at}type`, `1 to ${maxText} characters ${wholeText}`, type)
+  }
+  const definition = request.definition ?? submission.definitionOf(type)
+  const queue = request.queue ?? submission.queue ?? definition?.queue ?? JobQueue.fallback
+  return andThen(queueOf(queues, queue, at), ({ queue, row }) => {
     const priority = request.priority ?? submission.priority ?? definition?.priority ?? "normal"
     const lane = Priority.laneOf(priority)
     if (Option.isNone(lane)) {
-      return yield* invalid(`${at}priority`, "critical, high, normal, low, or a number from 0 to 100", priority)
+      return invalid(`${at}priority`, "critical, high, normal, low, or a number from 0 to 100", priority)
     }
-    const payload = yield* encode(request, at)
-    const bytes = Buffer.byteLength(payload)
-    if (bytes > known.queue.maxPayloadBytes) {
-      const reason = new PayloadTooLarge({ field: `${at}payload`, bytes, limitBytes: known.queue.maxPayloadBytes })
-      return yield* new SubmitError({ reason })
-    }
-    const dedupeKey = request.dedupeKey ?? (yield* keyOf(request, definition, at))
-    if (dedupeKey !== undefined && (dedupeKey.length === 0 || dedupeKey.length > maxKey || !isWhole(dedupeKey))) {
-      return yield* invalid(`${at}dedupeKey`, `1 to ${maxKey} characters ${wholeText}`, dedupeKey)
-    }
-    const dueAt = yield* dueTime(request, submission.now, at)
-    const lifetime = request.expiresIn ?? definition?.expiresIn
-    const expiresAt = lifetime === undefined ? undefined : submission.now + (yield* millis(lifetime, `${at}expiresIn`))
-    const id = yield* jobId(random)
-    const stored: Stored = {
-      ...submission.request,
-      ...(submission.trace === undefined ? {} : { trace: submission.trace }),
-      ...(dueAt === undefined ? {} : { scheduledFor: dueAt })
-    }
-    return {
-      queue: known.row.name,
-      job: {
-        id,
-        queueId: known.row.queueId,
-        partition: partitionOf(id, known.row.partitions),
-        lane: Priority.laneIndex(lane.value),
-        tenant: tenantKey(submission.request.tenantId),
-        type: request.type,
-        dueAt,
-        expiresAt,
-        dedupeKey,
-        payload,
-        context: Object.keys(stored).length === 0 ? undefined : JSON.stringify(stored)
+    return andThen(encode(request, at), (payload) => {
+      const bytes = Buffer.byteLength(payload)
+      if (bytes > queue.maxPayloadBytes) {
+        const reason = new PayloadTooLarge({ field: `${at}payload`, bytes, limitBytes: queue.maxPayloadBytes })
+        return Exit.fail(new SubmitError({ reason }))
       }
-    }
+      return andThen(keyOf(request, definition, at), (dedupeKey) => {
+        if (dedupeKey !== undefined && (dedupeKey.length === 0 || dedupeKey.length > maxKey || !isWhole(dedupeKey))) {
+          return invalid(`${at}dedupeKey`, `1 to ${maxKey} characters ${wholeText}`, dedupeKey)
+        }
+        return andThen(
+          dueTime(request, submission.now, at),
+          (dueAt) =>
+            andThen(expiryTime(request, definition, submission.now, at), (expiresAt) =>
+              Exit.succeed<Prepared>({
+                queue: row.name,
+                at: submission.now,
+                bytes,
+                job: {
+                  id,
+                  queueId: row.queueId,
+                  partition: partitionOf(id, row.partitions),
+                  lane: Priority.laneIndex(lane.value),
+                  tenant: submission.tenant,
+                  type,
+                  dueAt,
+                  expiresAt,
+                  dedupeKey,
+                  payload,
+                  context: dueAt === undefined
+                    ? submission.context
+                    : contextOf({ ...submission.stored, scheduledFor: dueAt })
+                }
+              }))
+        )
+      })
+    })
   })
+}
 
-const keyOf = (request: JobRequest, definition: Definition | undefined, at: string) =>
-  (definition?.dedupeKeyOf(request.payload, request.definition !== undefined) ?? Effect.undefined).pipe(
-    Effect.catchCause((cause) =>
-      invalid(`${at}dedupeKey`, `the dedupeKey function of ${request.type} to return a key`, messageOf(cause))
-    )
+const nothing: Exit.Exit<undefined> = Exit.succeed(undefined)
+
+/** `effect` with its failures told as one of this field; an `Exit` stays one. */
+const orInvalid = <A>(
+  effect: Effect.Effect<A, unknown>,
+  field: string,
+  expected: () => string
+): Effect.Effect<A, SubmitError> => {
+  if (isDone(effect)) {
+    return Exit.isSuccess(effect) ? Exit.succeed(effect.value) : invalid(field, expected(), messageOf(effect.cause))
+  }
+  return Effect.catchCause(effect, (cause) => invalid(field, expected(), messageOf(cause)))
+}
+
+const keyOf = (request: JobRequest, definition: Definition | undefined, at: string) => {
+  if (request.dedupeKey !== undefined) return Exit.succeed(request.dedupeKey)
+  if (definition === undefined) return nothing
+  return orInvalid(
+    definition.dedupeKeyOf(request.payload, request.definition !== undefined),
+    `${at}dedupeKey`,
+    () => `the dedupeKey function of ${request.type} to return a key`
   )
+}
 
 const queueOf = (
   queues: Queues["Service"],
   asked: string | JobQueue.JobQueue,
   at: string
-): Effect.Effect<KnownQueue, SubmitError> =>
-  Effect.gen(function*() {
-    const name = typeof asked === "string" ? asked : asked.name
-    const found = yield* Effect.mapError(queues.byName(name), unavailable)
+): Effect.Effect<KnownQueue, SubmitError> => {
+  const name = typeof asked === "string" ? asked : asked.name
+  const known = queues.byName(name)
+  // The straight way: no fiber waits for a queue that this process knows.
+  if (isDone(known) && Exit.isSuccess(known) && Option.isSome(known.value)) return Exit.succeed(known.value.value)
+  return Effect.gen(function*() {
+    const found = yield* Effect.mapError(known, unavailable)
     if (Option.isSome(found)) return found.value
-    const known = yield* Effect.mapError(queues.names, unavailable)
-    return yield* new SubmitError({ reason: new UnknownQueue({ field: `${at}queue`, queue: name, known }) })
+    const names = yield* Effect.mapError(queues.names, unavailable)
+    return yield* new SubmitError({ reason: new UnknownQueue({ field: `${at}queue`, queue: name, known: names }) })
   })
+}
 
 const encode = (request: JobRequest, at: string) => {
-  const encoded = request.definition === undefined
-    ? jsonText(request.payload)
-    : request.definition.encodePayload(request.payload)
-  return Effect.catchCause(
-    encoded,
-    (cause) =>
-      invalid(
-        `${at}payload`,
-        request.definition === undefined ? "a JSON value" : `a payload of ${request.type}`,
-        messageOf(cause)
-      )
+  const { definition, payload, type } = request
+  return orInvalid(
+    definition === undefined ? jsonText(payload) : definition.encodePayload(payload),
+    `${at}payload`,
+    () => definition === undefined ? "a JSON value" : `a payload of ${type}`
   )
 }
 
 const messageOf = (cause: { readonly reasons: ReadonlyArray<unknown> }): string => {
   const [first] = cause.reasons
-  const error = typeof first === "object" && first !== null && "error" in first ? first.error : first
-  return error instanceof Error ? error.message : "a value that cannot be encoded"
+  return wordsOf(typeof first === "object" && first !== null && "error" in first ? first.error : first)
 }
+
+const wordsOf = (error: unknown): string => error instanceof Error ? error.message : "a value that cannot be encoded"
 
 const dueTime = (request: JobRequest, now: number, at: string): Effect.Effect<number | undefined, SubmitError> => {
   const { delay, runAt } = request
+  if (delay === undefined && runAt === undefined) return nothing
   if (runAt !== undefined && delay !== undefined) {
     return invalid(`${at}delay`, "either runAt or delay, not both", "both")
   }
   const due = delay !== undefined
-    ? Effect.map(millis(delay, `${at}delay`), (ms) => now + ms)
+    ? andThen(millis(delay, `${at}delay`), (ms) => Exit.succeed(now + ms))
     : runAt === undefined
-    ? Effect.undefined
+    ? nothing
     : timeOf(runAt, `${at}runAt`)
-  return Effect.map(due, (time) => time !== undefined && time > now ? time : undefined)
+  return andThen(due, (time) => time !== undefined && time > now ? Exit.succeed(time) : nothing)
+}
+
+const expiryTime = (request: JobRequest, definition: Definition | undefined, now: number, at: string) => {
+  const lifetime = request.expiresIn ?? definition?.expiresIn
+  return lifetime === undefined
+    ? nothing
+    : andThen(millis(lifetime, `${at}expiresIn`), (ms) => Exit.succeed(now + ms))
 }
 
 /** The start of the year 9999. */
@@ -272,7 +317,7 @@ const timeOf = (time: NonNullable<JobRequest["runAt"]>, field: string): Effect.E
     ? DateTime.toEpochMillis(time)
     : time.getTime()
   return Number.isFinite(value) && value >= 0 && value < latest
-    ? Effect.succeed(value)
+    ? Exit.succeed(value)
     : invalid(field, "a time between 1970 and 9999", time)
 }
 
@@ -280,6 +325,6 @@ const millis = (input: Duration.Input, field: string): Effect.Effect<number, Sub
   const duration = Duration.fromInput(input)
   const value = Option.isSome(duration) ? Duration.toMillis(duration.value) : Number.NaN
   return Number.isFinite(value) && value >= 0 && value < latest
-    ? Effect.succeed(value)
+    ? Exit.succeed(value)
     : invalid(field, "a duration that is finite and not negative", input)
 }

@@ -3,6 +3,7 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Scope from "effect/Scope"
 import * as Coalescer from "../../src/internal/coalescer.ts"
 
 /** A coalescer of numbers, each answered by its double, whose runs wait until the test lets them go. */
@@ -109,3 +110,20 @@ for (const [what, answer] of broken) {
       assert.strictEqual(yield* coalesce(2), 2)
     }))
 }
+
+it.effect("when its scope closes nobody is left waiting: neither for what is under way, nor for a turn, nor who comes late", () =>
+  Effect.gen(function*() {
+    const scope = yield* Scope.make()
+    let runs = 0
+    const coalesce = yield* Scope.provide(
+      Coalescer.make<number, number, never>({ maxBatch: 10, maxInFlight: 1, run: () => (runs++, Effect.never) }),
+      scope
+    )
+    const first = yield* Effect.forkScoped(coalesce(1), { startImmediately: true })
+    yield* Effect.repeat(Effect.yieldNow, { until: () => runs === 1 })
+    const second = yield* Effect.forkScoped(coalesce(2), { startImmediately: true })
+    yield* Scope.close(scope, Exit.void)
+    const late = yield* Effect.forkScoped(coalesce(3), { startImmediately: true })
+    for (const fiber of [first, second, late]) assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(fiber)))
+    assert.strictEqual(runs, 1)
+  }))

@@ -27,7 +27,7 @@ const program = ({ onStart, work }: Settings) => {
   class Task extends Job.make("Task", {
     payload: Schema.Struct({ text: Schema.String, at: Schema.Number }),
     queue: Bench,
-    transaction: work === "grouped" ? groupedTransaction : work === "write" ? "job" : "none"
+    transaction: work === "grouped" ? groupedTransaction : "job"
   }) {}
   const handler = Task.toLayer((payload) =>
     work === "noop"

@@ -11,7 +11,7 @@ import type { BatchId, JobId } from "../../JobId.ts"
 import { type NewJob, StoreError, type Submitted } from "../../JobStore.ts"
 import { onLiveClock } from "../time/liveClock.ts"
 import { type Database, isDuplicate, type Run, runUnpreparedOn, toStoreError } from "./database.ts"
-import { int2s, int4s, text, texts, timestamp, timestamps, uuid, uuids } from "./rows.ts"
+import { int2, int2s, int4, int4s, text, texts, timestamp, timestamps, uuid, uuids } from "./rows.ts"
 
 type Jobs = ReadonlyArray<NewJob>
 type Answers = Map<JobId, Submitted>
@@ -47,11 +47,42 @@ const parameters = (jobs: Jobs, { batchId, now }: Options) => [
   timestamp(now)
 ]
 
-/** Without keys nothing can be in the way: one insert, seq drawn in the caller's order by the column's default. */
+/** Without keys nothing can be in the way: one insert, seq drawn in the caller's order by the column's default: the lowest is the first's. */
 const insertSql = (schema: string) => `
 insert into ${schema}.jobs (${columns})
 select ${values} from ${input} order by ord
-returning id, seq::float8 as seq`
+returning seq::float8 as seq`
+
+/** The same for a batch whose jobs differ in nothing but id, partition and payload: a quarter less work for the server. */
+const insertAlikeSql = (schema: string) => `
+insert into ${schema}.jobs (${columns})
+select id, $4, partition, $5, 0, $6, $7, null, null, null, $9, $10, octet_length(payload), payload::json, $8::json
+from unnest($1, $2, $3) with ordinality as u(id, partition, payload, ord) order by ord
+returning seq::float8 as seq`
+
+const alikeParameters = (first: NewJob, jobs: Jobs, { batchId, now }: Options) => [
+  uuids(jobs.map(({ id }) => id)),
+  int2s(jobs.map(({ partition }) => partition)),
+  texts(jobs.map(({ payload }) => payload)),
+  int4(first.queueId),
+  int2(first.lane),
+  text(first.tenant),
+  text(first.type),
+  text(first.context),
+  uuid(batchId),
+  timestamp(now)
+]
+
+/** The first of them, where the others are like it and none has a time or a key. */
+const alike = (jobs: Jobs): NewJob | undefined => {
+  const [first, ...others] = jobs
+  if (first === undefined || others.length === 0) return undefined
+  const isAlike = (job: NewJob) =>
+    job.dueAt === undefined && job.expiresAt === undefined && job.dedupeKey === undefined &&
+    job.queueId === first.queueId && job.lane === first.lane && job.type === first.type &&
+    job.tenant === first.tenant && job.context === first.context
+  return jobs.every(isAlike) ? first : undefined
+}
 
 // Rows are inserted in key order (no deadlock between batches with keys in common), seq is drawn in the caller's order. An id that does not
 // come back met a live key. Never DO UPDATE: it would lock a running job's row. Serving index: jobs_dedupe.
@@ -140,11 +171,20 @@ const collapse = (jobs: Jobs) => {
 
 export const makeStatements = (schema: string) => {
   const insert = insertSql(schema)
+  const insertAlike = insertAlikeSql(schema)
   const insertKeyed = insertKeyedSql(schema)
   const existing = existingSql(schema)
 
-  const sendUnkeyed = (run: Run, jobs: Jobs, options: Options): Effect.Effect<Answers, StoreError> =>
-    Effect.map(run<Stored>("submit", insert, parameters(jobs, options)), answersOf)
+  const sendUnkeyed = (run: Run, jobs: Jobs, options: Options): Effect.Effect<Answers, StoreError> => {
+    const first = alike(jobs)
+    const stored = first === undefined
+      ? run<{ readonly seq: number }>("submit", insert, parameters(jobs, options))
+      : run<{ readonly seq: number }>("submit", insertAlike, alikeParameters(first, jobs, options))
+    return Effect.map(stored, (rows) => {
+      const seqs = rows.map(({ seq }) => seq).sort((left, right) => left - right)
+      return new Map(jobs.map(({ id }, index) => [id, { id, isNew: true, seq: seqs[index] ?? 0 }]))
+    })
+  }
 
   const sendKeyed = Effect.fnUntraced(function*(
     run: Run,
@@ -182,14 +222,23 @@ const unanswered = ({ cause, operation, sqlState }: StoreError, isUncertain: boo
     ...(isUncertain ? { isUncertain } : {})
   })
 
+/** Whether the fiber is in a transaction of `client`. */
+export const isInTransaction = (client: SqlClient): Effect.Effect<boolean> =>
+  Effect.map(Effect.serviceOption(client.transactionService), Option.isSome)
+
 const setTimeout = "select set_config('lock_timeout', $1, true)"
 
-/** Submits on `db`'s pool, or, inside a transaction of `client`, as part of that. `lockTimeout` is the pool's, in milliseconds. */
-export const make = (db: Database, client: SqlClient, lockTimeoutMs: number) => {
+/**
+ * Submits on `db`'s pool, or, inside a transaction of `client`, as part of that. `lockTimeout` is the pool's, in milliseconds. `runPlanned`
+ * keeps its plans: for jobs that are no batch, where planning the insert anew would cost as much as a third of it.
+ */
+export const make = (db: Database, client: SqlClient, lockTimeoutMs: number, runPlanned: Run = db.run) => {
   const statements = makeStatements(db.schema)
 
   const send = (jobs: Jobs, options: Options): Effect.Effect<Answers, StoreError> => {
-    if (!isKeyed(jobs)) return statements.sendUnkeyed(db.run, jobs, options)
+    if (!isKeyed(jobs)) {
+      return statements.sendUnkeyed(options.batchId === undefined ? runPlanned : db.run, jobs, options)
+    }
     const keyed = statements.sendKeyed(db.run, jobs, options)
     // One job is stored by one statement or not at all.
     return beginAgain(jobs.length === 1 ? keyed : db.pool.withTransaction(keyed))
@@ -251,8 +300,7 @@ export const make = (db: Database, client: SqlClient, lockTimeoutMs: number) => 
       if (jobs.length === 0) return []
       const collapsed = collapse(jobs)
       const distinct = collapsed.flatMap(({ first, job }) => first === job ? [job] : [])
-      const transaction = yield* Effect.serviceOption(client.transactionService)
-      const answers = yield* Option.isSome(transaction)
+      const answers = yield* (yield* isInTransaction(client))
         ? inTransaction(distinct, options)
         : onOwnPool(distinct, options)
       const result: Array<Submitted> = []
