@@ -94,11 +94,13 @@ export const teller = (waker: Waker["Service"], bus: EventBus["Service"]): Telle
       : Effect.void
   return (prepared, submitted, batchId) =>
     Effect.suspend(() => {
-      waker.wake(readyOf(prepared, submitted))
       const fresh = prepared.filter((_, index) => submitted[index]?.isNew === true)
       return Effect.andThen(
         Effect.forEach(counted(fresh), ([{ job, queue }, count]) => JobMetrics.onSubmitted(job.type, queue, count)),
         publishAll(fresh, batchId)
+      ).pipe(
+        // Last, for its owner may start it at once; and in any case.
+        Effect.ensuring(Effect.sync(() => waker.wake(readyOf(prepared, submitted))))
       )
     })
 }
