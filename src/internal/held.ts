@@ -19,6 +19,8 @@ interface Reading {
   cursor: TenantKey | ""
   /** There may be ready rows that were not read. */
   hasMore: boolean
+  /** ... though none was told of: a sweep only makes sure. */
+  isSweep: boolean
   /** Tenants seen in the last pass, to share the room among. */
   tenants: number
   /** Of the pass under way, which may take several answers: whether every tenant was read to its end, and nothing was told of meanwhile. */
@@ -40,11 +42,11 @@ export interface Held {
   /** Rows have become ready. */
   readonly told: (ready: Ready) => void
   /**
-   * Takes in a job that was stored a moment ago, without reading it. `false`, and nothing happens, unless everything ready before it in its
-   * lane has been read: it shall not pass what waits in the table.
+   * Takes in a job that was stored a moment ago, without reading it. `false`, and nothing happens, unless everything in its lane that was
+   * told of has been read: it shall not pass what waits in the table.
    */
   readonly given: (job: ReadyJob) => boolean
-  /** Whether everything ready in a lane has been read, as far as it was told of. */
+  /** Whether everything in a lane that was told of has been read. */
   readonly isRead: (lane: number) => boolean
   /** Forget all marks: the next demands find whatever was missed. */
   readonly sweep: () => void
@@ -74,7 +76,15 @@ export const make = (lanes: number): Held => {
   const groups = new Map<string, Group>()
   const readings = Array.from(
     { length: lanes },
-    (): Reading => ({ cursor: "", hasMore: true, tenants: 0, isWhole: true, wasTold: false, newcomers: new Set() })
+    (): Reading => ({
+      cursor: "",
+      hasMore: true,
+      isSweep: false,
+      tenants: 0,
+      isWhole: true,
+      wasTold: false,
+      newcomers: new Set()
+    })
   )
   // Told of while an intake is under way: its snapshot may be older, so its answer must not raise a mark past them.
   const toldMarks = new Map<string, number>()
@@ -88,6 +98,7 @@ export const make = (lanes: number): Held => {
     const reading = readings[lane]
     if (reading === undefined) return
     reading.hasMore = true
+    reading.isSweep = false
     reading.wasTold = true
     if (group === undefined && reading.newcomers.size < maxNewcomers) reading.newcomers.add(tenant)
   }
@@ -146,8 +157,16 @@ export const make = (lanes: number): Held => {
     if (asked.after !== reading.cursor) return fresh
     reading.tenants = asked.after === "" ? tenants.length : reading.tenants + tenants.length
     reading.cursor = isEnd ? "" : tenants.at(-1) ?? ""
-    if (isEnd && reading.isWhole && !reading.wasTold) reading.hasMore = false
+    if (isEnd && reading.isWhole && !reading.wasTold) {
+      reading.hasMore = false
+      reading.isSweep = false
+    }
     return fresh
+  }
+
+  const isRead = (lane: number): boolean => {
+    const reading = readings[lane]
+    return reading !== undefined && (!reading.hasMore || reading.isSweep)
   }
 
   return {
@@ -157,22 +176,25 @@ export const make = (lanes: number): Held => {
       return jobs.size
     },
     told: ({ lane, seq, tenant }) => lower(lane, tenant, seq - 1),
-    isRead: (lane) => readings[lane]?.hasMore === false,
+    isRead,
     given: (job) => {
-      if (readings[job.lane]?.hasMore !== false || jobs.has(job.id)) return false
+      if (!isRead(job.lane) || jobs.has(job.id)) return false
       const key = keyOf(job.lane, job.tenant)
       const group: Group = groups.get(key) ?? { lane: job.lane, tenant: job.tenant, seqs: new Set(), mark: 0 }
       jobs.set(job.id, job)
       group.seqs.add(job.seq)
-      group.mark = Math.max(group.mark, job.seq)
+      // Of a sweep under way the mark is low on purpose.
+      if (readings[job.lane]?.hasMore === false) group.mark = Math.max(group.mark, job.seq)
       groups.set(key, group)
       return true
     },
     sweep: () => {
+      const wereRead = readings.map((_, lane) => isRead(lane))
       for (const group of groups.values()) lower(group.lane, group.tenant, 0)
-      readings.forEach((reading) => {
+      readings.forEach((reading, lane) => {
         reading.cursor = ""
         reading.hasMore = true
+        reading.isSweep = wereRead[lane] === true
         reading.wasTold = true
       })
     },

@@ -136,8 +136,9 @@ export const make = (options: {
   return Effect.map(
     Batches.make({
       run: (batch: ReadonlyArray<Settlement>) => write(batch, 0, false),
-      maxBatch: 500,
-      maxInFlight: 1
+      // Two, so that the database has the next one when it is done with one; not too large, for their places are free only then.
+      maxBatch: 250,
+      maxInFlight: 2
     }),
     (push): Settler => ({
       settle: waiting(push),
