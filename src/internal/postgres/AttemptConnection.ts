@@ -7,7 +7,8 @@ import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type { SqlError } from "effect/sql/SqlError"
-import { LazyConnection, rollbackStatement } from "./LazyConnection.ts"
+import { rollbackStatement } from "./ending.ts"
+import { LazyConnection } from "./LazyConnection.ts"
 
 const runCallback = (callback: Effect.Effect<void>) =>
   Effect.ignoreCause(callback, { log: "Unhandled", message: "Unhandled error in SqlClient.afterCommit callback" })

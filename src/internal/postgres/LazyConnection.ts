@@ -9,30 +9,29 @@ import type { PgPool } from "@effect/sql-pg/PgPool"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
-import * as References from "effect/References"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type { Connection } from "effect/sql/SqlConnection"
-import { ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
+import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import * as SessionConnection from "./connection.ts"
+import {
+  answerOf,
+  asUnanswered,
+  cleanUp,
+  commitAfter,
+  commitNow,
+  type LastStatement,
+  rollbackStatement,
+  send,
+  transactionError
+} from "./ending.ts"
 import { firstWords } from "./firstWords.ts"
-import { hasLostConnection, isConflict, sqlState } from "./sqlState.ts"
-
-/** A statement as it goes to the driver: its text with `$1`, `$2`, ... and its parameters. */
-export interface LastStatement {
-  readonly sql: string
-  readonly params: ReadonlyArray<unknown>
-}
-
-/** `operation` of the `ConnectionError` that means: COMMIT was sent and never answered. */
-export const commitUnknown = "millrace/commit-unknown"
+import { hasLostConnection, isConflict } from "./sqlState.ts"
 
 type TransformRows = (<A extends object>(row: ReadonlyArray<A>) => ReadonlyArray<A>) | undefined
-type PgResult = Effect.Success<ReturnType<PgConnection["query"]>>
 
 /**
  * The error of the database's that broke the transaction: its session is gone, or it lost against another. `isOver`: a statement has
@@ -59,9 +58,6 @@ export interface Begin {
   readonly isPrepared: boolean
 }
 
-const transactionError = (message: string, operation: string): SqlError =>
-  new SqlError({ reason: new UnknownError({ cause: new Error(message), message, operation }) })
-
 const hasEnded = transactionError(
   "The transaction has ended: this statement was not sent. A fiber that outlives its transaction must not use its SqlClient.",
   "execute"
@@ -74,27 +70,10 @@ const notAllowed = transactionError(
 
 const wasInterrupted = transactionError("The transaction was interrupted while it began.", "execute")
 
-const wasAborted = transactionError(
-  "COMMIT found the transaction aborted by an earlier error and rolled it back.",
-  "commit"
-)
-
-/** An error of what was sent with COMMIT: the server's word (it did not commit), or none at all (nobody knows). */
-const asUnanswered = (error: SqlError): SqlError =>
-  sqlState(error) !== undefined ? error : new SqlError({
-    reason: new ConnectionError({
-      cause: error,
-      message: "The connection was lost during COMMIT: whether the transaction committed is not known.",
-      operation: commitUnknown
-    })
-  })
-
 const controls = /^(?:SAVEPOINT|(ROLLBACK TO) SAVEPOINT|(RELEASE) SAVEPOINT) (effect_sql_\d+)$/
 
-/** Effect's SQL client begins and rolls back with these; `commit` below is called instead of the third. */
+/** Effect's SQL client begins with this and rolls back with `rollbackStatement`; `commit` below is called instead of its third. */
 export const beginStatement = "BEGIN"
-export const rollbackStatement = "ROLLBACK"
-const commitStatement = "COMMIT"
 
 /** A statement of the handler's that would end or nest the transaction behind our back: its job would commit without its settlement. */
 const forbidden =
@@ -305,13 +284,16 @@ export class LazyConnection implements Connection {
       this.gate.takeIfAvailable(1),
       (isIdle) => isIdle ? Effect.void : Effect.raceFirst(this.gate.take(1), cancelled)
     )
-    return Effect.andThen(idle, session.pinned.query(rollbackStatement)).pipe(
-      Effect.catch(() => this.pool.invalidate(session.base)),
+    return Effect.andThen(idle, this.undo(session)).pipe(
       // Whoever still waits here is told that it is over.
       Effect.ensuring(this.gate.release(1)),
       Effect.asVoid,
       Effect.uninterruptible
     )
+  }
+
+  protected undo({ base, pinned }: Session): Effect.Effect<void> {
+    return Effect.catch(Effect.asVoid(pinned.query(rollbackStatement)), () => this.pool.invalidate(base))
   }
 
   /** Ends a transaction in which no statement was sent. */
@@ -335,8 +317,8 @@ export class LazyConnection implements Connection {
         if (session === undefined) return Effect.asVoid(opened)
         const { base, pin } = session
         return Effect.flatMap(Scope.close(pin, Exit.void), () => {
-          if (Exit.isFailure(opened)) return Effect.andThen(this.cleanUp(base), Effect.asVoid(opened))
-          return last === undefined ? this.commitNow(base) : this.commitAfter(base, last)
+          if (Exit.isFailure(opened)) return Effect.andThen(cleanUp(this.pool, base), Effect.asVoid(opened))
+          return last === undefined ? commitNow(this.pool, base) : commitAfter(this.pool, base, last)
         })
       })
     )
@@ -349,53 +331,8 @@ export class LazyConnection implements Connection {
       (base) =>
         Effect.flatMap(
           send(base, last),
-          (sent) =>
-            Exit.isExit(sent) ? Effect.asVoid(sent) : Effect.asVoid(Effect.mapError(Fiber.join(sent), asUnanswered))
+          (sent) => Effect.mapError(answerOf(sent), (error) => Exit.isExit(sent) ? error : asUnanswered(error))
         )
     )
   }
-
-  private commitNow(base: PgConnection): Effect.Effect<void, SqlError> {
-    return Effect.matchEffect(base.query(commitStatement), {
-      onFailure: (error) => Effect.andThen(this.cleanUp(base), Effect.fail(asUnanswered(error))),
-      onSuccess: checkCommitted
-    })
-  }
-
-  /** The last statement and COMMIT in one write: both are queued before the driver flushes its queue, in a microtask. */
-  private commitAfter(base: PgConnection, last: LastStatement): Effect.Effect<void, SqlError> {
-    return Effect.flatMap(send(base, last), (sent) => {
-      // It never went out (say, a parameter that cannot be encoded): a COMMIT sent now would commit without it.
-      if (Exit.isExit(sent)) return Effect.andThen(this.cleanUp(base), Effect.asVoid(sent))
-      // The server's word on the statement comes first: behind an error COMMIT is a ROLLBACK, even if its answer got lost.
-      const settled = Effect.mapError(Fiber.join(sent), asUnanswered)
-      return Effect.matchEffect(base.query(commitStatement), {
-        onFailure: (error) =>
-          Effect.andThen(this.cleanUp(base), Effect.andThen(settled, Effect.fail(asUnanswered(error)))),
-        onSuccess: (result) => Effect.andThen(settled, checkCommitted(result))
-      })
-    }).pipe(
-      // A yield between the two would split the write; one inside the first could put COMMIT before it.
-      Effect.provideService(References.PreventSchedulerYield, true)
-    )
-  }
-
-  /** Leaves the session fit for its next user, or takes it out of the pool. */
-  private cleanUp(base: PgConnection): Effect.Effect<void> {
-    return Effect.catch(Effect.asVoid(base.query(rollbackStatement)), () => this.pool.invalidate(base))
-  }
 }
-
-/** `ROLLBACK` is the server's answer to the COMMIT of a transaction that an error has aborted. */
-const checkCommitted = (result: PgResult): Effect.Effect<void, SqlError> =>
-  result.command === rollbackStatement ? Effect.fail(wasAborted) : Effect.void
-
-/** Queues a statement at once: the fiber that waits for its answer, or the exit of one that was never sent. */
-const send = (
-  base: PgConnection,
-  { params, sql }: LastStatement
-): Effect.Effect<Fiber.Fiber<PgResult, SqlError> | Exit.Exit<PgResult, SqlError>> =>
-  Effect.map(
-    Effect.forkChild(base.query(sql, params), { startImmediately: true, uninterruptible: true }),
-    (fiber) => fiber.pollUnsafe() ?? fiber
-  )
