@@ -36,8 +36,12 @@ export class AttemptConnection extends LazyConnection {
 
   /** What was registered with `onCommit` runs when it has committed and its session is given back. */
   commitAndTell(): Effect.Effect<void, SqlError> {
-    const told = Effect.suspend(() => Effect.forEach(this.callbacks ?? [], runCallback, { discard: true }))
-    return Effect.andThen(Effect.ensuring(this.commit(), this.close()), told)
+    return Effect.andThen(Effect.ensuring(this.commit(), this.close()), this.tell())
+  }
+
+  /** Runs what was registered with `onCommit`. */
+  protected tell(): Effect.Effect<void> {
+    return Effect.suspend(() => Effect.forEach(this.callbacks ?? [], runCallback, { discard: true }))
   }
 
   rollBack(): Effect.Effect<void> {

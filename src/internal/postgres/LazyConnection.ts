@@ -43,14 +43,17 @@ export interface Breakage {
 }
 
 /** The leased session while the transaction is open. */
-interface Session {
+export interface Session {
   /** Exclusive to this transaction (the pool lends it to one at a time), and pipelining what is asked of it directly. */
   readonly base: PgConnection
   /** The same session, one statement at a time, interruptible. */
-  readonly pinned: PgConnection
+  readonly pinned: Line
   readonly statements: Connection
   readonly pin: Scope.Closeable
 }
+
+/** What of a session is used beside its statements. */
+export type Line = Pick<PgConnection, "query" | "interrupt">
 
 /** How the transaction begins. */
 export interface Begin {
@@ -81,7 +84,7 @@ const forbidden =
 
 /** See the top of this file. Made by `transactionAcquirer`, closed with the transaction's scope. */
 export class LazyConnection implements Connection {
-  private readonly pool: PgPool
+  protected readonly pool: PgPool
   /** Where the session is leased into; made when one is, if not given. */
   private scope: Scope.Scope | undefined
   /** The scope it made for itself: whoever ends the transaction closes it. */
@@ -89,11 +92,13 @@ export class LazyConnection implements Connection {
   private lazyGate: Semaphore.Semaphore | undefined
   private beginning: Begin | undefined
   /** Savepoints asked for before the first statement: they leave with BEGIN. */
-  private savepoints: Array<string> = []
-  private session: Session | undefined
+  protected savepoints: Array<string> = []
+  /** Of `withTransaction`, so far: the server keeps count of them until the transaction ends. */
+  protected savepointCount = 0
+  protected session: Session | undefined
   /** Why the transaction could not begin; nothing can run in it any more. */
-  private failed: SqlError | undefined
-  private ended = false
+  protected failed: SqlError | undefined
+  protected ended = false
   private last: LastStatement | undefined
   private breakage: Breakage | undefined
 
@@ -105,7 +110,7 @@ export class LazyConnection implements Connection {
   }
 
   /** One statement at a time, and the end of the transaction waits for the one under way. */
-  private get gate(): Semaphore.Semaphore {
+  protected get gate(): Semaphore.Semaphore {
     return this.lazyGate ??= Semaphore.makeUnsafe(1)
   }
 
@@ -177,14 +182,21 @@ export class LazyConnection implements Connection {
         this.noting(
           this.session !== undefined && !this.ended && this.failed === undefined
             ? statement(this.session.statements)
-            : Effect.flatMap(this.open(), (session) => statement(session.statements))
+            : this.first(statement)
         )
       )
     )
   }
 
+  /** The statement that the transaction begins with: callers hold the gate. */
+  protected first<A>(
+    statement: (statements: Connection) => Effect.Effect<A, SqlError>
+  ): Effect.Effect<A, SqlError> {
+    return Effect.flatMap(this.open(), (session) => statement(session.statements))
+  }
+
   /** Remembers what broke the transaction, until it is mended: callers hold the gate. */
-  private noting<A>(statement: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> {
+  protected noting<A>(statement: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> {
     const noted = Effect.tapError(statement, (error) => Effect.sync(() => this.note(error)))
     return this.breakage === undefined ? noted : Effect.tap(noted, () => Effect.sync(() => this.mended()))
   }
@@ -198,7 +210,7 @@ export class LazyConnection implements Connection {
   }
 
   /** The session with its transaction open; BEGIN goes out here. Callers hold the gate. */
-  private open(): Effect.Effect<Session, SqlError> {
+  protected open(): Effect.Effect<Session, SqlError> {
     if (this.ended) return Effect.fail(hasEnded)
     if (this.failed !== undefined) return Effect.fail(this.failed)
     if (this.session !== undefined) return Effect.succeed(this.session)
@@ -217,9 +229,13 @@ export class LazyConnection implements Connection {
     )
   }
 
-  private sendBegin(pinned: PgConnection): Effect.Effect<unknown, SqlError> {
+  protected begin(pinned: Line): Effect.Effect<unknown, SqlError> {
     const { isPrepared, sql } = this.beginning ?? { sql: beginStatement, isPrepared: true }
-    const begin = pinned.query(sql, [], isPrepared)
+    return pinned.query(sql, [], isPrepared)
+  }
+
+  private sendBegin(pinned: Line): Effect.Effect<unknown, SqlError> {
+    const begin = this.begin(pinned)
     return this.savepoints.length === 0
       ? begin
       : Effect.andThen(
@@ -229,7 +245,7 @@ export class LazyConnection implements Connection {
   }
 
   /** Takes a session out of the pool until the transaction's scope closes. Waits, interruptibly, while all are in use. */
-  private lease(
+  protected lease(
     restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
   ): Effect.Effect<Session, SqlError> {
     const lease = Scope.forkUnsafe(this.leases)
@@ -252,6 +268,7 @@ export class LazyConnection implements Connection {
     const match = controls.exec(sql)
     if (match === null) return undefined
     const [, isRollback, isRelease, name] = match
+    if (isRollback === undefined && isRelease === undefined) this.savepointCount++
     return this.gate.withPermit(Effect.suspend(() => {
       if (this.session === undefined) {
         // Nothing has been sent yet: the savepoint is remembered, or forgotten with all that came after it.

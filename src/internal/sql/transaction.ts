@@ -12,7 +12,7 @@ import { commitUnknown, type LastStatement } from "../postgres/ending.ts"
 import { LazyConnection } from "../postgres/LazyConnection.ts"
 import { hasLostConnection, isConflict } from "../postgres/sqlState.ts"
 
-export { type Open, openerOf } from "../postgres/attemptTransaction.ts"
+export { type Transactions, transactionsOf } from "../postgres/attemptTransaction.ts"
 export type { LastStatement } from "../postgres/ending.ts"
 export { hasLostConnection, sqlState } from "../postgres/sqlState.ts"
 
