@@ -36,8 +36,6 @@ export interface Options {
   readonly connections?: number | undefined
   /** How long a statement of the store waits for a lock, 5 seconds by default. */
   readonly lockTimeout?: Duration.Input | undefined
-  /** Connections of the handlers' client that grouped transactions use at a time, 3 by default. Handlers that hold theirs for long use more. */
-  readonly groupConnections?: number | undefined
 }
 
 /**
@@ -89,7 +87,7 @@ export const make = Effect.fnUntraced(function*(
     noteDone: noteDone(db),
     settle: settleMany,
     transact: alone,
-    transactGrouped: yield* transactGrouped(db, client, retention.foresee, alone, options.groupConnections ?? 3),
+    transactGrouped: yield* transactGrouped(db, client, retention, alone),
     handlerServices: Context.make(PgClient, client).pipe(Context.add(SqlClient, client)),
     refence: refence(db),
     promote: promote(db),

@@ -7,6 +7,7 @@
  */
 import type { PgConnection } from "@effect/sql-pg/PgConnection"
 import type { PgPool } from "@effect/sql-pg/PgPool"
+import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -38,7 +39,10 @@ export interface Limits {
   readonly millis: number
 }
 
-export const defaultLimits: Limits = { sessions: 3, members: 32, savepoints: 60, millis: 100 }
+/** Those of a store, read when it is made. */
+export const GroupLimits = Context.Reference<Limits>("millrace/internal/GroupLimits", {
+  defaultValue: () => ({ sessions: 3, members: 32, savepoints: 60, millis: 100 })
+})
 
 /** What became of those that were settled in a group. `broken`: nothing of them is there. `unknown`: COMMIT was never answered. */
 export type Outcome = "committed" | "broken" | "unknown"

@@ -11,10 +11,10 @@ import { BeginTransaction, type SqlClient } from "effect/sql/SqlClient"
 import type { CommitFailed } from "../../JobError.ts"
 import type { Finish, Owner, Transacted } from "../../JobStore.ts"
 import { GroupedConnection } from "../postgres/GroupedConnection.ts"
-import { defaultLimits, Groups, type Outcome } from "../postgres/Groups.ts"
+import { GroupLimits, Groups, type Outcome } from "../postgres/Groups.ts"
 import type { Database } from "./database.ts"
-import type { Foresee } from "./retention.ts"
-import { int4 } from "./rows.ts"
+import type { Foresee, InDays } from "./retention.ts"
+import { dayOf, int4 } from "./rows.ts"
 import { type Completion, conclude, settleParameters, settleSql, type Transact } from "./transact.ts"
 import { breakageOn, type Transactions, transactionsOf } from "./transaction.ts"
 
@@ -22,17 +22,21 @@ import { breakageOn, type Transactions, transactionsOf } from "./transaction.ts"
 export const transactGrouped = (
   db: Database,
   client: SqlClient,
-  foresee: Foresee,
-  alone: Transact,
-  sessions: number
+  { foresee, inDays }: { readonly foresee: Foresee; readonly inDays: InDays },
+  alone: Transact
 ): Effect.Effect<Transact, never, Scope.Scope> =>
-  Effect.map(Effect.scope, (scope) => {
+  Effect.gen(function*() {
     const transactions = transactionsOf(client)
     if (transactions === undefined) return alone
     const cancel = (processId: number) =>
       Effect.ignore(db.run("transact", "select pg_catalog.pg_cancel_backend($1)", [int4(processId)]))
-    const groups = new Groups(transactions.pool, scope, { ...defaultLimits, sessions }, cancel)
-    return together(db.schema, transactions, foresee, alone, groups)
+    const groups = new Groups(transactions.pool, yield* Effect.scope, yield* GroupLimits, cancel)
+    /** Days that are there. */
+    const known = new Set<number>()
+    // Made by a member, a day would be locked until the group commits, and with it all settlements into that day.
+    const prepare = (day: number): Effect.Effect<void> =>
+      known.has(day) ? Effect.void : Effect.ignore(inDays(new Set([day]), Effect.sync(() => known.add(day))))
+    return together(db.schema, transactions, foresee, prepare, alone, groups)
   })
 
 /** `Scattered`: nothing of the group is there. */
@@ -53,6 +57,7 @@ const together = (
   schema: string,
   { enter }: Transactions,
   foresee: Foresee,
+  prepare: (day: number) => Effect.Effect<void>,
   alone: Transact,
   groups: Groups
 ): Transact => {
@@ -80,7 +85,11 @@ const together = (
           }
           foresee(now, settlement.purgeAt)
           const params = settleParameters(owner, settlement, now)
-          return Effect.matchEffect(connection.settle({ sql, params }, { sql: groupedSql, params }), {
+          const ended = Effect.andThen(
+            prepare(dayOf(settlement.purgeAt)),
+            connection.settle({ sql, params }, { sql: groupedSql, params })
+          )
+          return Effect.matchEffect(ended, {
             onFailure: (error) => conclude(error, false),
             onSuccess: (outcome) => Effect.succeed(joinedBy(outcome, settlement))
           })
