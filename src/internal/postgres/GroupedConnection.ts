@@ -57,7 +57,12 @@ export class GroupedConnection extends AttemptConnection {
     const isFirst = this.session === undefined && this.savepoints.length === 0
     const ride = isFirst ? new Ride(statement) : undefined
     this.ride = ride
-    return Effect.flatMap(this.open(), (session) => {
+    // Given up before its turn it must not travel with a later one.
+    const opened = Effect.onError(this.open(), () =>
+      Effect.sync(() => {
+        if (this.session === undefined) this.ride = undefined
+      }))
+    return Effect.flatMap(opened, (session) => {
       const { statements } = session
       return ride === undefined
         ? statement(statements)

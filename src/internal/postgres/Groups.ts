@@ -82,11 +82,16 @@ export class Group {
   private isClosed = false
   /** The session is not to be used again. */
   private isSpent = false
-  /** Since when the turn is whose it is. */
-  turnSince = liveClock.currentTimeMillisUnsafe()
+  /** Since when the turn is whose it is; with none yet while it waits for a session. */
+  private turnSince: number | undefined
 
   constructor(groups: Groups) {
     this.groups = groups
+  }
+
+  /** Whether the turn has taken longer than a whole group may. */
+  isHeldUp(now: number): boolean {
+    return this.turnSince !== undefined && now - this.turnSince >= this.groups.limits.millis
   }
 
   /** It takes nobody in any more. */
@@ -106,6 +111,7 @@ export class Group {
       this.base === undefined ? restore(Scope.provide(this.groups.pool.get, this.scope)) : Effect.succeed(this.base),
       (base) => {
         this.base = base
+        this.turnSince = liveClock.currentTimeMillisUnsafe()
         return new Turn(base, this.scope, this.cancel(base), ride)
       }
     )
@@ -289,7 +295,6 @@ export class Groups {
   give(group: Group, waiter: Waiter): void {
     this.waiting.delete(waiter)
     waiter.group = group
-    group.turnSince = liveClock.currentTimeMillisUnsafe()
     Deferred.doneUnsafe(waiter.turn, Effect.succeed(group))
   }
 
@@ -318,7 +323,7 @@ export class Groups {
     const look: Effect.Effect<void> = Effect.flatMap(Effect.sleep(Duration.millis(this.limits.millis)), () => {
       const now = liveClock.currentTimeMillisUnsafe()
       for (const group of this.open) {
-        if (now - group.turnSince < this.limits.millis) continue
+        if (!group.isHeldUp(now)) continue
         group.close()
         this.open.delete(group)
       }
