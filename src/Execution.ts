@@ -203,9 +203,10 @@ const handled = (attempting: Attempting): Effect.Effect<Unbroken, unknown, Curre
       ? completed(attempting, encoded.value)
       : Effect.flatMap(Effect.orDie(encoded), (result) => completed(attempting, result))
   }
+  const transact = handler.transaction === "grouped" ? store.transactGrouped : store.transact
   return handler.transaction === "none"
     ? Effect.map(Effect.flatMap(work, complete), ({ settlement }): Unbroken => ({ _tag: "Pending", settlement }))
-    : Effect.flatMap(store.transact(owner, work, complete), (transacted): Effect.Effect<Unbroken, unknown> => {
+    : Effect.flatMap(transact(owner, work, complete), (transacted): Effect.Effect<Unbroken, unknown> => {
       if (transacted._tag !== "Broken") return Effect.succeed(transacted)
       attempting.broken = transacted.by
       return Effect.failCause(transacted.cause)

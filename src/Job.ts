@@ -107,7 +107,7 @@ export interface Options<Payload extends Codec, Success extends Codec, Error ext
   /** See {@link RequestOptions.dedupeKey}. */
   readonly dedupeKey?: (payload: Payload["Type"]) => string
   readonly expiresIn?: Duration.Input
-  /** Default `"job"`: the handler's statements and the completion are one transaction. */
+  /** Default `"job"`: the handler's statements and the completion are one transaction. `"grouped"`, for short ones: see {@link Transaction}. */
   readonly transaction?: Transaction
   /** The class of a typed failure. Default: its property `errorClass`, else `Business`. */
   readonly classify?: (error: Error["Type"]) => ErrorClass | undefined

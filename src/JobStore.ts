@@ -338,6 +338,15 @@ export class JobStore extends Context.Service<JobStore, {
     complete: (value: A) => Effect.Effect<{ readonly settlement: Finish; readonly now: number }, E, R>
   ) => Effect.Effect<Transacted, E | CommitFailed, R>
   /**
+   * The same, but several handlers may share the transaction, one after another, each with a savepoint of its own; answers when they have
+   * committed together. Where that fails it runs this handler again, in a transaction of its own.
+   */
+  readonly transactGrouped: <A, E, R>(
+    owner: Owner,
+    handler: Effect.Effect<A, E, R>,
+    complete: (value: A) => Effect.Effect<{ readonly settlement: Finish; readonly now: number }, E, R>
+  ) => Effect.Effect<Transacted, E | CommitFailed, R>
+  /**
    * Laid over the services of a handler that runs in `transact`: the client of that transaction, whatever client the handler's layer was
    * given. With another one its writes would not be the transaction's.
    */

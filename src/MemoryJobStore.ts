@@ -235,6 +235,9 @@ const listen = (tables: Tables) =>
     }
   )
 
+const transact: JobStore["Service"]["transact"] = (_owner, handler, complete) =>
+  Effect.map(Effect.flatMap(handler, complete), ({ settlement }) => ({ _tag: "Pending", settlement }))
+
 const make = (): JobStore["Service"] => {
   const tables = new Tables()
   return {
@@ -272,8 +275,8 @@ const make = (): JobStore["Service"] => {
         Effect.forEach(settlements, refuseSettlement, { discard: true }),
         Effect.sync(() => new Set(settlements.filter((one) => settle(tables, owner, one, now)).map(({ id }) => id)))
       ),
-    transact: (_owner, handler, complete) =>
-      Effect.map(Effect.flatMap(handler, complete), ({ settlement }) => ({ _tag: "Pending", settlement })),
+    transact,
+    transactGrouped: transact,
     handlerServices: Context.empty(),
     refence: (owner, id, version) => Effect.sync(() => refence(tables, owner, id, version)),
     promote: (owner, now, limit) => Effect.sync(() => promote(tables, owner, now, limit)),

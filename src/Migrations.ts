@@ -11,15 +11,16 @@ import { createHash } from "node:crypto"
 import { messageOf } from "./internal/sql/database.ts"
 import { sqlState } from "./internal/sql/transaction.ts"
 import store from "./migrations/0001_store.ts"
+import grouped from "./migrations/0002_grouped.ts"
 import type { Migration } from "./migrations/migration.ts"
 
 export type { Migration } from "./migrations/migration.ts"
 
 /** Raised with every change of the code that needs a newer schema, or that an older code could not share one with. */
-export const codeVersion = 1
+export const codeVersion = 2
 
 /** Every step, in order. */
-export const migrations: ReadonlyArray<Migration> = [store]
+export const migrations: ReadonlyArray<Migration> = [store, grouped]
 
 /**
  * The schema cannot be used by this code. `ChecksumMismatch`: an applied step is not the one in this code. `CodeTooOld`: the database

@@ -15,6 +15,7 @@ import { announce, announcements } from "./internal/sql/announce.ts"
 import * as Clock from "./internal/sql/clock.ts"
 import * as Database from "./internal/sql/database.ts"
 import { cancel, replay } from "./internal/sql/deadLetter.ts"
+import { transactGrouped } from "./internal/sql/group.ts"
 import { intake, payload, reread } from "./internal/sql/intake.ts"
 import { declareQueue, depth, find, queues } from "./internal/sql/query.ts"
 import * as Retention from "./internal/sql/retention.ts"
@@ -64,6 +65,7 @@ export const make = Effect.fnUntraced(function*(
   const db = Database.make(pool, schema)
   const clock = yield* Clock.make(db)
   const retention = Retention.make(db)
+  const alone = transact(schema, client, retention.foresee)
   const settleMany = settle(db, retention.inDays, retention.foresee)
   return {
     now: clock.now,
@@ -84,7 +86,8 @@ export const make = Effect.fnUntraced(function*(
     noteRunning: noteRunning(db),
     noteDone: noteDone(db),
     settle: settleMany,
-    transact: transact(schema, client, retention.foresee),
+    transact: alone,
+    transactGrouped: yield* transactGrouped(db, client, retention, alone),
     handlerServices: Context.make(PgClient, client).pipe(Context.add(SqlClient, client)),
     refence: refence(db),
     promote: promote(db),

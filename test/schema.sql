@@ -201,6 +201,25 @@ begin
 end $function$
 ;
 
+CREATE OR REPLACE FUNCTION millrace.settle_grouped(job uuid, ver integer, queue integer, part smallint, ep bigint, how smallint, at timestamp with time zone, purge date, res text, entry jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare immediate text := pg_catalog.current_setting('millrace.initially_immediate', true);
+begin
+  perform millrace.settle(job, ver, queue, part, ep, how, at, purge, res, entry);
+  set constraints all immediate;
+  set constraints all deferred;
+  if coalesce(immediate, '') = '' then
+    select coalesce(pg_catalog.string_agg(pg_catalog.format('%I.%I', n.nspname, c.conname), ', '), '-') into immediate
+    from pg_catalog.pg_constraint c join pg_catalog.pg_namespace n on n.oid = c.connamespace
+    where c.condeferrable and not c.condeferred and c.conparentid = 0 and pg_catalog.has_schema_privilege(n.oid, 'usage');
+    perform pg_catalog.set_config('millrace.initially_immediate', immediate, true);
+  end if;
+  if immediate <> '-' then execute 'set constraints ' || immediate || ' immediate'; end if;
+end $function$
+;
+
 create view millrace.job_history as
  SELECT j.id,
     h.number,

@@ -13,6 +13,8 @@ export interface Recorder {
   readonly connections: () => ReadonlyArray<Socket>
   /** Loses the connection when a statement whose text holds this is written, after the server got it. */
   cutAt: string | undefined
+  /** The same, but before the server gets it. */
+  loseAt: string | undefined
 }
 
 const text = (bytes: Uint8Array): string => Buffer.from(bytes).toString("utf8")
@@ -40,6 +42,7 @@ export const makeRecorder = (url: string): Recorder => {
     writes: [],
     connections: () => sockets.filter(({ destroyed }) => !destroyed),
     cutAt: undefined,
+    loseAt: undefined,
     stream: () => {
       const socket = new Socket()
       sockets.push(socket)
@@ -50,8 +53,12 @@ export const makeRecorder = (url: string): Recorder => {
         // The first message (startup or cancel) has no type byte; answers to a password request execute nothing.
         const statements = isStarted ? statementsOf(chunk, names) : []
         isStarted = true
-        const { cutAt } = recorder
+        const { cutAt, loseAt } = recorder
         if (statements.length > 0) recorder.writes.push(statements)
+        if (loseAt !== undefined && statements.some((statement) => statement.includes(loseAt))) {
+          socket.destroy()
+          return false
+        }
         if (cutAt !== undefined && statements.some((statement) => statement.includes(cutAt))) {
           // Nothing is read any more: the answer never arrives.
           socket.removeAllListeners("data")

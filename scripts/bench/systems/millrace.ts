@@ -18,16 +18,13 @@ const concurrency: Record<Work, number> = { noop: 200, write: 16, grouped: 200 }
 /** Connections for handlers. */
 const connections: Record<Work, number> = { noop: 4, write: 16, grouped: 8 }
 
-// SWITCH: "grouped", as soon as Job.make takes it. Until then a transaction a job.
-const groupedTransaction = "job"
-
 /** The queue and its one job, for a kind of work. */
 const program = ({ onStart, work }: Settings) => {
   const Bench = JobQueue.make("bench", { concurrency: concurrency[work] })
   class Task extends Job.make("Task", {
     payload: Schema.Struct({ text: Schema.String, at: Schema.Number }),
     queue: Bench,
-    transaction: work === "grouped" ? groupedTransaction : "job"
+    transaction: work === "grouped" ? "grouped" : "job"
   }) {}
   const handler = Task.toLayer((payload) =>
     work === "noop"

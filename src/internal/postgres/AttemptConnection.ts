@@ -7,7 +7,8 @@ import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type { SqlError } from "effect/sql/SqlError"
-import { LazyConnection, rollbackStatement } from "./LazyConnection.ts"
+import { rollbackStatement } from "./ending.ts"
+import { LazyConnection } from "./LazyConnection.ts"
 
 const runCallback = (callback: Effect.Effect<void>) =>
   Effect.ignoreCause(callback, { log: "Unhandled", message: "Unhandled error in SqlClient.afterCommit callback" })
@@ -35,8 +36,12 @@ export class AttemptConnection extends LazyConnection {
 
   /** What was registered with `onCommit` runs when it has committed and its session is given back. */
   commitAndTell(): Effect.Effect<void, SqlError> {
-    const told = Effect.suspend(() => Effect.forEach(this.callbacks ?? [], runCallback, { discard: true }))
-    return Effect.andThen(Effect.ensuring(this.commit(), this.close()), told)
+    return Effect.andThen(Effect.ensuring(this.commit(), this.close()), this.tell())
+  }
+
+  /** Runs what was registered with `onCommit`. */
+  protected tell(): Effect.Effect<void> {
+    return Effect.suspend(() => Effect.forEach(this.callbacks ?? [], runCallback, { discard: true }))
   }
 
   rollBack(): Effect.Effect<void> {

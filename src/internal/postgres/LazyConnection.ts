@@ -9,30 +9,29 @@ import type { PgPool } from "@effect/sql-pg/PgPool"
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
-import * as References from "effect/References"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type { Connection } from "effect/sql/SqlConnection"
-import { ConnectionError, SqlError, UnknownError } from "effect/sql/SqlError"
+import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import * as SessionConnection from "./connection.ts"
+import {
+  answerOf,
+  asUnanswered,
+  cleanUp,
+  commitAfter,
+  commitNow,
+  type LastStatement,
+  rollbackStatement,
+  send,
+  transactionError
+} from "./ending.ts"
 import { firstWords } from "./firstWords.ts"
-import { hasLostConnection, isConflict, sqlState } from "./sqlState.ts"
-
-/** A statement as it goes to the driver: its text with `$1`, `$2`, ... and its parameters. */
-export interface LastStatement {
-  readonly sql: string
-  readonly params: ReadonlyArray<unknown>
-}
-
-/** `operation` of the `ConnectionError` that means: COMMIT was sent and never answered. */
-export const commitUnknown = "millrace/commit-unknown"
+import { hasLostConnection, isConflict } from "./sqlState.ts"
 
 type TransformRows = (<A extends object>(row: ReadonlyArray<A>) => ReadonlyArray<A>) | undefined
-type PgResult = Effect.Success<ReturnType<PgConnection["query"]>>
 
 /**
  * The error of the database's that broke the transaction: its session is gone, or it lost against another. `isOver`: a statement has
@@ -44,23 +43,23 @@ export interface Breakage {
 }
 
 /** The leased session while the transaction is open. */
-interface Session {
+export interface Session {
   /** Exclusive to this transaction (the pool lends it to one at a time), and pipelining what is asked of it directly. */
   readonly base: PgConnection
   /** The same session, one statement at a time, interruptible. */
-  readonly pinned: PgConnection
+  readonly pinned: Line
   readonly statements: Connection
   readonly pin: Scope.Closeable
 }
+
+/** What of a session is used beside its statements. */
+export type Line = Pick<PgConnection, "query" | "interrupt">
 
 /** How the transaction begins. */
 export interface Begin {
   readonly sql: string
   readonly isPrepared: boolean
 }
-
-const transactionError = (message: string, operation: string): SqlError =>
-  new SqlError({ reason: new UnknownError({ cause: new Error(message), message, operation }) })
 
 const hasEnded = transactionError(
   "The transaction has ended: this statement was not sent. A fiber that outlives its transaction must not use its SqlClient.",
@@ -74,27 +73,10 @@ const notAllowed = transactionError(
 
 const wasInterrupted = transactionError("The transaction was interrupted while it began.", "execute")
 
-const wasAborted = transactionError(
-  "COMMIT found the transaction aborted by an earlier error and rolled it back.",
-  "commit"
-)
-
-/** An error of what was sent with COMMIT: the server's word (it did not commit), or none at all (nobody knows). */
-const asUnanswered = (error: SqlError): SqlError =>
-  sqlState(error) !== undefined ? error : new SqlError({
-    reason: new ConnectionError({
-      cause: error,
-      message: "The connection was lost during COMMIT: whether the transaction committed is not known.",
-      operation: commitUnknown
-    })
-  })
-
 const controls = /^(?:SAVEPOINT|(ROLLBACK TO) SAVEPOINT|(RELEASE) SAVEPOINT) (effect_sql_\d+)$/
 
-/** Effect's SQL client begins and rolls back with these; `commit` below is called instead of the third. */
+/** Effect's SQL client begins with this and rolls back with `rollbackStatement`; `commit` below is called instead of its third. */
 export const beginStatement = "BEGIN"
-export const rollbackStatement = "ROLLBACK"
-const commitStatement = "COMMIT"
 
 /** A statement of the handler's that would end or nest the transaction behind our back: its job would commit without its settlement. */
 const forbidden =
@@ -102,7 +84,7 @@ const forbidden =
 
 /** See the top of this file. Made by `transactionAcquirer`, closed with the transaction's scope. */
 export class LazyConnection implements Connection {
-  private readonly pool: PgPool
+  protected readonly pool: PgPool
   /** Where the session is leased into; made when one is, if not given. */
   private scope: Scope.Scope | undefined
   /** The scope it made for itself: whoever ends the transaction closes it. */
@@ -110,11 +92,13 @@ export class LazyConnection implements Connection {
   private lazyGate: Semaphore.Semaphore | undefined
   private beginning: Begin | undefined
   /** Savepoints asked for before the first statement: they leave with BEGIN. */
-  private savepoints: Array<string> = []
-  private session: Session | undefined
+  protected savepoints: Array<string> = []
+  /** Of `withTransaction`, so far: the server keeps count of them until the transaction ends. */
+  protected savepointCount = 0
+  protected session: Session | undefined
   /** Why the transaction could not begin; nothing can run in it any more. */
-  private failed: SqlError | undefined
-  private ended = false
+  protected failed: SqlError | undefined
+  protected ended = false
   private last: LastStatement | undefined
   private breakage: Breakage | undefined
 
@@ -126,7 +110,7 @@ export class LazyConnection implements Connection {
   }
 
   /** One statement at a time, and the end of the transaction waits for the one under way. */
-  private get gate(): Semaphore.Semaphore {
+  protected get gate(): Semaphore.Semaphore {
     return this.lazyGate ??= Semaphore.makeUnsafe(1)
   }
 
@@ -198,14 +182,21 @@ export class LazyConnection implements Connection {
         this.noting(
           this.session !== undefined && !this.ended && this.failed === undefined
             ? statement(this.session.statements)
-            : Effect.flatMap(this.open(), (session) => statement(session.statements))
+            : this.first(statement)
         )
       )
     )
   }
 
+  /** The statement that the transaction begins with: callers hold the gate. */
+  protected first<A>(
+    statement: (statements: Connection) => Effect.Effect<A, SqlError>
+  ): Effect.Effect<A, SqlError> {
+    return Effect.flatMap(this.open(), (session) => statement(session.statements))
+  }
+
   /** Remembers what broke the transaction, until it is mended: callers hold the gate. */
-  private noting<A>(statement: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> {
+  protected noting<A>(statement: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> {
     const noted = Effect.tapError(statement, (error) => Effect.sync(() => this.note(error)))
     return this.breakage === undefined ? noted : Effect.tap(noted, () => Effect.sync(() => this.mended()))
   }
@@ -219,7 +210,7 @@ export class LazyConnection implements Connection {
   }
 
   /** The session with its transaction open; BEGIN goes out here. Callers hold the gate. */
-  private open(): Effect.Effect<Session, SqlError> {
+  protected open(): Effect.Effect<Session, SqlError> {
     if (this.ended) return Effect.fail(hasEnded)
     if (this.failed !== undefined) return Effect.fail(this.failed)
     if (this.session !== undefined) return Effect.succeed(this.session)
@@ -238,9 +229,13 @@ export class LazyConnection implements Connection {
     )
   }
 
-  private sendBegin(pinned: PgConnection): Effect.Effect<unknown, SqlError> {
+  protected begin(pinned: Line): Effect.Effect<unknown, SqlError> {
     const { isPrepared, sql } = this.beginning ?? { sql: beginStatement, isPrepared: true }
-    const begin = pinned.query(sql, [], isPrepared)
+    return pinned.query(sql, [], isPrepared)
+  }
+
+  private sendBegin(pinned: Line): Effect.Effect<unknown, SqlError> {
+    const begin = this.begin(pinned)
     return this.savepoints.length === 0
       ? begin
       : Effect.andThen(
@@ -250,7 +245,7 @@ export class LazyConnection implements Connection {
   }
 
   /** Takes a session out of the pool until the transaction's scope closes. Waits, interruptibly, while all are in use. */
-  private lease(
+  protected lease(
     restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
   ): Effect.Effect<Session, SqlError> {
     const lease = Scope.forkUnsafe(this.leases)
@@ -273,6 +268,7 @@ export class LazyConnection implements Connection {
     const match = controls.exec(sql)
     if (match === null) return undefined
     const [, isRollback, isRelease, name] = match
+    if (isRollback === undefined && isRelease === undefined) this.savepointCount++
     return this.gate.withPermit(Effect.suspend(() => {
       if (this.session === undefined) {
         // Nothing has been sent yet: the savepoint is remembered, or forgotten with all that came after it.
@@ -305,13 +301,16 @@ export class LazyConnection implements Connection {
       this.gate.takeIfAvailable(1),
       (isIdle) => isIdle ? Effect.void : Effect.raceFirst(this.gate.take(1), cancelled)
     )
-    return Effect.andThen(idle, session.pinned.query(rollbackStatement)).pipe(
-      Effect.catch(() => this.pool.invalidate(session.base)),
+    return Effect.andThen(idle, this.undo(session)).pipe(
       // Whoever still waits here is told that it is over.
       Effect.ensuring(this.gate.release(1)),
       Effect.asVoid,
       Effect.uninterruptible
     )
+  }
+
+  protected undo({ base, pinned }: Session): Effect.Effect<void> {
+    return Effect.catch(Effect.asVoid(pinned.query(rollbackStatement)), () => this.pool.invalidate(base))
   }
 
   /** Ends a transaction in which no statement was sent. */
@@ -335,8 +334,8 @@ export class LazyConnection implements Connection {
         if (session === undefined) return Effect.asVoid(opened)
         const { base, pin } = session
         return Effect.flatMap(Scope.close(pin, Exit.void), () => {
-          if (Exit.isFailure(opened)) return Effect.andThen(this.cleanUp(base), Effect.asVoid(opened))
-          return last === undefined ? this.commitNow(base) : this.commitAfter(base, last)
+          if (Exit.isFailure(opened)) return Effect.andThen(cleanUp(this.pool, base), Effect.asVoid(opened))
+          return last === undefined ? commitNow(this.pool, base) : commitAfter(this.pool, base, last)
         })
       })
     )
@@ -349,53 +348,8 @@ export class LazyConnection implements Connection {
       (base) =>
         Effect.flatMap(
           send(base, last),
-          (sent) =>
-            Exit.isExit(sent) ? Effect.asVoid(sent) : Effect.asVoid(Effect.mapError(Fiber.join(sent), asUnanswered))
+          (sent) => Effect.mapError(answerOf(sent), (error) => Exit.isExit(sent) ? error : asUnanswered(error))
         )
     )
   }
-
-  private commitNow(base: PgConnection): Effect.Effect<void, SqlError> {
-    return Effect.matchEffect(base.query(commitStatement), {
-      onFailure: (error) => Effect.andThen(this.cleanUp(base), Effect.fail(asUnanswered(error))),
-      onSuccess: checkCommitted
-    })
-  }
-
-  /** The last statement and COMMIT in one write: both are queued before the driver flushes its queue, in a microtask. */
-  private commitAfter(base: PgConnection, last: LastStatement): Effect.Effect<void, SqlError> {
-    return Effect.flatMap(send(base, last), (sent) => {
-      // It never went out (say, a parameter that cannot be encoded): a COMMIT sent now would commit without it.
-      if (Exit.isExit(sent)) return Effect.andThen(this.cleanUp(base), Effect.asVoid(sent))
-      // The server's word on the statement comes first: behind an error COMMIT is a ROLLBACK, even if its answer got lost.
-      const settled = Effect.mapError(Fiber.join(sent), asUnanswered)
-      return Effect.matchEffect(base.query(commitStatement), {
-        onFailure: (error) =>
-          Effect.andThen(this.cleanUp(base), Effect.andThen(settled, Effect.fail(asUnanswered(error)))),
-        onSuccess: (result) => Effect.andThen(settled, checkCommitted(result))
-      })
-    }).pipe(
-      // A yield between the two would split the write; one inside the first could put COMMIT before it.
-      Effect.provideService(References.PreventSchedulerYield, true)
-    )
-  }
-
-  /** Leaves the session fit for its next user, or takes it out of the pool. */
-  private cleanUp(base: PgConnection): Effect.Effect<void> {
-    return Effect.catch(Effect.asVoid(base.query(rollbackStatement)), () => this.pool.invalidate(base))
-  }
 }
-
-/** `ROLLBACK` is the server's answer to the COMMIT of a transaction that an error has aborted. */
-const checkCommitted = (result: PgResult): Effect.Effect<void, SqlError> =>
-  result.command === rollbackStatement ? Effect.fail(wasAborted) : Effect.void
-
-/** Queues a statement at once: the fiber that waits for its answer, or the exit of one that was never sent. */
-const send = (
-  base: PgConnection,
-  { params, sql }: LastStatement
-): Effect.Effect<Fiber.Fiber<PgResult, SqlError> | Exit.Exit<PgResult, SqlError>> =>
-  Effect.map(
-    Effect.forkChild(base.query(sql, params), { startImmediately: true, uninterruptible: true }),
-    (fiber) => fiber.pollUnsafe() ?? fiber
-  )

@@ -3,7 +3,7 @@
  */
 import type { Connection } from "effect/sql/SqlConnection"
 import type { AttemptConnection } from "./AttemptConnection.ts"
-import { rollbackStatement } from "./LazyConnection.ts"
+import { rollbackStatement } from "./ending.ts"
 
 /** Savepoints inside this one are numbered from 1 by Effect's client. */
 const savepoint = "effect_sql_0"

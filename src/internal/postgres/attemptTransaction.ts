@@ -14,18 +14,25 @@ import { AttemptConnection } from "./AttemptConnection.ts"
 import { beginStatement, LazyConnection } from "./LazyConnection.ts"
 import { NestedConnection } from "./NestedConnection.ts"
 
-/** Opens one over the services of an attempt: the services with it among them. Sends nothing. Ends with `commitAndTell` or `rollBack`. */
-export type Open = <R>(services: Context.Context<R>) => readonly [AttemptConnection, Context.Context<R>]
+/** What opens transactions of one client by hand. */
+export interface Transactions {
+  /** Where their sessions come from. */
+  readonly pool: PgPool
+  /** One over the services of an attempt: the services with it among them. Sends nothing. Ends with `commitAndTell` or `rollBack`. */
+  readonly open: <R>(services: Context.Context<R>) => readonly [AttemptConnection, Context.Context<R>]
+  /** The services with this one among them. */
+  readonly enter: <R>(services: Context.Context<R>, connection: AttemptConnection) => Context.Context<R>
+}
 
 /** Marks the services inside `withTransaction` of an attempt, until its own connection is made. */
 const Outer = Context.Reference<AttemptConnection | undefined>("millrace/internal/OuterTransaction", {
   defaultValue: () => undefined
 })
 
-const openers = new WeakMap<SqlClient, Open>()
+const known = new WeakMap<SqlClient, Transactions>()
 
 /** How to open transactions of this client by hand; `undefined` for a client that `Postgres.make` did not make. */
-export const openerOf = (client: SqlClient): Open | undefined => openers.get(client)
+export const transactionsOf = (client: SqlClient): Transactions | undefined => known.get(client)
 
 /** What a connection for a transaction is: a savepoint where one is open already. */
 export const acquirer = (pool: PgPool): Effect.Effect<Connection, never, Scope.Scope> =>
@@ -90,22 +97,23 @@ export const install = <Client extends SqlClient>(client: Client, pool: PgPool):
     }
   }
 
-  const open: Open = (services) => {
+  const enter: Transactions["enter"] = (services, connection) => {
+    const reactivity = Context.getOrUndefined(services, Reactivity)
+    const inside = Context.add(services, transactionService, [connection, 0])
+    return reactivity === undefined ? inside : Context.add(inside, Reactivity, deferred(reactivity, connection))
+  }
+
+  const open: Transactions["open"] = (services) => {
     const begin = Context.get(services, BeginTransaction)
     const connection = new AttemptConnection(
       pool,
       undefined,
       begin === undefined ? { sql: beginStatement, isPrepared: true } : { sql: begin, isPrepared: false }
     )
-    const reactivity = Context.getOrUndefined(services, Reactivity)
-    const inside = Context.add(services, transactionService, [connection, 0])
-    return [
-      connection,
-      reactivity === undefined ? inside : Context.add(inside, Reactivity, deferred(reactivity, connection))
-    ]
+    return [connection, enter(services, connection)]
   }
 
   const own = Object.assign(client, { withTransaction: nested, afterCommit: afterOwnCommit })
-  openers.set(own, open)
+  known.set(own, { pool, open, enter })
   return own
 }

@@ -15,7 +15,8 @@ import * as Statement from "effect/sql/Statement"
 import { onLiveClock } from "../time/liveClock.ts"
 import * as AttemptTransaction from "./attemptTransaction.ts"
 import * as SessionConnection from "./connection.ts"
-import { beginStatement, rollbackStatement } from "./LazyConnection.ts"
+import { rollbackStatement } from "./ending.ts"
+import { beginStatement } from "./LazyConnection.ts"
 
 const json = Statement.custom<PgClient.PgCustom>("PgJson")
 

@@ -18,12 +18,12 @@ import type { Finish, JobStore, Owner, StoreError, Transacted } from "../../JobS
 import { type Database, isMissingDay, messageOf, toStoreError } from "./database.ts"
 import type { Foresee } from "./retention.ts"
 import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
-import { breakage, breakageOn, isCommitUnknown, type Open, openerOf, sqlState } from "./transaction.ts"
+import { breakage, breakageOn, isCommitUnknown, sqlState, type Transactions, transactionsOf } from "./transaction.ts"
 
 // The last statement of the handler's transaction. Schema-qualified, for the handler may have changed search_path. Not supported: a handler
 // that leaves a SET ROLE behind to a role without rights on the schema (42501, the attempt fails).
-export const settleSql = (schema: string) =>
-  `select 1 from ${schema}.settle($1, $2, $3, $4, $5, $6, $7, date '1970-01-01' + $8, $9, $10::jsonb)`
+export const settleSql = (schema: string, name: "settle" | "settle_grouped" = "settle") =>
+  `select 1 from ${schema}.${name}($1, $2, $3, $4, $5, $6, $7, date '1970-01-01' + $8, $9, $10::jsonb)`
 
 export const settleParameters = (owner: Owner, settlement: Finish, now: number): ReadonlyArray<unknown> => [
   uuid(settlement.id),
@@ -38,7 +38,8 @@ export const settleParameters = (owner: Owner, settlement: Finish, now: number):
   text(entryJson(settlement.entry))
 ]
 
-interface Completion {
+/** How the attempt is to be settled. */
+export interface Completion {
   readonly settlement: Finish
   readonly now: number
 }
@@ -48,7 +49,7 @@ const isOutage = (error: SqlError, state: string | undefined) =>
   state === undefined ? error.reason._tag === "ConnectionError" : /^(?:08|53|57|58)/.test(state)
 
 /** What the end of a transaction without a commit means. `isCommitting`: COMMIT may have been sent by a client that does not say so. */
-const conclude = (error: SqlError, isCommitting: boolean): Effect.Effect<Transacted, CommitFailed> => {
+export const conclude = (error: SqlError, isCommitting: boolean): Effect.Effect<Transacted, CommitFailed> => {
   if (isCommitUnknown(error)) return Effect.succeed({ _tag: "Unknown" })
   const state = sqlState(error)
   if (isCommitting && state === undefined && error.reason._tag === "ConnectionError") {
@@ -65,16 +66,19 @@ const conclude = (error: SqlError, isCommitting: boolean): Effect.Effect<Transac
     : Effect.fail(failed)
 }
 
-type Transact = JobStore["Service"]["transact"]
+/** Its signature, which other ways to run a transaction share. */
+export type Transact = JobStore["Service"]["transact"]
 
 /** See {@link JobStore.transact}. */
 export const transact = (schema: string, client: SqlClient, foresee: Foresee): Transact => {
-  const open = openerOf(client)
-  return open === undefined ? transactEagerly(schema, client, foresee) : transactLazily(schema, open, foresee)
+  const transactions = transactionsOf(client)
+  return transactions === undefined
+    ? transactEagerly(schema, client, foresee)
+    : transactLazily(schema, transactions, foresee)
 }
 
 /** On a transaction opened by hand, which costs nothing before the first statement. */
-const transactLazily = (schema: string, open: Open, foresee: Foresee): Transact => {
+const transactLazily = (schema: string, { open }: Transactions, foresee: Foresee): Transact => {
   const sql = settleSql(schema)
   return <A, E, R>(
     owner: Owner,

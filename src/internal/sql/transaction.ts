@@ -8,11 +8,12 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import type { SqlClient } from "effect/sql/SqlClient"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
-import { commitUnknown, type LastStatement, LazyConnection } from "../postgres/LazyConnection.ts"
+import { commitUnknown, type LastStatement } from "../postgres/ending.ts"
+import { LazyConnection } from "../postgres/LazyConnection.ts"
 import { hasLostConnection, isConflict } from "../postgres/sqlState.ts"
 
-export { type Open, openerOf } from "../postgres/attemptTransaction.ts"
-export type { LastStatement } from "../postgres/LazyConnection.ts"
+export { type Transactions, transactionsOf } from "../postgres/attemptTransaction.ts"
+export type { LastStatement } from "../postgres/ending.ts"
 export { hasLostConnection, sqlState } from "../postgres/sqlState.ts"
 
 /** The current transaction of `sql` in this fiber: its connection and its depth (0: outermost, more: inside savepoints). */

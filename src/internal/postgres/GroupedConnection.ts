@@ -1,0 +1,111 @@
+/**
+ * The connection of one attempt inside a transaction that it shares with others (`Groups`). Its turn begins with its first statement and
+ * ends with `settle` or `rollBack`; before and after it can send nothing, so that no fiber of it writes among the statements of another.
+ */
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+import type { Connection } from "effect/sql/SqlConnection"
+import type { SqlError } from "effect/sql/SqlError"
+import { AttemptConnection } from "./AttemptConnection.ts"
+import type { LastStatement } from "./ending.ts"
+import type { Group, Groups, Outcome } from "./Groups.ts"
+import { beginStatement, type Line, type Session } from "./LazyConnection.ts"
+import { Ride } from "./Turn.ts"
+
+export class GroupedConnection extends AttemptConnection {
+  private readonly groups: Groups
+  private group: Group | undefined
+  /** The first statement, which may travel ahead of its turn. */
+  private ride: Ride<unknown> | undefined
+  /** A cancellation that the server has not confirmed may still hit a later statement: nobody else's shall be sent. */
+  private isCancelled = false
+
+  constructor(groups: Groups) {
+    super(groups.pool, undefined, { sql: beginStatement, isPrepared: true })
+    this.groups = groups
+  }
+
+  override executeStream(...args: Parameters<Connection["executeStream"]>) {
+    // Left before its end it is cancelled like any other statement.
+    this.isCancelled = true
+    return super.executeStream(...args)
+  }
+
+  protected override noting<A>(statement: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> {
+    return Effect.onInterrupt(super.noting(statement), () =>
+      Effect.sync(() => {
+        this.isCancelled = true
+      }))
+  }
+
+  protected override lease(
+    restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+  ): Effect.Effect<Session, SqlError> {
+    return Effect.flatMap(this.groups.take(restore, this.ride), (group) => {
+      this.group = group
+      return Effect.onError(group.lease(restore, this.ride), () => {
+        this.group = undefined
+        return group.pass()
+      })
+    })
+  }
+
+  protected override first<A>(
+    statement: (statements: Connection) => Effect.Effect<A, SqlError>
+  ): Effect.Effect<A, SqlError> {
+    const isFirst = this.session === undefined && this.savepoints.length === 0
+    const ride = isFirst ? new Ride(statement) : undefined
+    this.ride = ride
+    // Given up before its turn it must not travel with a later one.
+    const opened = Effect.onError(this.open(), () =>
+      Effect.sync(() => {
+        if (this.session === undefined) this.ride = undefined
+      }))
+    return Effect.flatMap(opened, (session) => {
+      const { statements } = session
+      return ride === undefined
+        ? statement(statements)
+        : ride.answer(Effect.suspend(() => statement(statements)), session.pinned.interrupt)
+    })
+  }
+
+  protected override begin(pinned: Line): Effect.Effect<unknown, SqlError> {
+    return this.group === undefined ? Effect.void : this.group.begin(pinned)
+  }
+
+  protected override undo({ pin, pinned }: Session): Effect.Effect<void> {
+    const { group, ride } = this
+    if (group === undefined) return Effect.void
+    // What it lost against may be what those before it hold.
+    if (this.isCancelled || this.brokenBy !== undefined) group.close()
+    return (ride === undefined ? Effect.void : ride.end(pinned.interrupt)).pipe(
+      Effect.andThen(group.undo(pinned)),
+      Effect.andThen(Scope.close(pin, Exit.void)),
+      Effect.andThen(group.pass())
+    )
+  }
+
+  /**
+   * Ends with its writes and waits for the COMMIT that they share; what was registered with `onCommit` runs behind it. `alone` settles a
+   * transaction that turned out to be this attempt's only, `inGroup` one of several. Fails where the settlement did: then what this one wrote
+   * is gone, and nothing of the others.
+   */
+  settle(alone: LastStatement, inGroup: LastStatement): Effect.Effect<Outcome, SqlError> {
+    const { group, session } = this
+    if (group === undefined || session === undefined) return Effect.die("settle: no statement was sent")
+    const settled = this.gate.withPermit(Effect.suspend(() => {
+      this.ended = true
+      if (this.isCancelled) group.close()
+      if (this.failed !== undefined) return Effect.andThen(this.undo(session), Effect.fail(this.failed))
+      return Effect.andThen(
+        Scope.close(session.pin, Exit.void),
+        group.settle(session.base, { alone, inGroup, savepoints: this.savepointCount })
+      )
+    }))
+    return Effect.flatMap(
+      Effect.andThen(settled, group.ending),
+      (outcome) => outcome === "committed" ? Effect.as(this.tell(), outcome) : Effect.succeed(outcome)
+    )
+  }
+}
