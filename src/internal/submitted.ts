@@ -18,9 +18,9 @@ export type Teller = (
   batchId: BatchId | undefined
 ) => Effect.Effect<void>
 
-/** Whether this row needs no wake of its own: the one before it wakes the same line, from a lower `seq` on. */
+/** Whether this row needs no wake of its own: the one before it, if it is not handed over, wakes the same line, from a lower `seq` on. */
 const isBehind = (ready: Ready, before: Ready | undefined): boolean =>
-  before !== undefined && ready.dueAt === undefined && before.dueAt === undefined && before.seq < ready.seq &&
+  before !== undefined && before.job === undefined && ready.dueAt === undefined && before.dueAt === undefined && before.seq < ready.seq &&
   before.tenant === ready.tenant && before.lane === ready.lane && before.partition === ready.partition &&
   before.queueId === ready.queueId
 

@@ -25,6 +25,8 @@ export interface Options {
   readonly queues: ReadonlyArray<JobQueue>
   readonly handlerGraceMs?: number
   readonly eventBus?: Layer.Layer<EventBus.EventBus>
+  /** Puts something of the test's own between the runtime and its store. */
+  readonly changeStore?: (store: JobStore["Service"]) => JobStore["Service"]
 }
 
 /** The owned partitions. Messages go to the latest owner of each. */
@@ -119,9 +121,14 @@ const layerOver = <R, E>(options: Options, store: Layer.Layer<JobStore | R, E>) 
     Layer.orDie
   )
 
+const changed = <R, E>({ changeStore }: Options, store: Layer.Layer<JobStore, E, R>): Layer.Layer<JobStore, E, R> =>
+  changeStore === undefined
+    ? store
+    : Layer.effect(JobStore, Effect.map(JobStore, (inner) => JobStore.of(changeStore(inner)))).pipe(Layer.provide(store))
+
 /** Partitions of the test's own, in memory. */
-export const layerMemory = (options: Options) => layerOver(options, MemoryJobStore.layer)
+export const layerMemory = (options: Options) => layerOver(options, changed(options, MemoryJobStore.layer))
 
 /** Partitions of the test's own, on a fresh database. */
 export const layerPostgres = (options: Options) =>
-  layerOver(options, PgJobStore.layer().pipe(Layer.provideMerge(TestDatabase.layer)))
+  layerOver(options, changed(options, PgJobStore.layer()).pipe(Layer.provideMerge(TestDatabase.layer)))
