@@ -327,8 +327,12 @@ const endSpan = ({ common }: Attempting, span: Tracer.Span, exit: Exit.Exit<unkn
   span.end(isTimed ? Context.get(common.services, Clock.Clock).currentTimeNanosUnsafe() : 0n, exit)
 }
 
-const entryOf = ({ environment, job, span, startedAt }: Attempting, endedAt: number): Omit<Attempt, "outcome"> => {
-  const trace = span === undefined ? undefined : RequestContext.traceOf(span)
+const entryOf = (
+  { common, environment, job, span, startedAt }: Attempting,
+  endedAt: number
+): Omit<Attempt, "outcome"> => {
+  // The ids of a span that nobody records are Effect's own, and right.
+  const trace = span === undefined || !common.isRecorded ? span : RequestContext.traceOf(span)
   return {
     kind: "attempt",
     attempt: job.attempt + 1,

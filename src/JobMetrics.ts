@@ -127,10 +127,25 @@ export interface Recorder {
 }
 
 /** A recorder for the jobs of one queue. */
-export const recorder = (queue: string, context: Context.Context<never>): Recorder => ({
-  finished: (type, outcome) => finishedOf(type, queue, outcome).updateUnsafe(1, context),
-  retried: (type, errorClass) => retriedOf(type, queue, errorClass).updateUnsafe(1, context),
-  deadLettered: (type, errorClass) => deadLetteredOf(type, queue, errorClass).updateUnsafe(1, context),
-  started: (type, waitedMs) => waitTimeOf(type, queue).updateUnsafe(Math.max(waitedMs, 0), context),
-  ended: (type, ranMs) => runTimeOf(type, queue).updateUnsafe(Math.max(ranMs, 0), context)
-})
+export const recorder = (queue: string, context: Context.Context<never>): Recorder => {
+  const completedOf = byType((type) => finishedOf(type, queue, "completed"))
+  const waitOf = byType((type) => waitTimeOf(type, queue))
+  const runOf = byType((type) => runTimeOf(type, queue))
+  return {
+    finished: (type, outcome) =>
+      (outcome === "completed" ? completedOf(type) : finishedOf(type, queue, outcome)).updateUnsafe(1, context),
+    retried: (type, errorClass) => retriedOf(type, queue, errorClass).updateUnsafe(1, context),
+    deadLettered: (type, errorClass) => deadLetteredOf(type, queue, errorClass).updateUnsafe(1, context),
+    started: (type, waitedMs) => waitOf(type).updateUnsafe(Math.max(waitedMs, 0), context),
+    ended: (type, ranMs) => runOf(type).updateUnsafe(Math.max(ranMs, 0), context)
+  }
+}
+
+/** Most jobs are of the type of the one before. */
+const byType = <A>(make: (type: string) => A): (type: string) => A => {
+  let last: { readonly type: string; readonly made: A } | undefined
+  return (type) => {
+    if (last?.type !== type) last = { type, made: make(type) }
+    return last.made
+  }
+}

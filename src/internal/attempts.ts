@@ -291,16 +291,18 @@ export const make = (options: {
 
     // ---------------------------------------------------------------------------------------------- a run
 
+    const progressed = (run: Run, fraction: number, message: string | undefined): Effect.Effect<void> =>
+      Effect.suspend(() => {
+        run.progress = Number.isFinite(fraction) ? Math.min(Math.max(fraction, 0), 1) : 0
+        run.message = message?.slice(0, 1_000).replaceAll("\0", "")
+        run.isNoteDue = true
+        const { job, progress } = run
+        return Effect.flatMap(store.now, (now) => announcer.progressed(job, now, progress, run.message))
+      })
+
     const control = (run: Run): Execution.Control => ({
       isInterrupting: () => run.ending !== undefined,
-      progress: (fraction, message) =>
-        Effect.suspend(() => {
-          run.progress = Number.isFinite(fraction) ? Math.min(Math.max(fraction, 0), 1) : 0
-          run.message = message?.slice(0, 1_000).replaceAll("\0", "")
-          run.isNoteDue = true
-          const { job, progress } = run
-          return Effect.flatMap(store.now, (now) => announcer.progressed(job, now, progress, run.message))
-        })
+      progress: (fraction, message) => progressed(run, fraction, message)
     })
 
     const noteOf = (run: Run): RunNote => ({

@@ -227,11 +227,13 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       return undefined
     }
 
+    const stays = (job: ReadyJob): boolean => leaving.size === 0 || !leaving.has(job.type)
+
     const next = (attempts: Attempts.Attempts): ReadyJob | undefined => {
       if (state.isStopping || !attempts.hasPlace()) return undefined
       const live = liveClock.currentTimeMillisUnsafe()
       if (attempts.size() > 0 && live < aloneUntil) return undefined
-      if (suspect === undefined) return mailbox.take((job) => !leaving.has(job.type))
+      if (suspect === undefined) return mailbox.take(stays)
       return attempts.size() === 0 || live - suspect.since >= suspectPatienceMs ? suspect.job : undefined
     }
 
