@@ -310,7 +310,7 @@ layer(runtime(held), { excludeTestServices: true, timeout: "60 seconds" })("a gr
         const group = yield* gather("behind", all, (name) =>
           Effect.flatMap(SqlClient, (sql) => {
             const insert = sql`insert into public.business (id, hold) values (${name}, ${name === all[0] ? 77 : null})`
-            return name === all[1] ? Effect.raceFirst(insert, told) : insert
+            return name === all[1] ? Effect.raceFirst(sql`select pg_sleep(3600)`, told) : insert
           }))
         yield* group.go
         yield* untilWaiting(sql, 1, "advisory")
