@@ -14,6 +14,7 @@ import * as References from "effect/References"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
 import { inspect } from "node:util"
+import { CurrentJob } from "../src/CurrentJob.ts"
 import * as EventBus from "../src/EventBus.ts"
 import { GroupLimits, type Limits } from "../src/internal/postgres/Groups.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
@@ -309,7 +310,7 @@ layer(runtime(held), { excludeTestServices: true, timeout: "60 seconds" })("a gr
         const group = yield* gather("behind", all, (name) =>
           Effect.flatMap(SqlClient, (sql) => {
             const insert = sql`insert into public.business (id, hold) values (${name}, ${name === all[0] ? 77 : null})`
-            return name === all[1] ? Effect.raceFirst(insert, told) : insert
+            return name === all[1] ? Effect.raceFirst(sql`select pg_sleep(3600)`, told) : insert
           }))
         yield* group.go
         yield* untilWaiting(sql, 1, "advisory")
@@ -499,7 +500,7 @@ layer(runtime({ ...held, millis: 100 }), { excludeTestServices: true, timeout: "
 )
 
 /** The runtime over a line that can be watched and lost. */
-const watched = Effect.gen(function*() {
+const watched = Effect.fnUntraced(function*(limits: Limits) {
   const url = yield* databaseUrl
   const recorder = makeRecorder(url)
   const direct = Context.get(yield* Layer.build(Postgres.layer({ url })), PgClient)
@@ -507,7 +508,7 @@ const watched = Effect.gen(function*() {
   const context = yield* Layer.build(
     JobRuntime.layer({ queues: [Work], gracePeriod: 0 }).pipe(
       Layer.provideMerge(Postgres.layer({ url, stream: recorder.stream })),
-      Layer.provide(Layer.succeed(GroupLimits, held))
+      Layer.provide(Layer.succeed(GroupLimits, limits))
     )
   )
   return { context: Context.add(context, PgClient, direct).pipe(Context.add(SqlClient, direct)), recorder }
@@ -516,7 +517,7 @@ const watched = Effect.gen(function*() {
 describe("a grouped transaction on its line", () => {
   it.live("takes one write for each member: the settlement before, its savepoint, and its first statement", () =>
     Effect.gen(function*() {
-      const { context, recorder } = yield* watched
+      const { context, recorder } = yield* watched(held)
       yield* Effect.gen(function*() {
         const names = numbered("write", 5)
         const group = yield* gather("write", names, write)
@@ -532,7 +533,7 @@ describe("a grouped transaction on its line", () => {
   for (const outcome of ["has committed", "has not"] as const) {
     it.live(`that is lost during COMMIT, when the server ${outcome}: each job completes once, in its first attempt`, () =>
       Effect.gen(function*() {
-        const { context, recorder } = yield* watched
+        const { context, recorder } = yield* watched(held)
         yield* Effect.gen(function*() {
           const names = numbered("lost", 5)
           const told = yield* tellings
@@ -553,4 +554,36 @@ describe("a grouped transaction on its line", () => {
         }).pipe(Effect.provide(context))
       }).pipe(Effect.scoped, quiet, Effect.provide(TestDatabase.layerDatabase)))
   }
+
+  it.live("that is lost again and again, at any moment: each job completes once, in its first attempt, and is told of once", () =>
+    Effect.gen(function*() {
+      const { context, recorder } = yield* watched({ ...held, sessions: 3, millis: 100 })
+      yield* Effect.gen(function*() {
+        const jobs = yield* Jobs.Jobs
+        const sql = yield* SqlClient
+        const told = yield* tellings
+        yield* JobHandlers.register(
+          "again",
+          () => Effect.flatMap(CurrentJob, ({ jobId }) => write(jobId)),
+          { retry: RetryPolicy.none, transaction: "grouped" }
+        )
+        const { jobIds } = yield* jobs.submit(Array.from({ length: 1_000 }, () => ({ type: "again", queue: Work })))
+        const open = sql<{ readonly port: number }>`select client_port as port from pg_stat_activity
+          where datname = current_database() and state <> 'idle' and pid <> pg_backend_pid()`
+        let lost = 0
+        while (lost < 20 && told.length < jobIds.length) {
+          const ports = new Set((yield* open).map(({ port }) => port))
+          for (const socket of recorder.connections()) {
+            if (socket.localPort === undefined || !ports.has(socket.localPort)) continue
+            socket.destroy()
+            lost++
+          }
+        }
+        assert.isAbove(lost, 0)
+        yield* assertToldOnce(told, jobIds)
+        const fates = yield* fatesOf(yield* PgClient, jobIds)
+        assert.deepStrictEqual(fates.filter(({ attempt, state }) => state !== "completed" || attempt !== 1), [])
+        assert.deepStrictEqual((yield* transactions(jobIds)).flat().toSorted(), jobIds.toSorted())
+      }).pipe(Effect.provide(context))
+    }).pipe(Effect.scoped, quiet, Effect.provide(TestDatabase.layerDatabase)))
 })
