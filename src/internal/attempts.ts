@@ -345,6 +345,7 @@ export const make = (options: {
       })
 
     const onExit = (run: Run, exit: Exit.Exit<Execution.Conclusion | undefined>): void => {
+      run.fiber = undefined
       if (Exit.isFailure(exit)) return void fork(guarded(run, Effect.failCause(exit.cause)))
       if (exit.value === undefined) return ended(run, undefined)
       concluded(run, exit.value)

@@ -35,6 +35,6 @@ export const make = (): Reruns => {
       if (counts.size > capacity && oldest !== undefined) counts.delete(oldest)
       return trouble === "conflict" ? 5 * count : Math.min(50 * 2 ** count, 5_000)
     },
-    forget: (id) => void counts.delete(id)
+    forget: (id) => void (counts.size > 0 && counts.delete(id))
   }
 }
