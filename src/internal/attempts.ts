@@ -120,7 +120,8 @@ export const make = (options: {
 
     const ended = (run: Run, settlement: Settlement | undefined) => {
       const id = run.job.id
-      runs.delete(id)
+      // The job may be running again already: its row was given back before this run had been told of.
+      if (runs.get(id) === run) runs.delete(id)
       if (run.notedAt !== undefined) doneNotes.add(id)
       leavePlace(run)
       if (run.ended !== undefined) Deferred.doneUnsafe(run.ended, Effect.succeed(settlement))
