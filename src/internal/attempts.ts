@@ -390,6 +390,8 @@ export const make = (options: {
         // Uninterruptible but for the handler. It runs at once, and may have ended when this returns.
         const fiber = fork(running, { uninterruptible: true })
         run.fiber = fiber
+        // Told to end by its own handler, before there was a fiber to interrupt.
+        if (run.ending !== undefined) fiber.interruptUnsafe()
         fiber.addObserver((exit) => onExit(run, exit))
       },
       cancel: (run, by) =>
