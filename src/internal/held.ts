@@ -24,6 +24,8 @@ interface Reading {
   /** Of the pass under way, which may take several answers: whether every tenant was read to its end, and nothing was told of meanwhile. */
   isWhole: boolean
   wasTold: boolean
+  /** The highest `seq` that was ever read: what is told of later with a lower one may have been read, and be over. */
+  passed: number
   /** Tenants told of while nothing of them was held and the lane had no room: they shall not wait behind another's flood. */
   readonly newcomers: Set<TenantKey>
 }
@@ -41,9 +43,12 @@ export interface Held {
   readonly told: (ready: Ready) => void
   /**
    * Takes in a job that was stored a moment ago, without reading it. `false`, and nothing happens, unless everything ready before it in its
-   * lane has been read: it shall not pass what waits in the table.
+   * lane has been read: it shall not pass what waits in the table. Nor if it may have been read itself: between a commit and the word of
+   * it there is time enough for a job to run and end.
    */
   readonly given: (job: ReadyJob) => boolean
+  /** A row of this `seq` may be gone before anybody told of it. */
+  readonly passed: (lane: number, seq: number) => void
   /** Whether everything ready in a lane has been read, as far as it was told of. */
   readonly isRead: (lane: number) => boolean
   /** Forget all marks: the next demands find whatever was missed. */
@@ -74,7 +79,15 @@ export const make = (lanes: number): Held => {
   const groups = new Map<string, Group>()
   const readings = Array.from(
     { length: lanes },
-    (): Reading => ({ cursor: "", hasMore: true, tenants: 0, isWhole: true, wasTold: false, newcomers: new Set() })
+    (): Reading => ({
+      cursor: "",
+      hasMore: true,
+      tenants: 0,
+      isWhole: true,
+      wasTold: false,
+      passed: 0,
+      newcomers: new Set()
+    })
   )
   // Told of while an intake is under way: its snapshot may be older, so its answer must not raise a mark past them.
   const toldMarks = new Map<string, number>()
@@ -133,6 +146,7 @@ export const make = (lanes: number): Held => {
       const key = keyOf(asked.lane, tenant)
       const group: Group = groups.get(key) ?? { lane: asked.lane, tenant, seqs: new Set(), mark: 0 }
       for (const job of found) {
+        reading.passed = Math.max(reading.passed, job.seq)
         if (jobs.has(job.id)) continue
         jobs.set(job.id, job)
         group.seqs.add(job.seq)
@@ -159,7 +173,8 @@ export const make = (lanes: number): Held => {
     told: ({ lane, seq, tenant }) => lower(lane, tenant, seq - 1),
     isRead: (lane) => readings[lane]?.hasMore === false,
     given: (job) => {
-      if (readings[job.lane]?.hasMore !== false || jobs.has(job.id)) return false
+      const reading = readings[job.lane]
+      if (reading?.hasMore !== false || job.seq <= reading.passed || jobs.has(job.id)) return false
       const key = keyOf(job.lane, job.tenant)
       const group: Group = groups.get(key) ?? { lane: job.lane, tenant: job.tenant, seqs: new Set(), mark: 0 }
       jobs.set(job.id, job)
@@ -167,6 +182,10 @@ export const make = (lanes: number): Held => {
       group.mark = Math.max(group.mark, job.seq)
       groups.set(key, group)
       return true
+    },
+    passed: (lane, seq) => {
+      const reading = readings[lane]
+      if (reading !== undefined) reading.passed = Math.max(reading.passed, seq)
     },
     sweep: () => {
       for (const group of groups.values()) lower(group.lane, group.tenant, 0)

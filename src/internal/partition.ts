@@ -457,6 +457,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         }
         const settlement = Verdict.cancelled(job, now, queue.retention, by)
         const { entry, purgeAt } = settlement
+        for (const { lane, seq } of yield* store.reread([id])) held.passed(lane, seq)
         if (!(yield* store.cancel({ id, version, owner, now, purgeAt, entry }))) return false
         yield* announcer.settled(job, settlement, now) ?? Effect.void
         return true
