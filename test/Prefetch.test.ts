@@ -77,7 +77,8 @@ const aWhile = Effect.gen(function*() {
 }).pipe(Effect.scoped)
 let whiles = 0
 
-const stateOf = (id: JobId) => Effect.flatMap(JobStore, (store) => Effect.map(store.find(id), (found) => Option.getOrThrow(found).state))
+const stateOf = (id: JobId) =>
+  Effect.flatMap(JobStore, (store) => Effect.map(store.find(id), (found) => Option.getOrThrow(found).state))
 
 /** Owns a queue of the test's own, in which so many jobs of this type wait. */
 const own = Effect.fnUntraced(function*(queue: JobQueue.JobQueue, graceMs: number, type: string, count: number) {
@@ -308,7 +309,11 @@ for (const [name, layerOf] of [["memory", layerMemory], ["PostgreSQL", layerPost
         // Everything before is read.
         yield* jobs.await(yield* jobs.submit({ type: "mixed", payload: { n: -1 }, queue: Serial }))
         yield* aWhile
-        const request = (n: number, size = 0) => ({ type: "mixed", payload: { n, text: "x".repeat(size) }, queue: Serial })
+        const request = (n: number, size = 0) => ({
+          type: "mixed",
+          payload: { n, text: "x".repeat(size) },
+          queue: Serial
+        })
         yield* jobs.submit([request(0), request(1, 9_000), request(2)])
         yield* jobs.await(yield* jobs.submit(request(3)))
         assert.deepStrictEqual(starts, [-1, 0, 1, 2, 3])
@@ -323,7 +328,8 @@ for (const [name, layerOf] of [["memory", layerMemory], ["PostgreSQL", layerPost
         yield* register("kinds", (payload) => Effect.sync(() => starts.push(payload)))
         const gate = yield* jobs.submit({ type: "kinds gate", queue: Serial })
         yield* stops.arrived("kinds")
-        const submit = (payload: unknown, options = {}) => jobs.submit({ type: "kinds", payload, queue: Serial, ...options })
+        const submit = (payload: unknown, options = {}) =>
+          jobs.submit({ type: "kinds", payload, queue: Serial, ...options })
         const expired = yield* submit("expired", { expiresIn: 0 })
         const late = yield* submit("late", { delay: "1 day" })
         const past = yield* submit("past", { runAt: 0 })
