@@ -284,15 +284,16 @@ layer(tests, { excludeTestServices: true })("in a handler", (it) => {
           Effect.gen(function*() {
             const sql = yield* SqlClient
             batches.push(ids)
-            yield* sql`insert into public.business ${sql.insert(ids.map((id) => ({ id })))}`
+            return yield* sql`insert into public.business (id) select unnest(${[...ids]}::text[])`
           })
       })
       const insert = SqlResolver.request(resolver)
       yield* register("batched", (payload) =>
         Effect.gen(function*() {
+          const name = String(payload)
           // Both are there before either asks.
-          yield* stops.stop(String(payload))
-          yield* Effect.forEach([1, 2, 3], (n) => insert(`batched ${payload} ${n}`), { concurrency: "unbounded" })
+          yield* stops.stop(name)
+          yield* Effect.forEach([1, 2, 3], (n) => insert(`batched ${name} ${n}`), { concurrency: "unbounded" })
           if (payload === "bad") return yield* Effect.fail("no")
         }))
       const good = yield* Effect.forkScoped(run("batched", "good"))

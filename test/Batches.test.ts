@@ -9,7 +9,11 @@ import * as References from "effect/References"
 import * as Scope from "effect/Scope"
 import * as Batches from "../src/internal/batches.ts"
 
-const options = { run: (items: ReadonlyArray<number>) => Effect.succeed(items), maxBatch: 10, maxInFlight: 1 }
+const options: Parameters<typeof Batches.make<number, number, never>>[0] = {
+  run: (items: ReadonlyArray<number>) => Effect.succeed(items),
+  maxBatch: 10,
+  maxInFlight: 1
+}
 
 describe("Batches", () => {
   for (const operations of [3, 4, 5]) {
@@ -31,7 +35,7 @@ describe("Batches", () => {
       const scope = yield* Scope.make()
       const sent = yield* Deferred.make<void>()
       const run = () => Effect.andThen(Deferred.succeed(sent, undefined), Effect.never)
-      const push = yield* Scope.provide(Batches.make({ ...options, run }), scope)
+      const push = yield* Scope.provide(Batches.make<number, number, never>({ ...options, run }), scope)
       const told: Array<string> = []
       const tell = (name: string) => (exit: Exit.Exit<number>) => {
         told.push(`${name} ${Exit.isFailure(exit) ? "was cut off" : "was sent"}`)
