@@ -12,7 +12,7 @@ import * as Jobs from "../src/Jobs.ts"
 import { fatesOf, restartUntil, rowsOf, startWorker, untilFinal } from "./utils/child.ts"
 import { databaseUrl, TestDatabase } from "./utils/database.ts"
 import { holdLock, terminate, untilWaiting } from "./utils/holds.ts"
-import { batchSizes, Die, Hold, Outside, queue, tables, Write } from "./utils/worker.ts"
+import { batchSizes, Die, Hold, Idle, Outside, queue, tables, Write } from "./utils/worker.ts"
 
 /** A database with the handlers' tables, and a process that only submits: this one. */
 const submitting = JobRuntime.layerClient({ queues: [queue(20)] }).pipe(
@@ -128,6 +128,42 @@ describe("a process that is killed with SIGKILL", () => {
       assert.deepStrictEqual((yield* fatesOf(sql, [id]))[0], committed)
       assert.deepStrictEqual(yield* rowsOf(sql, [id]), [{ job_id: id, attempt: 1, pid: first.pid }])
       assert.isEmpty(second.said.filter((said) => "jobId" in said && said.jobId === id))
+    }).pipe(Effect.scoped, Effect.provide(submitting)))
+
+  it.live("while the outcomes of many ended handlers wait to be written: every job ends completed, transactional ones exactly once", () =>
+    Effect.gen(function*() {
+      const sql = yield* PgClient
+      const url = yield* databaseUrl
+      const jobs = yield* Jobs.Jobs
+      const { jobIds: idle } = yield* jobs.submit(Array.from({ length: 200 }, () => Idle.request(undefined)))
+      // Their handlers' transactions end in between, each by itself.
+      const { jobIds: writing } = yield* jobs.submit(
+        Array.from({ length: 20 }, () => Write.request({})),
+        { priority: "critical" }
+      )
+      // Whoever settles any of the others waits for this one.
+      const session = yield* sql.reserve
+      yield* session.executeUnprepared("begin", [], undefined)
+      yield* session.executeUnprepared(
+        "select id from millrace.jobs where id = $1 for update",
+        [idle[0]],
+        undefined
+      )
+      const first = yield* startWorker({ url })
+      yield* first.until("returning", { count: 60 })
+      yield* untilWaiting(sql)
+      assert.isAtLeast((yield* fatesOf(sql, idle)).filter(({ state }) => state === "live").length, 150)
+      yield* first.kill
+      const unwritten = new Set((yield* first.until("returning")).map(({ jobId }) => jobId))
+      yield* session.executeUnprepared("rollback", [], undefined)
+      const second = yield* startWorker({ url })
+      const fates = yield* untilFinal(sql, [...idle, ...writing])
+      assert.deepStrictEqual(fates.filter(({ attempt, state }) => state !== "completed" || attempt !== 1), [])
+      const rows = yield* rowsOf(sql, writing)
+      assert.deepStrictEqual(rows.map(({ job_id }) => job_id).toSorted(), writing.toSorted())
+      // At least once outside of it: what had ended and was not written ran again.
+      const again = (yield* second.until("returning")).filter(({ jobId }) => unwritten.has(jobId))
+      assert.isNotEmpty(again)
     }).pipe(Effect.scoped, Effect.provide(submitting)))
 
   it.live("during a handler without a transaction: what it did stays, and it is done again under the same job id", () =>

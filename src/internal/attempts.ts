@@ -34,7 +34,7 @@ export interface Run {
   isNoteDue: boolean
   /** Why it was interrupted: it is cancelled for good, or stopped to run again elsewhere. */
   ending: { readonly _tag: "Cancel"; readonly by: string | undefined } | { readonly _tag: "Stop" } | undefined
-  /** Runs the handler; once that has ended, interrupting it changes nothing. */
+  /** Runs the handler, and after that whatever takes longer to settle: interrupting it then cuts short its pauses. */
   fiber: Fiber.Fiber<unknown> | undefined
   /** Whether it still takes up one of the queue's places. */
   isInPlace: boolean
@@ -120,7 +120,8 @@ export const make = (options: {
 
     const ended = (run: Run, settlement: Settlement | undefined) => {
       const id = run.job.id
-      runs.delete(id)
+      // The job may be running again already: its row was given back before this run had been told of.
+      if (runs.get(id) === run) runs.delete(id)
       if (run.notedAt !== undefined) doneNotes.add(id)
       leavePlace(run)
       if (run.ended !== undefined) Deferred.doneUnsafe(run.ended, Effect.succeed(settlement))
@@ -144,7 +145,7 @@ export const make = (options: {
         Effect.catchDefect((defect) =>
           Effect.logError("Settling a job died", defect).pipe(
             Effect.annotateLogs("jobId", run.job.id),
-            Effect.andThen(onLiveClock(Effect.sleep("5 seconds"))),
+            Effect.andThen(pause(run, "5 seconds")),
             Effect.andThen(lookAgain(run.job)),
             Effect.as(undefined)
           )
@@ -153,28 +154,35 @@ export const make = (options: {
         Effect.uninterruptible
       )
 
+    const goOn = (run: Run, rest: Effect.Effect<Settlement | undefined>): void => {
+      run.fiber = fork(guarded(run, rest))
+    }
+
+    /** Until the time is over, or somebody waits for the end of this run. */
+    const pause = (run: Run, duration: Duration.Input): Effect.Effect<unknown> =>
+      Effect.suspend(() =>
+        run.ending === undefined
+          ? onLiveClock(Effect.sleep(duration)).pipe(Effect.interruptible, Effect.exit)
+          : Effect.void
+      )
+
     const settled = (run: Run, settlement: Settlement) =>
       settler.push(settlement, (exit) => {
-        const { job } = run
-        if (Exit.isFailure(exit)) return void fork(guarded(run, Effect.failCause(exit.cause)))
+        if (Exit.isFailure(exit)) return goOn(run, Effect.failCause(exit.cause))
         const answer = exit.value
         if (typeof answer !== "string") return written(run, answer)
-        fork(guarded(run, Effect.as(unwritten(job, answer), undefined)))
+        goOn(run, Effect.as(unwritten(run, answer), undefined))
       })
 
-    const unwritten = (job: ReadyJob, answer: Extract<Settled, string>): Effect.Effect<void> => {
+    const unwritten = (run: Run, answer: Extract<Settled, string>): Effect.Effect<void> => {
       switch (answer) {
         case "superseded":
-          return lookAgain(job)
+          return lookAgain(run.job)
         case "stopped":
           return Effect.void
         // Running it again at once would be refused again.
         case "refused":
-          return onLiveClock(Effect.sleep("60 seconds")).pipe(
-            Effect.interruptible,
-            Effect.exit,
-            Effect.andThen(lookAgain(job))
-          )
+          return Effect.andThen(pause(run, "60 seconds"), lookAgain(run.job))
       }
     }
 
@@ -232,9 +240,9 @@ export const make = (options: {
     const rerun = (run: Run, conclusion: Extract<Execution.Conclusion, { readonly _tag: "Rerun" }>) =>
       Effect.gen(function*() {
         const { job } = run
-        const pause = reruns.next(job.id, conclusion.trouble)
-        if (pause !== undefined) {
-          yield* onLiveClock(Effect.sleep(Duration.millis(pause))).pipe(Effect.interruptible, Effect.exit)
+        const pauseMs = reruns.next(job.id, conclusion.trouble)
+        if (pauseMs !== undefined) {
+          yield* pause(run, Duration.millis(pauseMs))
           release(job, true)
           return undefined
         }
@@ -242,7 +250,7 @@ export const make = (options: {
         const answer = yield* settler.settle(
           Execution.settlementOf(job, conclusion.entry, decision, failure, queue.retention)
         )
-        if (typeof answer === "string") return yield* Effect.as(unwritten(job, answer), undefined)
+        if (typeof answer === "string") return yield* Effect.as(unwritten(run, answer), undefined)
         release(job, false)
         if (answer._tag === "Retry" || answer._tag === "PutBack") onDue()
         yield* announcer.settled(job, answer, yield* store.now) ?? Effect.void
@@ -277,11 +285,11 @@ export const make = (options: {
         case "Committed":
           return written(run, conclusion.settlement)
         case "Superseded":
-          return void fork(guarded(run, Effect.as(lookAgain(job), undefined)))
+          return goOn(run, Effect.as(lookAgain(job), undefined))
         case "Unknown":
-          return void fork(guarded(run, resolve(run)))
+          return goOn(run, resolve(run))
         case "Rerun":
-          return void fork(guarded(run, rerun(run, conclusion)))
+          return goOn(run, rerun(run, conclusion))
         case "Interrupted":
           if (run.ending?._tag === "Cancel") return settled(run, cancellation(run, conclusion))
           release(job, true)
@@ -346,7 +354,7 @@ export const make = (options: {
 
     const onExit = (run: Run, exit: Exit.Exit<Execution.Conclusion | undefined>): void => {
       run.fiber = undefined
-      if (Exit.isFailure(exit)) return void fork(guarded(run, Effect.failCause(exit.cause)))
+      if (Exit.isFailure(exit)) return goOn(run, Effect.failCause(exit.cause))
       if (exit.value === undefined) return ended(run, undefined)
       concluded(run, exit.value)
     }
@@ -392,6 +400,8 @@ export const make = (options: {
         // Uninterruptible but for the handler. It runs at once, and may have ended when this returns.
         const fiber = fork(running, { uninterruptible: true })
         run.fiber = fiber
+        // Told to end by its own handler, before there was a fiber to interrupt.
+        if (run.ending !== undefined) fiber.interruptUnsafe()
         fiber.addObserver((exit) => onExit(run, exit))
       },
       cancel: (run, by) =>

@@ -48,6 +48,8 @@ export const make = <A, B, E>(options: {
           Effect.exit
         )
       }
+      // In the same breath as it is seen that nothing waits: what comes in between would be sent by nobody.
+      inFlight--
     })
 
     return (item, done) => {
@@ -55,6 +57,6 @@ export const make = <A, B, E>(options: {
       waiting.push({ item, done })
       if (inFlight >= options.maxInFlight) return
       inFlight++
-      fork(Effect.ensuring(flush, Effect.sync(() => inFlight--)))
+      fork(flush)
     }
   })

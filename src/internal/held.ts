@@ -26,6 +26,8 @@ interface Reading {
   /** Of the pass under way, which may take several answers: whether every tenant was read to its end, and nothing was told of meanwhile. */
   isWhole: boolean
   wasTold: boolean
+  /** The highest `seq` that was ever read: what is told of later with a lower one may have been read, and be over. */
+  passed: number
   /** Tenants told of while nothing of them was held and the lane had no room: they shall not wait behind another's flood. */
   readonly newcomers: Set<TenantKey>
 }
@@ -43,9 +45,12 @@ export interface Held {
   readonly told: (ready: Ready) => void
   /**
    * Takes in a job that was stored a moment ago, without reading it. `false`, and nothing happens, unless everything in its lane that was
-   * told of has been read: it shall not pass what waits in the table.
+   * told of has been read: it shall not pass what waits in the table. Nor if it may have been read itself: between a commit and the word of
+   * it there is time enough for a job to run and end.
    */
   readonly given: (job: ReadyJob) => boolean
+  /** A row of this `seq` may be gone before anybody told of it. */
+  readonly passed: (lane: number, seq: number) => void
   /** Whether everything in a lane that was told of has been read. */
   readonly isRead: (lane: number) => boolean
   /** Forget all marks: the next demands find whatever was missed. */
@@ -83,11 +88,15 @@ export const make = (lanes: number): Held => {
       tenants: 0,
       isWhole: true,
       wasTold: false,
+      passed: 0,
       newcomers: new Set()
     })
   )
   // Told of while an intake is under way: its snapshot may be older, so its answer must not raise a mark past them.
   const toldMarks = new Map<string, number>()
+  // Given while a sweep's intake is under way: its answer may name them, and they may have ended when it comes.
+  const givenMeanwhile = new Set<string>()
+  let isReading = false
   const keyOf = (lane: number, tenant: TenantKey) => `${lane}${tenant}`
 
   const lower = (lane: number, tenant: TenantKey, mark: number) => {
@@ -144,7 +153,8 @@ export const make = (lanes: number): Held => {
       const key = keyOf(asked.lane, tenant)
       const group: Group = groups.get(key) ?? { lane: asked.lane, tenant, seqs: new Set(), mark: 0 }
       for (const job of found) {
-        if (jobs.has(job.id)) continue
+        reading.passed = Math.max(reading.passed, job.seq)
+        if (jobs.has(job.id) || givenMeanwhile.has(job.id)) continue
         jobs.set(job.id, job)
         group.seqs.add(job.seq)
         fresh.push(job)
@@ -178,15 +188,21 @@ export const make = (lanes: number): Held => {
     told: ({ lane, seq, tenant }) => lower(lane, tenant, seq - 1),
     isRead,
     given: (job) => {
-      if (!isRead(job.lane) || jobs.has(job.id)) return false
+      const reading = readings[job.lane]
+      if (reading === undefined || !isRead(job.lane) || job.seq <= reading.passed || jobs.has(job.id)) return false
+      if (isReading) givenMeanwhile.add(job.id)
       const key = keyOf(job.lane, job.tenant)
       const group: Group = groups.get(key) ?? { lane: job.lane, tenant: job.tenant, seqs: new Set(), mark: 0 }
       jobs.set(job.id, job)
       group.seqs.add(job.seq)
       // Of a sweep under way the mark is low on purpose.
-      if (readings[job.lane]?.hasMore === false) group.mark = Math.max(group.mark, job.seq)
+      if (!reading.hasMore) group.mark = Math.max(group.mark, job.seq)
       groups.set(key, group)
       return true
+    },
+    passed: (lane, seq) => {
+      const reading = readings[lane]
+      if (reading !== undefined) reading.passed = Math.max(reading.passed, seq)
     },
     sweep: () => {
       const wereRead = readings.map((_, lane) => isRead(lane))
@@ -202,6 +218,8 @@ export const make = (lanes: number): Held => {
       const asked = room.flatMap((free, lane) => laneDemand(free, lane, reserve[lane] ?? 0) ?? [])
       if (asked.length === 0) return undefined
       toldMarks.clear()
+      givenMeanwhile.clear()
+      isReading = true
       const marks: Array<Mark> = []
       const held: Array<number> = []
       for (const group of groups.values()) {
@@ -211,15 +229,19 @@ export const make = (lanes: number): Held => {
       }
       return { lanes: asked, marks, held }
     },
-    took: (demand, intake) =>
-      demand.lanes.flatMap((asked) => {
+    took: (demand, intake) => {
+      const fresh = demand.lanes.flatMap((asked) => {
         const reading = readings[asked.lane]
         if (reading === undefined) return []
         const rows = new Map<TenantKey, Array<ReadyJob>>()
         for (const { lane, tenant } of intake.visited) if (lane === asked.lane) rows.set(tenant, [])
         for (const job of intake.jobs) if (job.lane === asked.lane) rows.get(job.tenant)?.push(job)
         return tookLane(asked, reading, rows)
-      }),
+      })
+      isReading = false
+      givenMeanwhile.clear()
+      return fresh
+    },
     release: (job, isReady) => {
       // Given back before, and read again since: what is held now is another reading.
       if (jobs.get(job.id)?.version !== job.version) return

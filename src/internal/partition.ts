@@ -249,7 +249,10 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
             const other = begin(job, attempts, now)
             if (other !== undefined) others.push(other)
           }
-          return Effect.as(Effect.all(others, { discard: true }), job !== undefined)
+          const isMore = job !== undefined
+          // Begun: from here on it is not this turn's to give back.
+          job = undefined
+          return Effect.as(Effect.all(others, { discard: true }), isMore)
         })
         // A defect here must not keep the job from ever being read again.
         return Effect.onError(started, () => Effect.sync(() => job === undefined ? undefined : release(job, true)))
@@ -456,6 +459,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         }
         const settlement = Verdict.cancelled(job, now, queue.retention, by)
         const { entry, purgeAt } = settlement
+        for (const { lane, seq } of yield* store.reread([id])) held.passed(lane, seq)
         if (!(yield* store.cancel({ id, version, owner, now, purgeAt, entry }))) return false
         yield* announcer.settled(job, settlement, now) ?? Effect.void
         return true

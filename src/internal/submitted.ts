@@ -20,7 +20,8 @@ export type Teller = (
 
 /** Whether this row needs no wake of its own: the one before it, if it is not handed over, wakes the same line, from a lower `seq` on. */
 const isBehind = (ready: Ready, before: Ready | undefined): boolean =>
-  before !== undefined && before.job === undefined && ready.dueAt === undefined && before.dueAt === undefined && before.seq < ready.seq &&
+  before !== undefined && before.job === undefined && ready.dueAt === undefined && before.dueAt === undefined &&
+  before.seq < ready.seq &&
   before.tenant === ready.tenant && before.lane === ready.lane && before.partition === ready.partition &&
   before.queueId === ready.queueId
 

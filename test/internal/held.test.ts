@@ -23,6 +23,7 @@ const makeWorld = (capacity: number) => {
   const wakes: Array<Ready> = []
   const everTaken = new Set<string>()
   const lost = new Set<number>()
+  const finished = new Set<JobId>()
   let reading: { readonly demand: Demand; readonly answer: Intake } | undefined
 
   const ready = ({ lane, seq, tenant }: Row): Ready => ({ queueId: 1, partition: 0, lane, tenant, seq })
@@ -132,6 +133,7 @@ const makeWorld = (capacity: number) => {
       reading = undefined
       for (const job of held.took(demand, answer)) {
         assert.isFalse(inHand.has(job.id), "a job that is held was given again")
+        assert.isFalse(finished.has(job.id), "a job that has ended was given again")
         inHand.set(job.id, job)
         everTaken.add(job.id)
       }
@@ -142,6 +144,7 @@ const makeWorld = (capacity: number) => {
       if (job === undefined) return
       inHand.delete(job.id)
       tables.live.delete(job.id)
+      finished.add(job.id)
       held.release(job, false)
     },
     /** A held job was rolled back: its row is as it was, or was moved by somebody. */
@@ -385,6 +388,20 @@ describe("what the owner holds", () => {
     const answer = intake(world.tables, owner, demand)
     assert.strictEqual(world.held.took(demand, answer).length, 1)
     assert.deepStrictEqual(world.held.took(demand, answer), [])
+  })
+
+  it("a job that is handed over while a sweep reads, and has ended when the answer names it, is not given again", () => {
+    const world = makeWorld(10)
+    while (world.ask()) world.take()
+    world.begin(2, 0)
+    world.commit(0, false)
+    world.sweep()
+    world.ask()
+    world.give(0)
+    assert.strictEqual(world.inHand.size, 1)
+    world.finish(0)
+    world.take()
+    assert.strictEqual(world.inHand.size, 0)
   })
 
   it("asks for nothing of a lane without room", () => {

@@ -124,7 +124,9 @@ const layerOver = <R, E>(options: Options, store: Layer.Layer<JobStore | R, E>) 
 const changed = <R, E>({ changeStore }: Options, store: Layer.Layer<JobStore, E, R>): Layer.Layer<JobStore, E, R> =>
   changeStore === undefined
     ? store
-    : Layer.effect(JobStore, Effect.map(JobStore, (inner) => JobStore.of(changeStore(inner)))).pipe(Layer.provide(store))
+    : Layer.effect(JobStore, Effect.map(JobStore, (inner) => JobStore.of(changeStore(inner)))).pipe(
+      Layer.provide(store)
+    )
 
 /** Partitions of the test's own, in memory. */
 export const layerMemory = (options: Options) => layerOver(options, changed(options, MemoryJobStore.layer))

@@ -81,6 +81,9 @@ export class Die extends Job.make("Die", { queue: Work, retry }) {}
 /** Writes one row outside of any transaction and waits for `go`. */
 export class Outside extends Job.make("Outside", { queue: Work, retry, transaction: "none" }) {}
 
+/** Sends no statement: how it ended is written with whatever ends at the same time. */
+export class Idle extends Job.make("Idle", { queue: Work, retry }) {}
+
 /** `rows` is where handlers write: nothing forbids a second row of the same job. A row with `hold` stops its transaction inside COMMIT. */
 export const tables = [
   "create table public.rows (job_id uuid not null, attempt int not null, pid int not null, hold bigint)",
@@ -150,6 +153,7 @@ const holding = Effect.gen(function*() {
 const handlers = Layer.mergeAll(
   Write.toLayer(({ hold }) => told(write(hold))),
   Hold.toLayer(() => told(Effect.tap(write(), holding))),
+  Idle.toLayer(() => told(Effect.void)),
   Outside.toLayer(() => told(Effect.andThen(write(), holding))),
   Die.toLayer(() =>
     told(Effect.andThen(

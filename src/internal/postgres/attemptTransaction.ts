@@ -87,7 +87,9 @@ export const install = <Client extends SqlClient>(client: Client, pool: PgPool):
   /** Invalidates what was written when it is there to be read. */
   const deferred = (reactivity: Reactivity, connection: AttemptConnection): Reactivity => {
     const invalidateUnsafe: Reactivity["invalidateUnsafe"] = (keys) =>
-      connection.onCommit(Effect.sync(() => reactivity.invalidateUnsafe(keys)))
+      connection.hasEnded
+        ? reactivity.invalidateUnsafe(keys)
+        : connection.onCommit(Effect.sync(() => reactivity.invalidateUnsafe(keys)))
     const invalidate: Reactivity["invalidate"] = (keys) => Effect.sync(() => invalidateUnsafe(keys))
     return {
       ...reactivity,

@@ -93,14 +93,12 @@ const transactLazily = (schema: string, { open }: Transactions, foresee: Foresee
             connection.abandon()
             return Effect.succeed({ _tag: "Pending", settlement })
           }
-          const _tag = connection.hasBegun ? "Committed" : "Pending"
-          if (connection.hasBegun) {
-            foresee(now, settlement.purgeAt)
-            connection.setLast({ sql, params: settleParameters(owner, settlement, now) })
-          }
+          // Also where no statement was sent, but something waits for the commit: it must not run before the settlement is written.
+          foresee(now, settlement.purgeAt)
+          connection.setLast({ sql, params: settleParameters(owner, settlement, now) })
           return Effect.matchEffect(connection.commitAndTell(), {
             onFailure: (error) => conclude(error, false),
-            onSuccess: () => Effect.succeed<Transacted>({ _tag, settlement })
+            onSuccess: () => Effect.succeed<Transacted>({ _tag: "Committed", settlement })
           })
         }
         const rolledBack = (cause: Cause.Cause<E>): Effect.Effect<Transacted, E> => {
