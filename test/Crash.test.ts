@@ -141,12 +141,12 @@ describe("a process that is killed with SIGKILL", () => {
         Array.from({ length: 20 }, () => Write.request({})),
         { priority: "critical" }
       )
-      // Whoever settles any of the others waits for this one.
+      // Whoever settles any of the others waits.
       const session = yield* sql.reserve
       yield* session.executeUnprepared("begin", [], undefined)
       yield* session.executeUnprepared(
-        "select id from millrace.jobs where id = $1 for update",
-        [idle[0]],
+        "select id from millrace.jobs where id = any($1::uuid[]) for update",
+        [idle],
         undefined
       )
       const first = yield* startWorker({ url })
