@@ -10,8 +10,9 @@ const maxTypes = 10_000
 
 /** Parked jobs of one partition. */
 export interface Parking {
-  /** Answers whether it is the first of its type. */
-  readonly park: (job: ReadyJob) => boolean
+  readonly park: (job: ReadyJob) => void
+  /** Whether nobody has asked this of the type yet, since it was first missed. */
+  readonly isNews: (type: string) => boolean
   /** All jobs of a type that has got a handler. */
   readonly unpark: (type: string) => ReadonlyArray<ReadyJob>
   readonly remove: (id: string) => ReadyJob | undefined
@@ -25,6 +26,7 @@ export interface Parking {
 export const make = (): Parking => {
   const parked = new Map<string, { readonly job: ReadyJob; readonly since: number }>()
   const missingSince = new Map<string, number>()
+  const told = new Set<string>()
   const take = (choose: (entry: { readonly job: ReadyJob; readonly since: number }) => boolean) => {
     const chosen = [...parked.values()].filter(choose).map(({ job }) => job)
     for (const { id } of chosen) parked.delete(id)
@@ -33,16 +35,23 @@ export const make = (): Parking => {
   return {
     park: (job) => {
       const now = liveClock.currentTimeMillisUnsafe()
-      const isFirst = !missingSince.has(job.type)
-      if (isFirst) missingSince.set(job.type, now)
+      if (!missingSince.has(job.type)) missingSince.set(job.type, now)
       // Types are any text: of too many the oldest is forgotten, whose jobs then wait longer for a handler.
       const [oldest] = missingSince.keys()
-      if (missingSince.size > maxTypes && oldest !== undefined) missingSince.delete(oldest)
+      if (missingSince.size > maxTypes && oldest !== undefined) {
+        missingSince.delete(oldest)
+        told.delete(oldest)
+      }
       parked.set(job.id, { job, since: now })
-      return isFirst
+    },
+    isNews: (type) => {
+      const isNews = missingSince.has(type) && !told.has(type)
+      if (isNews) told.add(type)
+      return isNews
     },
     unpark: (type) => {
       missingSince.delete(type)
+      told.delete(type)
       return take(({ job }) => job.type === type)
     },
     remove: (id) => {

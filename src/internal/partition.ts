@@ -207,12 +207,8 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       }
       const handler = handlers.get(job.type)
       if (handler === undefined) {
-        if (!parking.park(job)) return undefined
-        return Effect.logWarning(
-          `No handler for jobs of type "${job.type}" in this process: they wait for one for ${
-            Duration.format(Duration.millis(options.handlerGraceMs))
-          }, then become dead letters`
-        )
+        parking.park(job)
+        return undefined
       }
       const live = liveClock.currentTimeMillisUnsafe()
       if (job.crashes >= 2) {
@@ -313,12 +309,23 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       Effect.ignore
     )
 
+    const tellOfMissing = (type: string) =>
+      Effect.logWarning(
+        `No handler for jobs of type "${type}" in this process: they wait for one for ${
+          Duration.format(Duration.millis(options.handlerGraceMs))
+        }, then become dead letters`
+      )
+
     const noteTurn = (attempts: Attempts.Attempts) =>
       Effect.gen(function*() {
         yield* onLiveClock(Effect.sleep(Duration.millis(noteMs)))
         yield* attempts.note
         const now = yield* store.now
-        for (const job of parking.overdue()) yield* Effect.forkIn(settle(job, withoutHandler(job, now)), loops)
+        for (const job of parking.overdue()) {
+          // Not sooner: handlers may be registered a moment after the runtime has started.
+          if (parking.isNews(job.type)) yield* tellOfMissing(job.type)
+          yield* Effect.forkIn(settle(job, withoutHandler(job, now)), loops)
+        }
         if (suspect !== undefined || aloneUntil > 0) dispatchDue.openUnsafe()
       })
 
