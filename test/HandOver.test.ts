@@ -83,6 +83,35 @@ layer(layerPostgres({ queues: [Ten] }), { excludeTestServices: true })("a job in
       assert.strictEqual(new Set(starts).size, 301)
     }))
 
+  it.effect("is not read again while it waits, and not while it runs", () =>
+    Effect.gen(function*() {
+      const jobs = yield* Jobs.Jobs
+      const stops = yield* makeStops
+      const starts: Array<unknown> = []
+      yield* JobHandlers.register("held", (payload) =>
+        Effect.andThen(Effect.sync(() => starts.push(payload)), stops.stop(String(payload))), { transaction: "none" })
+      yield* counted("before")
+      yield* oneMore("before")
+      const ids: Array<JobId> = []
+      for (let payload = 0; payload < 15; payload++) {
+        ids.push(yield* jobs.submit({ type: "held", payload, queue: Ten }))
+      }
+      // Ten run, five wait.
+      yield* stops.arrived("9")
+      const late = yield* jobs.submit({ type: "held", payload: 15, queue: Ten })
+      yield* sweep
+      const { of } = yield* Partitions
+      yield* until(Effect.sync(() =>
+        of(Ten).view(late) !== undefined
+      ))
+      yield* stops.release("0")
+      yield* jobs.await(ids[0]!)
+      yield* sweep
+      yield* stops.releaseAll
+      yield* Effect.forEach([...ids, late], (id) => jobs.await(id))
+      assert.deepStrictEqual(starts, Array.from({ length: 16 }, (_, n) => n))
+    }))
+
   it.effect("is not started again when the owner has read and run it before its submitter tells of it", () =>
     Effect.gen(function*() {
       const jobs = yield* Jobs.Jobs

@@ -46,6 +46,7 @@ const noIntake: OnIntake = () => {}
 /** A store whose settlements of all queues but `other` wait while `gate` is closed, and which says what it is asked. */
 const makeHeld = () => {
   const gate = Latch.makeUnsafe(true)
+  const reading = Latch.makeUnsafe(true)
   let other: number | undefined
   const seen = { settlements: 0, onSubmitted: () => {}, onIntake: noIntake }
   const change = (store: JobStore["Service"]): JobStore["Service"] => ({
@@ -58,7 +59,9 @@ const makeHeld = () => {
     submit: (jobs, options) => Effect.tap(store.submit(jobs, options), () => Effect.sync(() => seen.onSubmitted())),
     intake: (owner, demand) =>
       Effect.tap(
-        store.intake(owner, demand),
+        owner.queueId === other
+          ? store.intake(owner, demand)
+          : Effect.andThen(reading.await, store.intake(owner, demand)),
         ({ jobs }) => Effect.sync(() => seen.onIntake(jobs))
       ),
     settle: (owner, settlements, now) => {
@@ -67,7 +70,10 @@ const makeHeld = () => {
       return Effect.andThen(gate.await, store.settle(owner, settlements, now))
     }
   })
-  return { gate, seen, change }
+  /** Closed until it is opened, or the test is over. */
+  const close = Effect.acquireRelease(gate.close, () => gate.open)
+  const closeReading = Effect.acquireRelease(reading.close, () => reading.open)
+  return { gate, close, reading, closeReading, seen, change }
 }
 
 /** Whatever was to happen meanwhile has had its chance: other jobs have gone all their way, several times. */
@@ -141,7 +147,7 @@ for (const [name, layerOf] of [["memory", layerMemory], ["PostgreSQL", layerPost
             if (Number(payload) % 3 === 2) yield* Effect.yieldNow
             running--
           }))
-        yield* held.gate.close
+        yield* held.close
         const { jobIds } = yield* jobs.submit(many(300, "serial", Serial))
         yield* until(Effect.sync(() => held.seen.settlements > 0))
         yield* aWhile
@@ -163,7 +169,7 @@ for (const [name, layerOf] of [["memory", layerMemory], ["PostgreSQL", layerPost
             return Effect.fail("no")
           }))
         const before = held.seen.settlements
-        yield* held.gate.close
+        yield* held.close
         const { jobIds } = yield* jobs.submit(many(50, "serial failing", Serial))
         yield* until(Effect.sync(() => held.seen.settlements > before))
         yield* aWhile
@@ -188,7 +194,7 @@ for (const [name, layerOf] of [["memory", layerMemory], ["PostgreSQL", layerPost
             if (Number(payload) % 2 === 1) yield* Effect.yieldNow
             running--
           }))
-        yield* held.gate.close
+        yield* held.close
         const { jobIds } = yield* jobs.submit(many(500, "four", Four))
         yield* until(Effect.sync(() => started >= 64 && running === 0))
         yield* aWhile
@@ -302,6 +308,23 @@ for (const [name, layerOf] of [["memory", layerMemory], ["PostgreSQL", layerPost
         assert.deepStrictEqual(starts, Array.from({ length: 1_520 }, (_, n) => n))
       }))
 
+    it.effect("a job in its submitter's hand does not pass older ones that are just being read", () =>
+      Effect.gen(function*() {
+        const jobs = yield* Jobs.Jobs
+        const starts: Array<unknown> = []
+        yield* register("reading", (payload) => Effect.sync(() => starts.push(payload)))
+        yield* jobs.await(yield* jobs.submit({ type: "reading", payload: -1, queue: Serial }))
+        yield* aWhile
+        yield* held.closeReading
+        yield* jobs.submit(many(65, "reading", Serial))
+        const last = yield* jobs.submit({ type: "reading", payload: 65, queue: Serial })
+        yield* aWhile
+        assert.deepStrictEqual(starts, [-1])
+        yield* held.reading.open
+        yield* jobs.await(last)
+        assert.deepStrictEqual(starts, Array.from({ length: 67 }, (_, n) => n - 1))
+      }))
+
     it.effect("of a batch with a large job between small ones all are found at once, and run in their order", () =>
       Effect.gen(function*() {
         const jobs = yield* Jobs.Jobs
@@ -360,7 +383,7 @@ for (const [name, layerOf] of [["memory", layerMemory], ["PostgreSQL", layerPost
         let runs = 0
         const ended = yield* Deferred.make<void>()
         yield* register("ended", () => Deferred.succeed(ended, undefined))
-        yield* held.gate.close
+        yield* held.close
         const before = held.seen.settlements
         const jobId = yield* jobs.submit({ type: "ended", queue: Four })
         yield* until(Effect.sync(() => held.seen.settlements > before))
@@ -378,7 +401,7 @@ for (const [name, layerOf] of [["memory", layerMemory], ["PostgreSQL", layerPost
             runs++
             return Effect.fail("again")
           }), { retry: RetryPolicy.fixed("1 day", { maxAttempts: 3 }) })
-        yield* held.gate.close
+        yield* held.close
         const again = yield* jobs.submit({ type: "ended again", queue: Four })
         yield* until(Effect.sync(() => runs === 1))
         const cancelled = yield* Effect.forkScoped(jobs.cancel(again), { startImmediately: true })
@@ -393,7 +416,7 @@ for (const [name, layerOf] of [["memory", layerMemory], ["PostgreSQL", layerPost
       Effect.gen(function*() {
         const { ids, scope } = yield* own(Four, 20_000, "leaving", 40)
         let runs = 0
-        yield* held.gate.close
+        yield* held.close
         yield* register("leaving", () => Effect.sync(() => runs++))
         yield* until(Effect.sync(() => runs === 40))
         const leaving = yield* Effect.forkScoped(Scope.close(scope, Exit.void), { startImmediately: true })
