@@ -152,7 +152,8 @@ const makeOrigin = ({ position }: Environment, context: unknown, tenant: TenantK
       ...request,
       ...(request.roles === undefined ? {} : { roles: Object.freeze(request.roles) }),
       ...(request.origin === undefined ? {} : { origin: Object.freeze(request.origin) }),
-      cluster: position
+      ...(request.trace === undefined ? {} : { trace: Object.freeze(request.trace) }),
+      cluster: Object.freeze(position)
     }),
     tenantId: tenantId(tenant),
     scheduledFor,

@@ -12,7 +12,7 @@ import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CurrentJob } from "./CurrentJob.ts"
 import { type Discard, type ErrorClass, ParseError, type Snooze } from "./JobError.ts"
-import { type Definition, type Handler, JobHandlers, textEncoder, type Transaction } from "./JobHandlers.ts"
+import { type Definition, type Handler, JobHandlers, textEncoder, timeoutOf, type Transaction } from "./JobHandlers.ts"
 import * as JobQueue from "./JobQueue.ts"
 import { type Lane, laneOf } from "./Priority.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
@@ -102,7 +102,7 @@ export interface Options<Payload extends Codec, Success extends Codec, Error ext
   readonly priority?: Lane | number
   /** Default: `RetryPolicy.exponential()`. */
   readonly retry?: RetryPolicy.RetryPolicy
-  /** The handler is interrupted after this long, and the attempt fails with class Timeout. Default: none. */
+  /** The handler is interrupted after this long, and the attempt fails with class Timeout. Default: none; 10 seconds for `"grouped"`. */
   readonly timeout?: Duration.Input
   /** See {@link RequestOptions.dedupeKey}. */
   readonly dedupeKey?: (payload: Payload["Type"]) => string
@@ -135,7 +135,7 @@ export const make = <
     throw new RangeError(`Job.make("${type}"): ${field}: expected ${expected}, received ${shown}`)
   }
   check(type.length >= 1 && type.length <= 200, "type", "1 to 200 characters", type)
-  const timeoutMs = millis(options.timeout)
+  const timeoutMs = timeoutOf(options.transaction, millis(options.timeout))
   check(timeoutMs === undefined || timeoutMs > 0, "timeout", "a finite duration above zero", options.timeout)
   const lifetimeMs = millis(options.expiresIn)
   check(lifetimeMs === undefined || lifetimeMs >= 0, "expiresIn", "a finite duration", options.expiresIn)

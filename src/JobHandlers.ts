@@ -28,13 +28,17 @@ import * as RetryPolicy from "./RetryPolicy.ts"
  *   were done run again at once, each in a transaction of its own, in the same attempt: such a handler runs twice.
  *
  *   What it does not promise: jobs of a group wait for each other's turn, from the first statement to the handler's end (`timeout` runs
- *   meanwhile), and those that are done wait for the commit. One that hangs holds up those done before it, and whoever waits for their locks;
- *   all others go on in another group. Locks are held until the group commits: handlers that lock the same rows in another order deadlock
+ *   meanwhile), and those that are done wait for the commit. One that hangs holds up those done before it, and whoever waits for their locks,
+ *   until its `timeout`, which is 10 seconds if none is given; all others go on in another group. Locks are held until the group commits: handlers that lock the same rows in another order deadlock
  *   more easily than alone. `now()`, `set local`, temporary tables and cursors are the group's: what one leaves behind the next finds. The
  *   isolation level is the connection's default, READ COMMITTED. Savepoints of handlers (`sql.withTransaction`) count, 60 to a group. Groups
  *   use 3 connections of the handlers' client, and one more for each that is held up.
  */
 export type Transaction = "job" | "none" | "grouped"
+
+/** Of a handler that shares its transaction and names no timeout: 10 seconds. One that hangs would keep the others' outcomes for ever. */
+export const timeoutOf = (transaction: Transaction | undefined, timeoutMs: number | undefined): number | undefined =>
+  timeoutMs === undefined && transaction === "grouped" ? 10_000 : timeoutMs
 
 /** What the runtime uses of a job definition. */
 export interface Definition {
@@ -172,9 +176,10 @@ export const register = <R>(
     yield* handlers.add({
       type,
       retry: options.retry ?? RetryPolicy.exponential(),
-      timeoutMs: options.timeout === undefined
-        ? undefined
-        : Duration.toMillis(Duration.fromInputUnsafe(options.timeout)),
+      timeoutMs: timeoutOf(
+        options.transaction,
+        options.timeout === undefined ? undefined : Duration.toMillis(Duration.fromInputUnsafe(options.timeout))
+      ),
       transaction: options.transaction ?? "job",
       decode: Effect.succeed,
       // The runtime gives each attempt the context below, and what it does not hold.

@@ -164,7 +164,7 @@ export const layer: Layer.Layer<
           store.submit(jobs, { batchId, now }),
           (error) => Submitter.failed(error, jobs)
         )
-        yield* store.afterCommit(tell(prepared, submitted, batchId))
+        yield* store.afterCommit(tell(prepared, submitted, { batchId, isJoined: yield* store.isInTransaction }))
         return submitted.map(({ id }) => id)
       })
 

@@ -3,6 +3,7 @@
  */
 import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, layer } from "@effect/vitest"
+import * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -20,7 +21,9 @@ import type { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
 import * as Jobs from "../src/Jobs.ts"
 import { JobStore } from "../src/JobStore.ts"
+import * as Postgres from "../src/Postgres.ts"
 import * as RetryPolicy from "../src/RetryPolicy.ts"
+import { makeDatabase } from "./utils/database.ts"
 import { makeBusinessTable } from "./utils/holds.ts"
 import { layerPostgres } from "./utils/partitions.ts"
 import { failureOf, makeStops, until } from "./utils/runtime.ts"
@@ -81,6 +84,39 @@ layer(tests, { excludeTestServices: true })("in a handler", (it) => {
         }))
       assert.isTrue(Exit.isSuccess(yield* run("nested")))
       assert.deepStrictEqual(yield* written("nested "), ["2", "5", "7", "9"])
+    }))
+
+  it.effect("a fiber whose first statement still waits for a session when its job ends writes nothing, and the session goes back", () =>
+    Effect.gen(function*() {
+      const sql = yield* PgClient
+      const late: Array<Fiber.Fiber<Exit.Exit<unknown, unknown>>> = []
+      yield* register("late session", () =>
+        Effect.map(
+          Effect.forkDetach(Effect.exit(write("session late")), { startImmediately: true }),
+          (fiber) => late.push(fiber)
+        ))
+      const all = Effect.forEach(Array.from({ length: 10 }), () => sql.reserve, { discard: true })
+      yield* Effect.scoped(Effect.gen(function*() {
+        yield* all
+        assert.isTrue(Exit.isSuccess(yield* run("late session")))
+      }))
+      assert.isTrue(Exit.isFailure(yield* Fiber.join(late[0]!)))
+      yield* Effect.scoped(all)
+      assert.deepStrictEqual(yield* written("session "), [])
+    }))
+
+  it.effect("a transaction of another client, nested in one of the job's, is the other client's", () =>
+    Effect.gen(function*() {
+      const { url } = yield* makeDatabase
+      const other = yield* Effect.map(Layer.build(Postgres.layer({ url })), (services) => Context.get(services, PgClient))
+      yield* other`create table only_here (id text primary key)`
+      yield* register("two clients", () =>
+        Effect.gen(function*() {
+          const sql = yield* SqlClient
+          yield* sql.withTransaction(other.withTransaction(other`insert into only_here values ('there')`))
+        }))
+      assert.isTrue(Exit.isSuccess(yield* run("two clients")))
+      assert.deepStrictEqual(yield* other`select id from only_here`, [{ id: "there" }])
     }))
 
   it.effect("two nested transactions at the same time run one after the other, and only the one that fails is rolled back", () =>

@@ -138,6 +138,50 @@ const numbered = (prefix: string, count: number) =>
 const completed = (names: ReadonlyArray<string>) => Object.fromEntries(names.map((name) => [name, "completed 1"]))
 
 layer(runtime(held), { excludeTestServices: true, timeout: "60 seconds" })("a grouped transaction", (it) => {
+  it.effect("a fiber that still waits for its turn when its job has ended writes nothing and leaves the turn to others", () =>
+    Effect.gen(function*() {
+      const jobs = yield* Jobs.Jobs
+      const stops = yield* makeStops
+      const late: Array<Fiber.Fiber<Exit.Exit<unknown, unknown>>> = []
+      const [first, second, third] = ["late 1", "late 2", "late 3"]
+      const group = yield* gather("late", ["late 1", "late 2", "late 3"], (name) => {
+        if (name === first) return Effect.andThen(write(name), stops.stop(name))
+        if (name === third) return Effect.andThen(stops.stop(name), write(name))
+        return Effect.map(
+          Effect.forkDetach(Effect.exit(write(name)), { startImmediately: true }),
+          (fiber) => late.push(fiber)
+        )
+      })
+      yield* group.go
+      yield* stops.arrived(String(first))
+      yield* jobs.await(group.idOf(String(second)))
+      yield* stops.release(String(first))
+      yield* jobs.await(group.idOf(String(first)))
+      yield* stops.release(String(third))
+      yield* group.ended
+      assert.strictEqual((yield* Fiber.join(late[0]!))._tag, "Failure")
+      assert.deepStrictEqual((yield* transactions(["late 1", "late 2", "late 3"])).flat(), ["late 1", "late 3"])
+    }))
+
+  it.effect("what is to be done after the commit finds the job completed, also where it sent no statement", () =>
+    Effect.gen(function*() {
+      const jobs = yield* Jobs.Jobs
+      const states: Array<string> = []
+      const group = yield* gather("after", ["after 1"], () =>
+        Effect.gen(function*() {
+          const sql = yield* SqlClient
+          const { jobId } = yield* CurrentJob
+          yield* sql.afterCommit(
+            Effect.orDie(Effect.map(jobs.status(jobId), ({ attempts, endedAt }) =>
+              states.push(`${attempts} ${endedAt !== undefined}`)))
+          )
+        }))
+      yield* group.go
+      yield* group.ended
+      assert.deepStrictEqual(states, ["1 true"])
+      assert.deepStrictEqual(yield* group.fates, completed(["after 1"]))
+    }))
+
   describe("holds", () => {
     it.effect("many jobs, whose writes and completions are one commit", () =>
       Effect.gen(function*() {

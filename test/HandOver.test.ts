@@ -56,6 +56,12 @@ layer(layerPostgres({ queues: [Ten] }), { excludeTestServices: true })("a job in
         yield* sql`select 1`
         yield* failureOf(sql.withTransaction(Effect.andThen(jobs.submit(request), Effect.fail("no"))))
       }))
+      // A savepoint that the client knows nothing of.
+      yield* sql.withTransaction(Effect.gen(function*() {
+        yield* sql`savepoint mine`
+        yield* jobs.submit(request)
+        yield* sql`rollback to savepoint mine`
+      }))
       yield* sweep
       yield* oneMore("rolled back")
       assert.strictEqual(starts.length, 2)

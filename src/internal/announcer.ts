@@ -27,6 +27,10 @@ export const tell = (bus: EventBus["Service"]) => (event: JobEvent.JobEvent): Ef
     (cause) => Effect.logError("The event bus failed; its subscribers missed an event", cause)
   )
 
+/** Events that cannot be made are missed, and nothing else. */
+const telling = (effect: Effect.Effect<void>): Effect.Effect<void> =>
+  Effect.catchCause(effect, (cause) => Effect.logError("An event could not be made", cause))
+
 /** Whether an event published now would be heard. */
 export const isHeard = (bus: EventBus["Service"]): boolean => bus.hasSubscribers?.() ?? true
 
@@ -120,7 +124,7 @@ export const make = (bus: EventBus["Service"], queue: string, context: Context.C
     settled: (job, settlement, at) => {
       count(job, settlement)
       const told = isHeard(bus)
-        ? Effect.forEach(events(job, settlement, at), publish, { discard: true })
+        ? telling(Effect.suspend(() => Effect.forEach(events(job, settlement, at), publish, { discard: true })))
         : undefined
       if (settlement._tag !== "DeadLetter") return told
       return Effect.andThen(logDeadLetter(job, settlement.failure), told ?? Effect.void)

@@ -46,6 +46,8 @@ export interface Run {
 export interface Attempts {
   /** Those whose outcome is not written down yet. */
   readonly size: () => number
+  /** How many handlers are under way. */
+  readonly underWay: () => number
   /** Whether another may start: handlers under way, and outcomes still to be written. */
   readonly hasPlace: () => boolean
   readonly ids: () => ReadonlyArray<JobId>
@@ -67,6 +69,8 @@ export interface Attempts {
 
 const longRunMs = 1_000
 const heartbeatMs = 10_000
+/** How long a stop waits for outcomes to be written. */
+const stopWait = "5 seconds"
 
 /**
  * How many attempts may have ended without their outcome being written down yet: their places go to others meanwhile, so that the outcomes
@@ -367,11 +371,14 @@ export const make = (options: {
     const stop = (choose: (run: Run) => boolean) =>
       Effect.forEach([...runs.values()].filter(choose), (run) => {
         run.ending ??= { _tag: "Stop" }
-        return Effect.andThen(interrupt(run), Deferred.await(endOf(run)))
+        // Its handler has ended when it is interrupted. What is left is to write that down, and the database may be away.
+        const written = onLiveClock(Effect.timeoutOption(Deferred.await(endOf(run)), stopWait))
+        return Effect.andThen(interrupt(run), written)
       }, { concurrency: "unbounded", discard: true })
 
     return {
       size: () => runs.size,
+      underWay: () => inPlace,
       hasPlace: () => inPlace < queue.concurrency && runs.size - inPlace < unwrittenLimit,
       ids: () => [...runs.keys()],
       running: () => [...runs.values()].filter(({ isInPlace }) => isInPlace).map(({ job }) => job.id),
@@ -420,10 +427,11 @@ export const make = (options: {
       stop,
       note: Effect.gen(function*() {
         const now = liveClock.currentTimeMillisUnsafe()
+        // An outcome that waits to be written is no run to blame for a crash.
         const due = [...runs.values()].filter((run) =>
-          run.isNoteDue || (run.notedAt === undefined
+          run.isInPlace && (run.isNoteDue || (run.notedAt === undefined
             ? now - run.startedLive >= longRunMs
-            : now - run.notedAt >= heartbeatMs)
+            : now - run.notedAt >= heartbeatMs))
         )
         if (due.length > 0) {
           for (const run of due) run.isNoteDue = false

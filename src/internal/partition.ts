@@ -207,6 +207,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       }
       const handler = handlers.get(job.type)
       if (handler === undefined) {
+        if (suspect?.job.id === job.id) suspect = undefined
         parking.park(job)
         return undefined
       }
@@ -260,7 +261,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         dispatchDue.closeUnsafe()
         while (yield* dispatch(attempts, yield* store.now)) yield* Effect.yieldNow
         intakeDue.openUnsafe()
-        yield* JobMetrics.setInFlight(queue.name, partition, attempts.size())
+        yield* JobMetrics.setInFlight(queue.name, partition, attempts.underWay())
       })
 
     // ---------------------------------------------------------------------------------------------- timers

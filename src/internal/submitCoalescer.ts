@@ -70,14 +70,14 @@ export const make = (
     const write = (items: ReadonlyArray<Item>): Effect.Effect<ReadonlyArray<Answer>> => {
       const before = arrivals
       const jobs = items.map(({ prepared }) => prepared.job)
-      // Statements are younger than all of their jobs.
-      const now = items.reduce((latest, { prepared }) => Math.max(latest, prepared.at), 0)
+      // The oldest one's: what is due after its own submission must not look ready here.
+      const now = items.reduce((oldest, { prepared }) => Math.min(oldest, prepared.at), Number.MAX_SAFE_INTEGER)
       return store.submit(jobs, { batchId: undefined, now }).pipe(
         Effect.matchEffect({
           onSuccess: (submitted) => {
             outage = undefined
             return Effect.as(
-              tell(items.map(({ prepared }) => prepared), submitted, undefined),
+              tell(items.map(({ prepared }) => prepared), submitted, { batchId: undefined, isJoined: false }),
               submitted.map(({ id }) => Exit.succeed(id))
             )
           },

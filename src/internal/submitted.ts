@@ -15,8 +15,15 @@ import type { Waker } from "./waker.ts"
 export type Teller = (
   prepared: ReadonlyArray<Prepared>,
   submitted: ReadonlyArray<Submitted>,
-  batchId: BatchId | undefined
+  how: Submission
 ) => Effect.Effect<void>
+
+/** How they were submitted. */
+export interface Submission {
+  readonly batchId: BatchId | undefined
+  /** Whether that was in a transaction of the caller's, in which a savepoint may have taken some of them back. */
+  readonly isJoined: boolean
+}
 
 /** Whether this row needs no wake of its own: the one before it, if it is not handed over, wakes the same line, from a lower `seq` on. */
 const isBehind = (ready: Ready, before: Ready | undefined): boolean =>
@@ -45,9 +52,13 @@ const jobOf = ({ at, job }: Prepared, seq: number): ReadyJob => ({
   context: job.context === undefined ? null : JSON.parse(job.context)
 })
 
-const readyOf = (prepared: ReadonlyArray<Prepared>, submitted: ReadonlyArray<Submitted>): ReadonlyArray<Ready> => {
+const readyOf = (
+  prepared: ReadonlyArray<Prepared>,
+  submitted: ReadonlyArray<Submitted>,
+  isJoined: boolean
+): ReadonlyArray<Ready> => {
   const all: Array<Ready> = []
-  const areFew = prepared.length <= handedOver
+  const areFew = !isJoined && prepared.length <= handedOver
   prepared.forEach((one, index) => {
     const { dueAt, lane, partition, payload, queueId, tenant } = one.job
     const { isNew = false, seq = 0 } = submitted[index] ?? {}
@@ -93,7 +104,7 @@ export const teller = (waker: Waker["Service"], bus: EventBus["Service"]): Telle
     Announcer.isHeard(bus)
       ? Effect.forEach(fresh, (one) => publish(eventOf(one, batchId)), { discard: true })
       : Effect.void
-  return (prepared, submitted, batchId) =>
+  return (prepared, submitted, { batchId, isJoined }) =>
     Effect.suspend(() => {
       const fresh = prepared.filter((_, index) => submitted[index]?.isNew === true)
       return Effect.andThen(
@@ -101,7 +112,7 @@ export const teller = (waker: Waker["Service"], bus: EventBus["Service"]): Telle
         publishAll(fresh, batchId)
       ).pipe(
         // Last, for its owner may start it at once; and in any case.
-        Effect.ensuring(Effect.sync(() => waker.wake(readyOf(prepared, submitted))))
+        Effect.ensuring(Effect.sync(() => waker.wake(readyOf(prepared, submitted, isJoined))))
       )
     })
 }

@@ -70,6 +70,11 @@ export class GroupedConnection extends AttemptConnection {
     })
   }
 
+  /** Its first statement may have travelled ahead: whatever was done is undone, and the turn handed on. */
+  protected override giveBack(session: Session): Effect.Effect<void> {
+    return this.undo(session)
+  }
+
   protected override begin(pinned: Line): Effect.Effect<unknown, SqlError> {
     return this.group === undefined ? Effect.void : this.group.begin(pinned)
   }

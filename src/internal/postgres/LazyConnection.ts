@@ -50,6 +50,8 @@ export interface Session {
   readonly pinned: Line
   readonly statements: Connection
   readonly pin: Scope.Closeable
+  /** Closed, the session goes back to whom it was taken from. */
+  readonly lease: Scope.Closeable
 }
 
 /** What of a session is used beside its statements. */
@@ -216,6 +218,8 @@ export class LazyConnection implements Connection {
     if (this.session !== undefined) return Effect.succeed(this.session)
     return Effect.uninterruptibleMask((restore) =>
       Effect.flatMap(this.lease(restore), (session) => {
+        // It has waited for so long that the transaction is over: nobody would end what begins now.
+        if (this.ended) return Effect.andThen(this.giveBack(session), Effect.fail(hasEnded))
         // From here on a ROLLBACK is owed, whatever becomes of BEGIN.
         this.session = session
         return Effect.as(
@@ -253,9 +257,19 @@ export class LazyConnection implements Connection {
       const pin = Scope.forkUnsafe(lease)
       return Effect.map(
         Scope.provide(base.pin, pin),
-        (pinned): Session => ({ base, pinned, statements: SessionConnection.make(pinned), pin })
+        (pinned): Session => ({ base, pinned, statements: SessionConnection.make(pinned), pin, lease })
       )
     }).pipe(Effect.onError((cause) => Scope.close(lease, Exit.failCause(cause))))
+  }
+
+  /** Gives back a session in which nothing was sent. */
+  protected giveBack({ lease }: Session): Effect.Effect<void> {
+    return Scope.close(lease, Exit.void)
+  }
+
+  /** Whether its sessions come from there. */
+  isOf(pool: PgPool): boolean {
+    return this.pool === pool
   }
 
   /** What the SQL client itself sends around a transaction and its savepoints; `undefined` for everybody's statements. */

@@ -89,6 +89,11 @@ export class Turn implements Session, Line, Connection {
     return this
   }
 
+  /** The session is the group's: a turn gives back its pin. */
+  get lease(): Scope.Closeable {
+    return this.pin
+  }
+
   get statements(): Connection {
     return this
   }

@@ -39,7 +39,9 @@ export const acquirer = (pool: PgPool): Effect.Effect<Connection, never, Scope.S
   Effect.contextWith((context: Context.Context<Scope.Scope>) => {
     const outer = Context.get(context, Outer)
     return Effect.succeed(
-      outer === undefined ? new LazyConnection(pool, Context.get(context, Scope.Scope)) : new NestedConnection(outer)
+      outer?.isOf(pool) === true
+        ? new NestedConnection(outer)
+        : new LazyConnection(pool, Context.get(context, Scope.Scope))
     )
   })
 

@@ -77,14 +77,16 @@ const together = (
             connection.abandon()
             return Effect.succeed<Transacted>({ _tag: "Pending", settlement })
           }
-          if (!connection.hasBegun) {
-            return Effect.matchEffect(connection.commitAndTell(), {
-              onFailure: (error) => conclude(error, false),
-              onSuccess: () => Effect.succeed<Transacted>({ _tag: "Pending", settlement })
-            })
-          }
           foresee(now, settlement.purgeAt)
           const params = settleParameters(owner, settlement, now)
+          if (!connection.hasBegun) {
+            // No statement was sent, but something waits for the commit: it must not run before the settlement is written.
+            connection.setLast({ sql, params })
+            return Effect.matchEffect(connection.commitAndTell(), {
+              onFailure: (error) => conclude(error, false),
+              onSuccess: () => Effect.succeed<Transacted>({ _tag: "Committed", settlement })
+            })
+          }
           const ended = Effect.andThen(
             prepare(dayOf(settlement.purgeAt)),
             connection.settle({ sql, params }, { sql: groupedSql, params })
