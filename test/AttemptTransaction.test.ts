@@ -108,7 +108,10 @@ layer(tests, { excludeTestServices: true })("in a handler", (it) => {
   it.effect("a transaction of another client, nested in one of the job's, is the other client's", () =>
     Effect.gen(function*() {
       const { url } = yield* makeDatabase
-      const other = yield* Effect.map(Layer.build(Postgres.layer({ url })), (services) => Context.get(services, PgClient))
+      const other = yield* Effect.map(
+        Layer.build(Postgres.layer({ url })),
+        (services) => Context.get(services, PgClient)
+      )
       yield* other`create table only_here (id text primary key)`
       yield* register("two clients", () =>
         Effect.gen(function*() {
