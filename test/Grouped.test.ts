@@ -153,11 +153,11 @@ layer(runtime(held), { excludeTestServices: true, timeout: "60 seconds" })("a gr
         )
       })
       yield* group.go
-      yield* stops.arrived(String(first))
-      yield* jobs.await(group.idOf(String(second)))
-      yield* stops.release(String(first))
-      yield* jobs.await(group.idOf(String(first)))
-      yield* stops.release(String(third))
+      yield* stops.arrived(first)
+      yield* jobs.await(group.idOf(second))
+      yield* stops.release(first)
+      yield* jobs.await(group.idOf(first))
+      yield* stops.release(third)
       yield* group.ended
       assert.strictEqual((yield* Fiber.join(late[0]!))._tag, "Failure")
       assert.deepStrictEqual((yield* transactions(["late 1", "late 2", "late 3"])).flat(), ["late 1", "late 3"])
