@@ -10,12 +10,15 @@ import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
 import * as Option from "effect/Option"
 import * as Reactivity from "effect/reactivity/Reactivity"
+import * as References from "effect/References"
 import * as Schema from "effect/Schema"
 import { BeginTransaction, SqlClient } from "effect/sql/SqlClient"
 import * as SqlResolver from "effect/sql/SqlResolver"
 import * as CurrentJob from "../src/CurrentJob.ts"
+import { LongTransaction } from "../src/internal/sql/transact.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import type { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
@@ -84,6 +87,25 @@ layer(tests, { excludeTestServices: true })("in a handler", (it) => {
         }))
       assert.isTrue(Exit.isSuccess(yield* run("nested")))
       assert.deepStrictEqual(yield* written("nested "), ["2", "5", "7", "9"])
+    }))
+
+  it.effect("a transaction that is held for long is told of, with the job; a handler that is slow without one is not", () =>
+    Effect.gen(function*() {
+      const told: Array<string> = []
+      const logger = Logger.make(({ fiber, message }) => {
+        const annotations = fiber.getRef(References.CurrentLogAnnotations)
+        if (String(message).includes("was open for")) told.push(String(annotations["jobType"]))
+      })
+      const sleep = Effect.flatMap(SqlClient, (sql) => sql`select pg_sleep(0.05)`)
+      const patient = Layer.mergeAll(Logger.layer([logger]), Layer.succeed(LongTransaction, 20))
+      yield* Effect.gen(function*() {
+        yield* register("long write", () => sleep)
+        yield* register("long failure", () => Effect.andThen(sleep, Effect.fail("no")))
+        yield* register("long wait", () => Effect.sleep("50 millis"))
+        yield* register("short write", () => write("short"))
+      }).pipe(Effect.provide(patient))
+      yield* Effect.forEach(["long write", "long failure", "long wait", "short write"], (type) => run(type))
+      assert.deepStrictEqual(told, ["long write", "long failure"])
     }))
 
   it.effect("a fiber whose first statement still waits for a session when its job ends writes nothing, and the session goes back", () =>

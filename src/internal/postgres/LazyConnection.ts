@@ -16,6 +16,7 @@ import * as Semaphore from "effect/Semaphore"
 import type { Connection } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
+import { liveClock } from "../time/liveClock.ts"
 import * as SessionConnection from "./connection.ts"
 import {
   answerOf,
@@ -101,6 +102,7 @@ export class LazyConnection implements Connection {
   /** Why the transaction could not begin; nothing can run in it any more. */
   protected failed: SqlError | undefined
   protected ended = false
+  private begunAt: number | undefined
   private last: LastStatement | undefined
   private breakage: Breakage | undefined
 
@@ -126,6 +128,11 @@ export class LazyConnection implements Connection {
 
   get hasBegun(): boolean {
     return this.session !== undefined
+  }
+
+  /** For how long it has been open, in milliseconds. */
+  get heldMs(): number {
+    return this.begunAt === undefined ? 0 : liveClock.currentTimeMillisUnsafe() - this.begunAt
   }
 
   get brokenBy(): Breakage | undefined {
@@ -222,6 +229,7 @@ export class LazyConnection implements Connection {
         if (this.ended) return Effect.andThen(this.giveBack(session), Effect.fail(hasEnded))
         // From here on a ROLLBACK is owed, whatever becomes of BEGIN.
         this.session = session
+        this.begunAt = liveClock.currentTimeMillisUnsafe()
         return Effect.as(
           Effect.onError(restore(this.sendBegin(session.pinned)), (cause) =>
             Effect.sync(() => {

@@ -4,7 +4,7 @@
  * before COMMIT is answered leaves either all of it or nothing; refence finds out which, and forbids the rest.
  */
 import * as Cause from "effect/Cause"
-import type * as Context from "effect/Context"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
@@ -15,6 +15,7 @@ import { CommitFailed } from "../../JobError.ts"
 import type { JobId } from "../../JobId.ts"
 import { outcomeCodes } from "../../JobState.ts"
 import type { Finish, JobStore, Owner, StoreError, Transacted } from "../../JobStore.ts"
+import type { AttemptConnection } from "../postgres/AttemptConnection.ts"
 import { type Database, isMissingDay, messageOf, toStoreError } from "./database.ts"
 import type { Foresee } from "./retention.ts"
 import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
@@ -78,6 +79,23 @@ export const transact = (schema: string, client: SqlClient, foresee: Foresee): T
     : transactLazily(schema, transactions, foresee)
 }
 
+/** From how many milliseconds on an open transaction is told of. */
+export const LongTransaction = Context.Reference<number>("millrace/internal/LongTransaction", {
+  defaultValue: () => 5_000
+})
+
+/** What is open keeps the server from cleaning up what every other transaction leaves behind. */
+const tellIfLong = (connection: AttemptConnection, services: Context.Context<never>): Effect.Effect<void> => {
+  const { heldMs } = connection
+  return heldMs < Context.get(services, LongTransaction)
+    ? Effect.void
+    : Effect.logWarning(
+      `Its transaction was open for ${
+        Math.round(heldMs)
+      } ms: let the handler write last, or give the job \`transaction: "none"\` and use sql.withTransaction for the writes`
+    )
+}
+
 /** On a transaction opened by hand, which costs nothing before the first statement. */
 const transactLazily = (schema: string, { open }: Transactions, foresee: Foresee): Transact => {
   const sql = settleSql(schema)
@@ -94,10 +112,11 @@ const transactLazily = (schema: string, { open }: Transactions, foresee: Foresee
             connection.abandon()
             return Effect.succeed({ _tag: "Pending", settlement })
           }
+          const told = tellIfLong(connection, services)
           // Also where no statement was sent, but something waits for the commit: it must not run before the settlement is written.
           foresee(now, settlement.purgeAt)
           connection.setLast({ sql, params: settleParameters(owner, settlement, now) })
-          return Effect.matchEffect(connection.commitAndTell(), {
+          return Effect.matchEffect(Effect.ensuring(connection.commitAndTell(), told), {
             onFailure: (error) => conclude(error, false),
             onSuccess: () => Effect.succeed<Transacted>({ _tag: "Committed", settlement })
           })
@@ -105,7 +124,7 @@ const transactLazily = (schema: string, { open }: Transactions, foresee: Foresee
         const rolledBack = (cause: Cause.Cause<E>): Effect.Effect<Transacted, E> => {
           const by = breakageOn(connection, cause)
           return Effect.andThen(
-            connection.rollBack(),
+            Effect.ensuring(connection.rollBack(), tellIfLong(connection, services)),
             by === undefined ? Effect.failCause(cause) : Effect.succeed<Transacted>({ _tag: "Broken", by, cause })
           )
         }
