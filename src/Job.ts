@@ -12,7 +12,15 @@ import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CurrentJob } from "./CurrentJob.ts"
 import { type Discard, type ErrorClass, ParseError, type Snooze } from "./JobError.ts"
-import { type Definition, type Handler, JobHandlers, textEncoder, timeoutOf, type Transaction } from "./JobHandlers.ts"
+import {
+  type Definition,
+  type Handler,
+  JobHandlers,
+  textEncoder,
+  timeoutOf,
+  type Transaction,
+  transactions
+} from "./JobHandlers.ts"
 import * as JobQueue from "./JobQueue.ts"
 import { type Lane, laneOf } from "./Priority.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
@@ -135,6 +143,12 @@ export const make = <
     throw new RangeError(`Job.make("${type}"): ${field}: expected ${expected}, received ${shown}`)
   }
   check(type.length >= 1 && type.length <= 200, "type", "1 to 200 characters", type)
+  check(
+    options.transaction === undefined || transactions.includes(options.transaction),
+    "transaction",
+    `one of ${transactions.join(", ")}`,
+    options.transaction
+  )
   const timeoutMs = timeoutOf(options.transaction, millis(options.timeout))
   check(timeoutMs === undefined || timeoutMs > 0, "timeout", "a finite duration above zero", options.timeout)
   const lifetimeMs = millis(options.expiresIn)

@@ -339,10 +339,24 @@ export const toFailure = (error: unknown, as: {
   return {
     class: as.class,
     tag: text(tagOf(error)).slice(0, 200),
-    message: text(error instanceof Error ? error.message : describe(error)),
+    message: text(error instanceof Error ? serverWords(error) ?? error.message : describe(error)),
     ...(error instanceof Error && error.stack !== undefined && !isTyped ? { stack: text(error.stack) } : {}),
     ...(as.encoded === undefined ? {} : { error: as.encoded })
   }
+}
+
+/** What the database said, where it said something: the message of a `SqlError` is the same for every failed statement. */
+const serverWords = (error: Error): string | undefined => {
+  const reason =
+    Predicate.hasProperty(error, "_tag") && error._tag === "SqlError" && Predicate.hasProperty(error, "reason")
+      ? error.reason
+      : undefined
+  const cause = Predicate.hasProperty(reason, "cause") ? reason.cause : undefined
+  if (!(cause instanceof Error)) return undefined
+  // Node's own codes (EPIPE) look like SQLSTATEs: the server names a severity as well.
+  const hasState = Predicate.hasProperty(cause, "severity") && Predicate.hasProperty(cause, "code")
+  const state = hasState ? ` (SQLSTATE ${String(cause.code)})` : ""
+  return `${cause.message}${state}`
 }
 
 /** What kind of error it is, in one word: its tag, or its name. */

@@ -36,6 +36,9 @@ import * as RetryPolicy from "./RetryPolicy.ts"
  */
 export type Transaction = "job" | "none" | "grouped"
 
+/** All of them. */
+export const transactions: ReadonlyArray<Transaction> = ["job", "none", "grouped"]
+
 /** Of a handler that shares its transaction and names no timeout: 10 seconds. One that hangs would keep the others' outcomes for ever. */
 export const timeoutOf = (transaction: Transaction | undefined, timeoutMs: number | undefined): number | undefined =>
   timeoutMs === undefined && transaction === "grouped" ? 10_000 : timeoutMs

@@ -89,6 +89,18 @@ layer(tests, { excludeTestServices: true })("in a handler", (it) => {
       assert.deepStrictEqual(yield* written("nested "), ["2", "5", "7", "9"])
     }))
 
+  it.effect("a statement that the server refuses leaves a dead letter that says why", () =>
+    Effect.gen(function*() {
+      const jobs = yield* Jobs.Jobs
+      yield* register("no such column", () =>
+        Effect.flatMap(SqlClient, (sql) => sql`select nowhere from public.business`))
+      const id = yield* jobs.submit({ type: "no such column", queue: Ten })
+      yield* Effect.exit(jobs.await(id))
+      const { failure } = yield* jobs.status(id)
+      assert.strictEqual(failure?.tag, "SqlError")
+      assert.strictEqual(failure?.message, `column "nowhere" does not exist (SQLSTATE 42703)`)
+    }))
+
   it.effect("a transaction that is held for long is told of, with the job; a handler that is slow without one is not", () =>
     Effect.gen(function*() {
       const told: Array<string> = []

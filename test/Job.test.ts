@@ -136,6 +136,11 @@ describe("Job", () => {
   it("a type that no column, metric or log line takes is refused where it is written, naming the field", () => {
     assert.throws(() => Job.make(""), RangeError, "type: expected 1 to 200 characters, received \"\"")
     assert.throws(() => Job.make("x".repeat(201)), RangeError, "type: expected 1 to 200 characters")
+    assert.throws(
+      () => Job.make("Task", { transaction: "group" as never }),
+      RangeError,
+      "transaction: expected one of job, none, grouped, received \"group\""
+    )
     assert.strictEqual(Job.make("x".repeat(200)).type.length, 200)
   })
 })

@@ -189,6 +189,11 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
         _tag: "PayloadTooLarge",
         field: "payload"
       }],
+      ["a time that is text", { type: "T", runAt: "tomorrow" as never }, { _tag: "InvalidField", field: "runAt" }],
+      ["a dedupe key that is a number", { type: "T", dedupeKey: 5 as never }, {
+        _tag: "InvalidField",
+        field: "dedupeKey"
+      }],
       ["an empty dedupe key", { type: "T", dedupeKey: "" }, { _tag: "InvalidField", field: "dedupeKey" }],
       ["a dedupe key of 513 characters", { type: "T", dedupeKey: "x".repeat(513) }, {
         _tag: "InvalidField",

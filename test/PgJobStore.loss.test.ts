@@ -30,7 +30,7 @@ const setup = Layer.unwrap(Effect.gen(function*() {
   yield* makeBusinessTable(direct)
   const { cut, url: through } = yield* tcpProxy(url)
   const network = Layer.succeed(Network, { cut, direct })
-  const store = PgJobStore.layer({ lockTimeout: "200 millis" }).pipe(
+  const store = PgJobStore.layer({ lockTimeout: "2 seconds" }).pipe(
     Layer.provideMerge(Postgres.layer({ url: through }))
   )
   return Layer.merge(network, store)

@@ -139,7 +139,9 @@ export const run = Effect.fnUntraced(function*({ isJson, others, out, scenarios 
     }, rows)
   }
   if (!isJson) { for (const { because, system } of leftOut) yield* Console.log(`\nWithout ${system}: ${because}`) }
-  yield* Console.error(`\nResults are in ${out}; "node scripts/bench/report.ts ${out}" makes the page and the picture.`)
+  yield* Console.error(
+    `\nResults are in ${out}; "npx node scripts/bench/report.ts ${out}" makes the page and the picture.`
+  )
   if (failures.length > 0) {
     const lines = failures.map(({ message, scenario, system }) => `  ${scenario}, ${system}: ${message.split("\n")[0]}`)
     return yield* new BenchError({ message: ["Not all could be measured:", ...lines].join("\n") })

@@ -6,6 +6,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as SchemaIssue from "effect/SchemaIssue"
@@ -196,7 +197,10 @@ export const prepare = (
         return Exit.fail(new SubmitError({ reason }))
       }
       return andThen(keyOf(request, definition, at), (dedupeKey) => {
-        if (dedupeKey !== undefined && (dedupeKey.length === 0 || dedupeKey.length > maxKey || !isWhole(dedupeKey))) {
+        if (
+          dedupeKey !== undefined &&
+          (typeof dedupeKey !== "string" || dedupeKey.length === 0 || dedupeKey.length > maxKey || !isWhole(dedupeKey))
+        ) {
           return invalid(`${at}dedupeKey`, `1 to ${maxKey} characters ${wholeText}`, dedupeKey)
         }
         return andThen(
@@ -315,7 +319,10 @@ const timeOf = (time: NonNullable<JobRequest["runAt"]>, field: string): Effect.E
     ? time
     : DateTime.isDateTime(time)
     ? DateTime.toEpochMillis(time)
-    : time.getTime()
+    : Predicate.isDate(time)
+    ? time.getTime()
+    // Of callers without types.
+    : Number.NaN
   return Number.isFinite(value) && value >= 0 && value < latest
     ? Exit.succeed(value)
     : invalid(field, "a time between 1970 and 9999", time)
