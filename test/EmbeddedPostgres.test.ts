@@ -1,5 +1,6 @@
 import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
@@ -261,10 +262,15 @@ describe("EmbeddedPostgres", () => {
   it.live("is two errors for two layers of one process on one folder", () =>
     Effect.gen(function*() {
       const dataDir = join(yield* place, "postgres")
+      const refused = yield* Deferred.make<void>()
       const both = yield* Effect.all(
         [1, 2].map(() =>
-          Effect.exit(
-            Effect.scoped(Effect.andThen(EmbeddedPostgres.make({ dataDir, durable: false }), Effect.sleep("1 second")))
+          EmbeddedPostgres.make({ dataDir, durable: false }).pipe(
+            Effect.tapError(() => Deferred.succeed(refused, undefined)),
+            // Whoever has the folder keeps it until the other one has been told.
+            Effect.andThen(Deferred.await(refused)),
+            Effect.scoped,
+            Effect.exit
           )
         ),
         { concurrency: "unbounded" }

@@ -17,9 +17,10 @@ import { SqlError, UnknownError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
 import { connect, createServer } from "node:net"
 import { inspect } from "node:util"
-import { commitWith, hasBegun, hasLostConnection, isCommitUnknown, sqlState } from "../src/internal/sql/transaction.ts"
+import { hasLostConnection, isCommitUnknown, sqlState } from "../src/internal/sql/transaction.ts"
 import * as Postgres from "../src/Postgres.ts"
 import { makeDatabase, TestDatabase } from "./utils/database.ts"
+import { commitWith, hasBegun } from "./utils/lastStatement.ts"
 import { makeRecorder } from "./utils/recorder.ts"
 
 /** A client with one connection whose writes are seen, and a table. */

@@ -259,7 +259,7 @@ export class Groups {
   /** Cancels what a backend runs. */
   readonly cancel: (processId: number) => Effect.Effect<void>
 
-  /** `scope`: for as long as any are used. */
+  /** In `scope` runs the watch over turns that take too long: it outlives every group. */
   constructor(pool: PgPool, scope: Scope.Scope, limits: Limits, cancel: (processId: number) => Effect.Effect<void>) {
     this.pool = pool
     this.scope = scope

@@ -140,7 +140,7 @@ export class LazyConnection implements Connection {
   }
 
   setLast(statement: LastStatement): void {
-    if (this.last !== undefined) throw new Error("commitWith: this transaction has its last statement already")
+    if (this.last !== undefined) throw new Error("setLast: this transaction has its last statement already")
     this.last = statement
   }
 

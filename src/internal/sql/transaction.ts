@@ -1,52 +1,21 @@
 /**
- * The one door to a transaction's end: `commitWith` sends a last statement and COMMIT in one write, and the predicates below tell
- * what a failed end means. Nothing here holds state outside of the transaction's own connection; a crash leaves what PostgreSQL
- * decided: everything before COMMIT was answered may or may not be there (`isCommitUnknown`).
+ * What the end of a transaction means: whether the database broke it, and whether it may have committed without saying so. Nothing here
+ * holds state; a crash leaves what PostgreSQL decided: everything before COMMIT was answered may or may not be there (`isCommitUnknown`).
  */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import type { SqlClient } from "effect/sql/SqlClient"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
-import { commitUnknown, type LastStatement } from "../postgres/ending.ts"
+import { commitUnknown } from "../postgres/ending.ts"
 import { LazyConnection } from "../postgres/LazyConnection.ts"
 import { hasLostConnection, isConflict } from "../postgres/sqlState.ts"
 
 export { type Transactions, transactionsOf } from "../postgres/attemptTransaction.ts"
-export type { LastStatement } from "../postgres/ending.ts"
 export { hasLostConnection, sqlState } from "../postgres/sqlState.ts"
 
-/** The current transaction of `sql` in this fiber: its connection and its depth (0: outermost, more: inside savepoints). */
+/** The current transaction of `sql` in this fiber: its connection and its depth. */
 const current = (sql: SqlClient) => Effect.serviceOption(sql.transactionService)
-
-/**
- * Registers the last statement of the transaction that this fiber is in. It leaves together with COMMIT, in one socket write, once the
- * effect given to `withTransaction` has succeeded; its failure is the failure of `withTransaction`, and then nothing is committed.
- * Its rows are not seen: it has to raise where it would have to be looked at.
- *
- * `false`, and nothing registered, where that cannot be: no transaction, one of a client that `Postgres.make` did not make, or
- * inside a savepoint. The caller then runs the statement itself. Registering twice is a defect.
- */
-export const commitWith = (sql: SqlClient, statement: LastStatement): Effect.Effect<boolean> =>
-  Effect.map(current(sql), (transaction) => {
-    if (Option.isNone(transaction)) return false
-    const [connection, depth] = transaction.value
-    if (depth > 0 || !(connection instanceof LazyConnection)) return false
-    connection.setLast(statement)
-    return true
-  })
-
-/**
- * What the transaction that this fiber is in has cost so far: `none` (there is none), `idle` (no statement yet, no connection in
- * use), `begun`, or `foreign` (of a client that begins eagerly).
- */
-export const hasBegun = (sql: SqlClient): Effect.Effect<"none" | "idle" | "begun" | "foreign"> =>
-  Effect.map(current(sql), (transaction) => {
-    if (Option.isNone(transaction)) return "none"
-    const [connection] = transaction.value
-    if (!(connection instanceof LazyConnection)) return "foreign"
-    return connection.hasBegun ? "begun" : "idle"
-  })
 
 const errorsOf = (cause: Cause.Cause<unknown>): ReadonlyArray<unknown> =>
   cause.reasons.flatMap((reason) =>
