@@ -26,7 +26,7 @@ import * as Postgres from "../src/Postgres.ts"
 import * as RetryPolicy from "../src/RetryPolicy.ts"
 import { fatesOf } from "./utils/child.ts"
 import { databaseUrl, TestDatabase } from "./utils/database.ts"
-import { holdLock, makeBusinessTable, untilWaiting } from "./utils/holds.ts"
+import { makeBusinessTable } from "./utils/holds.ts"
 import { makeRecorder } from "./utils/recorder.ts"
 import { layerRuntime, makeStops, until } from "./utils/runtime.ts"
 
@@ -267,43 +267,6 @@ layer(runtime(held), { excludeTestServices: true, timeout: "60 seconds" })("a gr
         }))
     }
 
-    it.effect("whose deferred constraint is violated", () =>
-      Effect.gen(function*() {
-        const all = names("deferred")
-        const group = yield* gather("deferred", all, (name) =>
-          Effect.flatMap(
-            SqlClient,
-            (sql) => sql`insert into public.business (id, other) values (${name}, ${name === all[1] ? "nobody" : name})`
-          ))
-        yield* group.go
-        yield* group.ended
-        assert.deepStrictEqual(yield* transactions(all), [kept(all)])
-        assert.deepStrictEqual(yield* group.fates, { ...completed(all), [String(all[1])]: "failed 1" })
-        const jobs = yield* Jobs.Jobs
-        const { failure } = yield* jobs.status(group.idOf(String(all[1])))
-        assert.strictEqual(failure?.tag, "CommitFailed")
-      }))
-
-    it.effect("that was superseded: it runs again, its neighbours do not", () =>
-      Effect.gen(function*() {
-        const sql = yield* PgClient
-        const stops = yield* makeStops
-        const all = names("superseded")
-        const group = yield* gather(
-          "superseded",
-          all,
-          (name, run) => Effect.andThen(write(name), name === all[1] && run === 1 ? stops.stop("super") : Effect.void)
-        )
-        yield* group.go
-        yield* stops.arrived("super")
-        yield* sql`update millrace.jobs set version = version + 1 where id = ${group.idOf(String(all[1]))}`
-        yield* stops.release("super")
-        yield* group.ended
-        assert.deepStrictEqual([...group.runs.values()], [1, 2, 1])
-        assert.deepStrictEqual(yield* group.fates, completed(all))
-        assert.deepStrictEqual((yield* transactions(all)).map(({ length }) => length), [2, 1])
-      }))
-
     it.effect("that is cancelled while it has its turn", () =>
       Effect.gen(function*() {
         const jobs = yield* Jobs.Jobs
@@ -341,31 +304,6 @@ layer(runtime(held), { excludeTestServices: true, timeout: "60 seconds" })("a gr
         assert.deepStrictEqual((yield* transactions(all)).flat(), kept(all))
         assert.deepStrictEqual(yield* group.fates, { ...completed(all), [String(all[1])]: "cancelled 0" })
         assert.deepStrictEqual(yield* asleep, [])
-      }))
-
-    it.effect("that is cancelled while its first statement waits behind the settlement before it, which stands", () =>
-      Effect.gen(function*() {
-        const jobs = yield* Jobs.Jobs
-        const sql = yield* PgClient
-        const all = names("behind")
-        const { release } = yield* holdLock(sql, 77)
-        const isTold = Latch.makeUnsafe(false)
-        const told = Effect.onInterrupt(Effect.never, () => isTold.open)
-        const group = yield* gather("behind", all, (name) =>
-          Effect.flatMap(SqlClient, (sql) => {
-            const insert = sql`insert into public.business (id, hold) values (${name}, ${name === all[0] ? 77 : null})`
-            return name === all[1] ? Effect.raceFirst(sql`select pg_sleep(3600)`, told) : insert
-          }))
-        yield* group.go
-        yield* untilWaiting(sql, 1, "advisory")
-        const cancelling = yield* Effect.forkChild(jobs.cancel(group.idOf(String(all[1]))))
-        yield* isTold.await
-        yield* release
-        yield* Fiber.join(cancelling)
-        yield* group.ended
-        assert.deepStrictEqual((yield* transactions(all)).flat(), kept(all))
-        assert.deepStrictEqual(yield* group.fates, { ...completed(all), [String(all[1])]: "cancelled 0" })
-        assert.deepStrictEqual([...group.runs.values()], [1, 1, 1])
       }))
 
     it.effect("that takes longer than its timeout", () =>
@@ -407,6 +345,24 @@ layer(runtime(held), { excludeTestServices: true, timeout: "60 seconds" })("a gr
         yield* group.ended
         const all = ["outlives a", "outlives b"]
         assert.deepStrictEqual(yield* transactions([...all, "outlives late"]), [all])
+      }))
+
+    it.effect("who leaves a setting behind is the last of its transaction", () =>
+      Effect.gen(function*() {
+        const all = ["traces a", "traces b", "traces c"]
+        const seen: Array<unknown> = []
+        const group = yield* gather("traces", all, (name) =>
+          Effect.gen(function*() {
+            const sql = yield* SqlClient
+            const [row] = yield* sql`select coalesce(current_setting('test.mine', true), '') as mine`
+            seen.push(row?.["mine"])
+            yield* write(name)
+            if (name === all[1]) yield* sql`set local test.mine = 'b'`
+          }))
+        yield* group.go
+        yield* group.ended
+        assert.deepStrictEqual(yield* transactions(all), [all.slice(0, 2), all.slice(2)])
+        assert.deepStrictEqual(seen, ["", "", ""])
       }))
 
     it.effect("constraints are deferred, or not, for each as if it were the first", () =>
@@ -485,6 +441,43 @@ layer(runtime(held), { excludeTestServices: true, timeout: "60 seconds" })("a gr
   })
 
   describe("that does not commit leaves nothing, and each of its jobs runs again in one of its own, in the same attempt:", () => {
+    it.effect("one of them was superseded", () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient
+        const stops = yield* makeStops
+        const all = numbered("superseded", 3)
+        const group = yield* gather(
+          "superseded",
+          all,
+          (name, run) => Effect.andThen(write(name), name === all[1] && run === 1 ? stops.stop("super") : Effect.void)
+        )
+        yield* group.go
+        yield* stops.arrived("super")
+        yield* sql`update millrace.jobs set version = version + 1 where id = ${group.idOf(String(all[1]))}`
+        yield* stops.release("super")
+        yield* group.ended
+        assert.deepStrictEqual([...group.runs.values()], [2, 3, 2])
+        assert.deepStrictEqual(yield* group.fates, completed(all))
+        assert.deepStrictEqual((yield* transactions(all)).flat(), all)
+      }))
+
+    it.effect("the deferred constraint of one is violated: it fails for that, and only it", () =>
+      Effect.gen(function*() {
+        const all = numbered("deferred", 3)
+        const group = yield* gather("deferred", all, (name) =>
+          Effect.flatMap(
+            SqlClient,
+            (sql) => sql`insert into public.business (id, other) values (${name}, ${name === all[1] ? "nobody" : name})`
+          ))
+        yield* group.go
+        yield* group.ended
+        assert.deepStrictEqual((yield* transactions(all)).flat(), all.toSpliced(1, 1))
+        assert.deepStrictEqual(yield* group.fates, { ...completed(all), [String(all[1])]: "failed 1" })
+        const jobs = yield* Jobs.Jobs
+        const { failure } = yield* jobs.status(group.idOf(String(all[1])))
+        assert.strictEqual(failure?.tag, "CommitFailed")
+      }))
+
     const breakages = {
       "the session is closed while one has its turn": (sql: SqlClient) =>
         Effect.ignore(sql`select pg_terminate_backend(pg_backend_pid())`),
@@ -559,7 +552,7 @@ const watched = Effect.fnUntraced(function*(limits: Limits) {
 })
 
 describe("a grouped transaction on its line", () => {
-  it.live("takes one write for each member: the settlement before, its savepoint, and its first statement", () =>
+  it.live("takes one write for each member, its savepoint and its first statement, and one for the end of all", () =>
     Effect.gen(function*() {
       const { context, recorder } = yield* watched(held)
       yield* Effect.gen(function*() {
@@ -568,9 +561,17 @@ describe("a grouped transaction on its line", () => {
         recorder.writes.length = 0
         yield* group.go
         yield* group.ended
-        const settlements = recorder.writes.filter((sent) => sent.some((text) => text.includes("settle_grouped")))
-        assert.deepStrictEqual(settlements.map(({ length }) => length), [3, 3, 3, 3, 1])
-        assert.deepStrictEqual(recorder.writes.filter((sent) => sent.includes("COMMIT")), [["COMMIT"]])
+        const kinds = recorder.writes
+          .map((sent) =>
+            sent.map((text) => /^BEGIN|^SAVEPOINT|^insert into public|settle_together|^COMMIT/.exec(text)?.[0])
+          )
+          .filter(([first]) => first !== undefined)
+        assert.deepStrictEqual(kinds, [
+          ["BEGIN"],
+          ["insert into public"],
+          ...names.slice(1).map(() => ["SAVEPOINT", "insert into public"]),
+          ["settle_together", "COMMIT"]
+        ])
       }).pipe(Effect.provide(context))
     }).pipe(Effect.scoped, quiet, Effect.provide(TestDatabase.layerDatabase)))
 

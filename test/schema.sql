@@ -165,7 +165,7 @@ declare n text := 'finished_jobs_' || to_char(d, 'YYYYMMDD');
 begin
   if to_regclass('millrace.' || n) is not null then return; end if;
   perform pg_advisory_xact_lock(hashtext('millrace.ensure_partition'));
-  execute format('create table millrace.%I (like millrace.finished_jobs including defaults including constraints, check (purge_on >= %L and purge_on < %L))', n, d, d + 1);
+  execute format('create table millrace.%I (like millrace.finished_jobs including defaults including constraints)', n);
   execute format('alter table millrace.finished_jobs attach partition millrace.%I for values from (%L) to (%L)', n, d, d + 1);
 exception when duplicate_table then null;
 end $function$
@@ -217,6 +217,28 @@ begin
     perform pg_catalog.set_config('millrace.initially_immediate', immediate, true);
   end if;
   if immediate <> '-' then execute 'set constraints ' || immediate || ' immediate'; end if;
+end $function$
+;
+
+CREATE OR REPLACE FUNCTION millrace.settle_together(jobs uuid[], versions integer[], queues integer[], partitions smallint[], epochs bigint[], at timestamp with time zone, days integer[], results text[], entries text[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+AS $function$
+declare taken bigint;
+begin
+  with d as (
+    delete from millrace.jobs j using unnest(jobs, versions, queues, partitions, epochs, days, results, entries) as s(id, version, queue, partition, epoch, day, result, entry)
+    where j.id = any(jobs) and j.id = s.id and j.version = s.version
+      and exists (select from millrace.partitions p where p.queue_id = s.queue and p.partition = s.partition and p.epoch = s.epoch)
+    returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.batch_id, j.created_at, j.payload, j.context, j.history,
+      s.day, s.result, s.entry
+  )
+  insert into millrace.finished_jobs (id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, batch_id, created_at, finished_at, payload, context, result, history)
+  select d.id, d.version, date '1970-01-01' + d.day, 0, d.queue_id, d.partition, d.tenant_id, d.type, d.attempt + 1, d.batch_id, d.created_at, at, d.payload, d.context, d.result::json, millrace.append_entry(d.history, d.entry::jsonb) from d;
+  get diagnostics taken = row_count;
+  if taken < cardinality(jobs) then raise exception 'attempts superseded' using errcode = 'MR001'; end if;
 end $function$
 ;
 

@@ -62,8 +62,14 @@ export const makeRecorder = (url: string): Recorder => {
         if (cutAt !== undefined && statements.some((statement) => statement.includes(cutAt))) {
           // Nothing is read any more: the answer never arrives.
           socket.removeAllListeners("data")
-          write(chunk, () => socket.destroy())
-          return true
+          if (!statements.includes("COMMIT")) {
+            write(chunk, () => socket.destroy())
+            return true
+          }
+          // A server that cannot answer one statement may not run the next: it is lost once COMMIT is answered.
+          socket.on("data", (answer: Uint8Array) => {
+            if (/COMMIT|ROLLBACK/.test(text(answer))) socket.destroy()
+          })
         }
         return write(chunk)
       }

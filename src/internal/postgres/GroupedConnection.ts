@@ -1,6 +1,6 @@
 /**
  * The connection of one attempt inside a transaction that it shares with others (`Groups`). Its turn begins with its first statement and
- * ends with `settle` or `rollBack`; before and after it can send nothing, so that no fiber of it writes among the statements of another.
+ * ends with `keep` or `rollBack`; before and after it can send nothing, so that no fiber of it writes among the statements of another.
  */
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -8,22 +8,34 @@ import * as Scope from "effect/Scope"
 import type { Connection } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"
 import { AttemptConnection } from "./AttemptConnection.ts"
-import type { LastStatement } from "./ending.ts"
+import { firstWords } from "./firstWords.ts"
 import type { Group, Groups, Outcome } from "./Groups.ts"
 import { beginStatement, type Line, type Session } from "./LazyConnection.ts"
 import { Ride } from "./Turn.ts"
 
-export class GroupedConnection extends AttemptConnection {
-  private readonly groups: Groups
-  private group: Group | undefined
+const dataOnly =
+  /^(?:SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES|TABLE|LOCK|NOTIFY|EXPLAIN|SAVEPOINT|RELEASE|ROLLBACK)\b/i
+
+const leavesRowsOnly = (sql: string): boolean => dataOnly.test(firstWords(sql)) && !sql.includes("set_config")
+
+export class GroupedConnection<Member> extends AttemptConnection {
+  private readonly groups: Groups<Member>
+  private group: Group<Member> | undefined
   /** The first statement, which may travel ahead of its turn. */
   private ride: Ride<unknown> | undefined
   /** A cancellation that the server has not confirmed may still hit a later statement: nobody else's shall be sent. */
   private isCancelled = false
+  /** It sent what may outlive its turn, and change what the next one finds: settings, cursors, temporary tables. */
+  private leavesTraces = false
 
-  constructor(groups: Groups) {
+  constructor(groups: Groups<Member>) {
     super(groups.pool, undefined, { sql: beginStatement, isPrepared: true })
     this.groups = groups
+  }
+
+  protected override refuses(sql: string): boolean {
+    this.leavesTraces ||= !leavesRowsOnly(sql)
+    return super.refuses(sql)
   }
 
   override executeStream(...args: Parameters<Connection["executeStream"]>) {
@@ -92,25 +104,25 @@ export class GroupedConnection extends AttemptConnection {
   }
 
   /**
-   * Ends with its writes and waits for the COMMIT that they share; what was registered with `onCommit` runs behind it. `alone` settles a
-   * transaction that turned out to be this attempt's only, `inGroup` one of several. Fails where the settlement did: then what this one wrote
-   * is gone, and nothing of the others.
+   * Ends with its writes and waits for the COMMIT that they share; what was registered with `onCommit` runs behind it. Fails where its own
+   * writes could not be kept: then they are gone, and nothing of the others.
    */
-  settle(alone: LastStatement, inGroup: LastStatement): Effect.Effect<Outcome, SqlError> {
+  keep(member: Member): Effect.Effect<Outcome, SqlError> {
     const { group, session } = this
-    if (group === undefined || session === undefined) return Effect.die("settle: no statement was sent")
-    const settled = this.gate.withPermit(Effect.suspend(() => {
+    if (group === undefined || session === undefined) return Effect.die("keep: no statement was sent")
+    const kept = this.gate.withPermit(Effect.suspend(() => {
       this.ended = true
-      if (this.isCancelled) group.close()
+      if (this.isCancelled || this.leavesTraces) group.close()
       if (this.failed !== undefined) return Effect.andThen(this.undo(session), Effect.fail(this.failed))
       return Effect.andThen(
         Scope.close(session.pin, Exit.void),
-        group.settle(session.base, { alone, inGroup, savepoints: this.savepointCount })
+        group.keep(session.base, member, this.savepointCount)
       )
     }))
     return Effect.flatMap(
-      Effect.andThen(settled, group.ending),
-      (outcome) => outcome === "committed" ? Effect.as(this.tell(), outcome) : Effect.succeed(outcome)
+      Effect.andThen(kept, group.ending),
+      (outcome): Effect.Effect<Outcome> =>
+        outcome._tag === "Committed" ? Effect.as(this.tell(), outcome) : Effect.succeed(outcome)
     )
   }
 }

@@ -1,6 +1,7 @@
 /**
- * Transactions that several attempts share, one after another. Whose turn it is has the session to itself; what it settles waits for the
- * one COMMIT, behind which nobody is told anything before it is answered. A crash or a lost session before COMMIT leaves nothing of any of them.
+ * Transactions that several attempts share, one after another. Whose turn it is has the session to itself; what it keeps waits for the one
+ * settlement and COMMIT, behind which nobody is told anything before they are answered. A crash or a lost session before COMMIT leaves nothing
+ * of any of them.
  *
  * A group takes another member while somebody waits and no limit is reached, and commits otherwise. Who holds its turn for longer than a
  * group may last makes only those wait that are in it already: others get a session besides the usual ones.
@@ -16,15 +17,7 @@ import * as References from "effect/References"
 import * as Scope from "effect/Scope"
 import type { SqlError } from "effect/sql/SqlError"
 import { liveClock, onLiveClock } from "../time/liveClock.ts"
-import {
-  answerOf,
-  commitAfter,
-  commitNow,
-  commitUnknown,
-  type LastStatement,
-  rollbackStatement,
-  send
-} from "./ending.ts"
+import { answerOf, commitAfter, isCommitUnknown, type LastStatement, rollbackStatement, send } from "./ending.ts"
 import { beginStatement, type Line } from "./LazyConnection.ts"
 import { isConflict } from "./sqlState.ts"
 import { type Ride, Turn } from "./Turn.ts"
@@ -44,8 +37,16 @@ export const GroupLimits = Context.Reference<Limits>("millrace/internal/GroupLim
   defaultValue: () => ({ sessions: 3, members: 32, savepoints: 60, millis: 100 })
 })
 
-/** What became of those that were settled in a group. `broken`: nothing of them is there. `unknown`: COMMIT was never answered. */
-export type Outcome = "committed" | "broken" | "unknown"
+/**
+ * What became of those that were done in a group. `Broken`: nothing of them is there; `own` says why, where there was only one of them.
+ * `Unknown`: COMMIT was never answered.
+ */
+export type Outcome =
+  | { readonly _tag: "Committed" }
+  | { readonly _tag: "Broken"; readonly own: SqlError | undefined }
+  | { readonly _tag: "Unknown" }
+
+const broken: Outcome = { _tag: "Broken", own: undefined }
 
 type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
@@ -54,28 +55,22 @@ const savepoint = `"millrace/job"`
 const savepointStatement = `SAVEPOINT ${savepoint}`
 const rollbackToStatement = `ROLLBACK TO SAVEPOINT ${savepoint}`
 
-/**
- * The settlement, the savepoint of whoever comes next and its first statement in one write. Behind a settlement that fails they do, too.
- */
-const settleAndGoOn = (base: PgConnection, settlement: LastStatement, next: Waiter): Effect.Effect<void, SqlError> =>
-  Effect.flatMap(send(base, settlement), (sent) => {
-    if (Exit.isExit(sent)) return Effect.asVoid(sent)
-    return Effect.flatMap(send(base, { sql: savepointStatement, params: [] }), (saved) =>
-      Effect.andThen(
-        next.ride === undefined ? Effect.void : next.ride.launch(base),
-        Effect.catch(answerOf(saved), (error) => Effect.andThen(answerOf(sent), Effect.fail(error)))
-      ))
-  }).pipe(Effect.provideService(References.PreventSchedulerYield, true))
+/** The savepoint of whoever comes next and its first statement in one write. Behind an error of whoever was before both fail. */
+const goOn = <Member>(base: PgConnection, { ride }: Waiter<Member>): Effect.Effect<void, SqlError> =>
+  Effect.flatMap(
+    send(base, { sql: savepointStatement, params: [] }),
+    (saved) => Effect.andThen(ride === undefined ? Effect.void : ride.launch(base), answerOf(saved))
+  ).pipe(Effect.provideService(References.PreventSchedulerYield, true))
 
-/** One transaction. Its methods are for whose turn it is, each of whom ends it with `settle` or `undo`. */
-export class Group {
-  private readonly groups: Groups
+/** One transaction. Its methods are for whose turn it is, each of whom ends it with `keep` or `undo`. */
+export class Group<Member> {
+  private readonly groups: Groups<Member>
   private readonly scope = Scope.makeUnsafe()
   private readonly outcome = Deferred.makeUnsafe<Outcome>()
   private base: PgConnection | undefined
   private beganAt: number | undefined
-  /** Settled, and waiting for COMMIT. */
-  private members = 0
+  /** Done, and waiting for COMMIT. */
+  private readonly members: Array<Member> = []
   private savepoints = 0
   /** Whether the next can go back to where it began. The first needs no savepoint: there is nobody before it. */
   private isReady = true
@@ -85,7 +80,7 @@ export class Group {
   /** Since when the turn is whose it is; with none yet while it waits for a session. */
   private turnSince: number | undefined
 
-  constructor(groups: Groups) {
+  constructor(groups: Groups<Member>) {
     this.groups = groups
   }
 
@@ -99,9 +94,9 @@ export class Group {
     this.isClosed = true
   }
 
-  private hasRoom(members: number): boolean {
+  private hasRoom(): boolean {
     const { limits } = this.groups
-    return !this.isClosed && members < limits.members && this.savepoints < limits.savepoints &&
+    return !this.isClosed && this.members.length < limits.members && this.savepoints < limits.savepoints &&
       (this.beganAt === undefined || liveClock.currentTimeMillisUnsafe() - this.beganAt < limits.millis)
   }
 
@@ -134,47 +129,29 @@ export class Group {
     return pinned.query(beginStatement)
   }
 
-  /**
-   * Ends a turn with its writes, which opened so many savepoints of their own. Fails where this one's settlement did: then only that is rolled
-   * back. `alone`: the same settlement for a transaction that is nobody else's.
-   */
-  settle(
-    base: PgConnection,
-    { alone, inGroup, savepoints }: {
-      readonly alone: LastStatement
-      readonly inGroup: LastStatement
-      readonly savepoints: number
-    }
-  ): Effect.Effect<void, SqlError> {
+  /** Ends a turn with its writes, which opened so many savepoints of their own. Fails where these cannot be kept. */
+  keep(base: PgConnection, member: Member, savepoints: number): Effect.Effect<void, SqlError> {
     this.savepoints += savepoints
+    this.members.push(member)
+    this.isReady = false
     // From here on it is this group's, and nobody else's choice.
-    const next = this.hasRoom(this.members + 1) ? this.groups.next() : undefined
-    if (next === undefined && this.members === 0) {
-      return Effect.matchEffect(commitAfter(this.groups.pool, base, alone), {
-        onFailure: (error) => Effect.andThen(this.end("broken"), Effect.fail(error)),
-        onSuccess: () => this.end("committed")
-      })
-    }
-    return Effect.matchEffect(
-      next !== undefined ? settleAndGoOn(base, inGroup, next) : Effect.asVoid(base.query(inGroup.sql, inGroup.params)),
-      {
-        onFailure: (error) => {
-          if (isConflict(error)) this.close()
-          if (next !== undefined) next.group = undefined
-          return Effect.andThen(Effect.andThen(this.undo(base), this.pass()), Effect.fail(error))
-        },
-        onSuccess: () => {
-          this.members++
-          this.isReady = false
-          if (next === undefined) return this.pass()
-          this.isReady = true
-          this.savepoints++
-          if (next.ride !== undefined) next.ride.isValid = true
-          this.groups.give(this, next)
-          return Effect.void
-        }
+    const next = this.hasRoom() ? this.groups.next() : undefined
+    if (next === undefined) return this.commit()
+    return Effect.matchEffect(goOn(base, next), {
+      onFailure: (error) => {
+        if (isConflict(error)) this.close()
+        next.group = undefined
+        this.members.pop()
+        return Effect.andThen(Effect.andThen(this.undo(base), this.pass()), Effect.fail(error))
+      },
+      onSuccess: () => {
+        this.isReady = true
+        this.savepoints++
+        if (next.ride !== undefined) next.ride.isValid = true
+        this.groups.give(this, next)
+        return Effect.void
       }
-    )
+    })
   }
 
   /** Waits for the COMMIT. */
@@ -185,15 +162,15 @@ export class Group {
   /** Takes back what was done in this turn, and nothing else. Never fails: a session that cannot is thrown away, with all that it did. */
   undo(session: Pick<PgConnection, "query">): Effect.Effect<void> {
     // The savepoint stays, for the next.
-    const isFirst = this.members === 0
+    const isFirst = this.members.length === 0
     return Effect.matchEffect(session.query(isFirst ? rollbackStatement : rollbackToStatement), {
       onFailure: () => {
         this.isSpent = true
-        return this.end("broken")
+        return this.end(broken)
       },
       onSuccess: () => {
         this.isReady = true
-        return isFirst ? this.end("broken") : Effect.void
+        return isFirst ? this.end(broken) : Effect.void
       }
     })
   }
@@ -202,21 +179,27 @@ export class Group {
   pass(): Effect.Effect<void> {
     return Effect.suspend(() => {
       if (this.hasEnded) return Effect.void
-      const next = this.isReady && this.hasRoom(this.members) ? this.groups.next() : undefined
+      const next = this.isReady && this.hasRoom() ? this.groups.next() : undefined
       if (next !== undefined) {
         this.groups.give(this, next)
         return Effect.void
       }
-      return this.members === 0 ? this.end("broken") : this.commit()
+      return this.commit()
     })
   }
 
+  /** The settlement of all and COMMIT in one write. */
   private commit(): Effect.Effect<void> {
-    if (this.base === undefined) return this.end("broken")
-    return Effect.matchEffect(commitNow(this.groups.pool, this.base), {
-      onFailure: ({ reason }) =>
-        this.end(reason._tag === "ConnectionError" && reason.operation === commitUnknown ? "unknown" : "broken"),
-      onSuccess: () => this.end("committed")
+    const { base, groups, members } = this
+    if (base === undefined || members.length === 0) return this.end(broken)
+    return Effect.matchEffect(commitAfter(groups.pool, base, groups.settlement(members)), {
+      onFailure: (error) =>
+        this.end(
+          isCommitUnknown(error)
+            ? { _tag: "Unknown" }
+            : { _tag: "Broken", own: members.length === 1 ? error : undefined }
+        ),
+      onSuccess: () => this.end({ _tag: "Committed" })
     })
   }
 
@@ -239,39 +222,48 @@ export class Group {
   }
 }
 
-interface Waiter {
-  readonly turn: Deferred.Deferred<Group>
+interface Waiter<Member> {
+  readonly turn: Deferred.Deferred<Group<Member>>
   readonly ride: Ride<unknown> | undefined
   /** Once its turn is settled: interrupted from then on it has to take it, to hand it on. */
-  group: Group | "next" | undefined
+  group: Group<Member> | "next" | undefined
 }
 
 /** The groups of one pool. */
-export class Groups {
+export class Groups<Member> {
   readonly pool: PgPool
   readonly limits: Limits
   private readonly scope: Scope.Scope
   /** Those that take members. */
-  private readonly open = new Set<Group>()
-  private readonly waiting = new Set<Waiter>()
+  private readonly open = new Set<Group<Member>>()
+  private readonly waiting = new Set<Waiter<Member>>()
   private isWatched = false
 
+  /** What writes down that these are done, all or none. */
+  readonly settlement: (members: ReadonlyArray<Member>) => LastStatement
   /** Cancels what a backend runs. */
   readonly cancel: (processId: number) => Effect.Effect<void>
 
   /** In `scope` runs the watch over turns that take too long: it outlives every group. */
-  constructor(pool: PgPool, scope: Scope.Scope, limits: Limits, cancel: (processId: number) => Effect.Effect<void>) {
+  constructor({ cancel, limits, pool, scope, settlement }: {
+    readonly pool: PgPool
+    readonly scope: Scope.Scope
+    readonly limits: Limits
+    readonly settlement: (members: ReadonlyArray<Member>) => LastStatement
+    readonly cancel: (processId: number) => Effect.Effect<void>
+  }) {
     this.pool = pool
     this.scope = scope
     this.limits = limits
+    this.settlement = settlement
     this.cancel = cancel
   }
 
   /** Waits, interruptibly, for a turn. Its first statement may have been sent when it comes. */
-  take(restore: Restore, ride: Ride<unknown> | undefined): Effect.Effect<Group> {
+  take(restore: Restore, ride: Ride<unknown> | undefined): Effect.Effect<Group<Member>> {
     return Effect.suspend(() => {
       if (this.open.size < this.limits.sessions) return Effect.succeed(this.make())
-      const waiter: Waiter = { turn: Deferred.makeUnsafe(), ride, group: undefined }
+      const waiter: Waiter<Member> = { turn: Deferred.makeUnsafe(), ride, group: undefined }
       this.waiting.add(waiter)
       const turn = Effect.catchCause(restore(Deferred.await(waiter.turn)), (cause) => {
         if (waiter.group !== undefined) return Deferred.await(waiter.turn)
@@ -283,7 +275,7 @@ export class Groups {
   }
 
   /** Who has waited longest, and is promised the next turn from here on. */
-  next(): Waiter | undefined {
+  next(): Waiter<Member> | undefined {
     for (const waiter of this.waiting) {
       if (waiter.group !== undefined) continue
       waiter.group = "next"
@@ -292,19 +284,19 @@ export class Groups {
     return undefined
   }
 
-  give(group: Group, waiter: Waiter): void {
+  give(group: Group<Member>, waiter: Waiter<Member>): void {
     this.waiting.delete(waiter)
     waiter.group = group
     Deferred.doneUnsafe(waiter.turn, Effect.succeed(group))
   }
 
-  ended(group: Group): void {
+  ended(group: Group<Member>): void {
     this.open.delete(group)
     this.serve()
   }
 
-  private make(): Group {
-    const group = new Group(this)
+  private make(): Group<Member> {
+    const group = new Group<Member>(this)
     this.open.add(group)
     return group
   }

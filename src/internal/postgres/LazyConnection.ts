@@ -167,7 +167,7 @@ export class LazyConnection implements Connection {
 
   executeStream(sql: string, params: ReadonlyArray<unknown>, transform: TransformRows) {
     return Stream.unwrap(
-      forbidden.test(firstWords(sql)) ? Effect.fail(notAllowed) : Effect.andThen(
+      this.refuses(sql) ? Effect.fail(notAllowed) : Effect.andThen(
         this.gate.takeScoped(1),
         Effect.map(
           Effect.tapError(Effect.suspend(() => this.open()), (error) => Effect.sync(() => this.note(error))),
@@ -181,11 +181,16 @@ export class LazyConnection implements Connection {
     )
   }
 
+  /** Asked of each statement before it is sent. */
+  protected refuses(sql: string): boolean {
+    return forbidden.test(firstWords(sql))
+  }
+
   private run<A>(
     sql: string,
     statement: (statements: Connection) => Effect.Effect<A, SqlError>
   ): Effect.Effect<A, SqlError> {
-    if (forbidden.test(firstWords(sql))) return Effect.fail(notAllowed)
+    if (this.refuses(sql)) return Effect.fail(notAllowed)
     return this.gate.withPermit(
       Effect.suspend(() =>
         this.noting(

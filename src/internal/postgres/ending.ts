@@ -20,6 +20,14 @@ export interface LastStatement {
 /** `operation` of the `ConnectionError` that means: COMMIT was sent and never answered. */
 export const commitUnknown = "millrace/commit-unknown"
 
+/**
+ * Whether `error` says that the connection was lost while COMMIT was under way: the transaction may have committed or not, and only
+ * the database can tell. Every other error of a transaction means that it did not commit. (A client that `Postgres.make` did not
+ * make never says so: there, any `ConnectionError` out of `withTransaction` is unknown.)
+ */
+export const isCommitUnknown = (error: SqlError): boolean =>
+  error.reason._tag === "ConnectionError" && error.reason.operation === commitUnknown
+
 export const rollbackStatement = "ROLLBACK"
 const commitStatement = "COMMIT"
 

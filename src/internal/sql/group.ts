@@ -1,7 +1,8 @@
 /**
- * transactGrouped: several attempts share one transaction, each in a savepoint and with a settlement of its own. One that fails or was
- * superseded rolls back alone. When the COMMIT fails, or the session is lost before it, nothing of the group is there: each is run again at
- * once in a transaction of its own, no attempt counted. A COMMIT that was never answered is resolved for each (refence).
+ * transactGrouped: several attempts share one transaction, each in a savepoint of its own; one statement settles them all, in one write with
+ * COMMIT. One that fails rolls back alone. When the settlement or the COMMIT fails (one of them was superseded, or a deferred constraint is
+ * violated), or the session is lost before, nothing of the group is there: each is run again at once in a transaction of its own, no attempt
+ * counted. A COMMIT that was never answered is resolved for each (refence).
  */
 import type * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
@@ -10,11 +11,12 @@ import type * as Scope from "effect/Scope"
 import { BeginTransaction, type SqlClient } from "effect/sql/SqlClient"
 import type { CommitFailed } from "../../JobError.ts"
 import type { Finish, Owner, Transacted } from "../../JobStore.ts"
+import type { LastStatement } from "../postgres/ending.ts"
 import { GroupedConnection } from "../postgres/GroupedConnection.ts"
 import { GroupLimits, Groups, type Outcome } from "../postgres/Groups.ts"
 import type { Database } from "./database.ts"
 import type { Foresee, InDays } from "./retention.ts"
-import { dayOf, int4 } from "./rows.ts"
+import { dayOf, entryJson, int2s, int4, int4s, int8s, texts, timestamp, uuids } from "./rows.ts"
 import { type Completion, conclude, settleParameters, settleSql, type Transact } from "./transact.ts"
 import { breakageOn, type Transactions, transactionsOf } from "./transaction.ts"
 
@@ -30,7 +32,13 @@ export const transactGrouped = (
     if (transactions === undefined) return alone
     const cancel = (processId: number) =>
       Effect.ignore(db.run("transact", "select pg_catalog.pg_cancel_backend($1)", [int4(processId)]))
-    const groups = new Groups(transactions.pool, yield* Effect.scope, yield* GroupLimits, cancel)
+    const groups = new Groups({
+      pool: transactions.pool,
+      scope: yield* Effect.scope,
+      limits: yield* GroupLimits,
+      settlement: settlementOf(db.schema),
+      cancel
+    })
     /** Days that are there. */
     const known = new Set<number>()
     // Made by a member, a day would be locked until the group commits, and with it all settlements into that day.
@@ -39,17 +47,48 @@ export const transactGrouped = (
     return together(db.schema, transactions, foresee, prepare, alone, groups)
   })
 
+/** Who has done its work in a group, and how it is to be settled. */
+interface Member extends Completion {
+  readonly owner: Owner
+}
+
+/** Of one it is the settlement that it would have in a transaction of its own. */
+const settlementOf = (schema: string) => {
+  const one = settleSql(schema)
+  const many = `select ${schema}.settle_together($1, $2, $3, $4, $5, $6, $7, $8, $9) is null`
+  return (members: ReadonlyArray<Member>): LastStatement => {
+    const [first] = members
+    if (first !== undefined && members.length === 1) {
+      return { sql: one, params: settleParameters(first.owner, first.settlement, first.now) }
+    }
+    return {
+      sql: many,
+      params: [
+        uuids(members.map(({ settlement }) => settlement.id)),
+        int4s(members.map(({ settlement }) => settlement.version)),
+        int4s(members.map(({ owner }) => owner.queueId)),
+        int2s(members.map(({ owner }) => owner.partition)),
+        int8s(members.map(({ owner }) => owner.epoch)),
+        timestamp(members.at(-1)?.now),
+        int4s(members.map(({ settlement }) => dayOf(settlement.purgeAt))),
+        texts(members.map(({ settlement }) => settlement.result)),
+        texts(members.map(({ settlement }) => entryJson(settlement.entry)))
+      ]
+    }
+  }
+}
+
 /** `Scattered`: nothing of the group is there. */
 type Joined = Transacted | { readonly _tag: "Scattered" }
 
-const joinedBy = (outcome: Outcome, settlement: Finish): Joined => {
-  switch (outcome) {
-    case "committed":
-      return { _tag: "Committed", settlement }
-    case "unknown":
-      return { _tag: "Unknown" }
-    case "broken":
-      return { _tag: "Scattered" }
+const joinedBy = (outcome: Outcome, settlement: Finish): Effect.Effect<Joined, CommitFailed> => {
+  switch (outcome._tag) {
+    case "Committed":
+      return Effect.succeed({ _tag: "Committed", settlement })
+    case "Unknown":
+      return Effect.succeed({ _tag: "Unknown" })
+    case "Broken":
+      return outcome.own === undefined ? Effect.succeed({ _tag: "Scattered" }) : conclude(outcome.own, false)
   }
 }
 
@@ -59,10 +98,9 @@ const together = (
   foresee: Foresee,
   prepare: (day: number) => Effect.Effect<void>,
   alone: Transact,
-  groups: Groups
+  groups: Groups<Member>
 ): Transact => {
   const sql = settleSql(schema)
-  const groupedSql = settleSql(schema, "settle_grouped")
 
   const joined = <A, E, R>(
     owner: Owner,
@@ -78,22 +116,18 @@ const together = (
             return Effect.succeed<Transacted>({ _tag: "Pending", settlement })
           }
           foresee(now, settlement.purgeAt)
-          const params = settleParameters(owner, settlement, now)
           if (!connection.hasBegun) {
             // No statement was sent, but something waits for the commit: it must not run before the settlement is written.
-            connection.setLast({ sql, params })
+            connection.setLast({ sql, params: settleParameters(owner, settlement, now) })
             return Effect.matchEffect(connection.commitAndTell(), {
               onFailure: (error) => conclude(error, false),
               onSuccess: () => Effect.succeed<Transacted>({ _tag: "Committed", settlement })
             })
           }
-          const ended = Effect.andThen(
-            prepare(dayOf(settlement.purgeAt)),
-            connection.settle({ sql, params }, { sql: groupedSql, params })
-          )
+          const ended = Effect.andThen(prepare(dayOf(settlement.purgeAt)), connection.keep({ owner, settlement, now }))
           return Effect.matchEffect(ended, {
             onFailure: (error) => conclude(error, false),
-            onSuccess: (outcome) => Effect.succeed(joinedBy(outcome, settlement))
+            onSuccess: (outcome) => joinedBy(outcome, settlement)
           })
         }
         const rolledBack = (cause: Cause.Cause<E>): Effect.Effect<Transacted, E> => {

@@ -24,8 +24,8 @@ import { breakage, breakageOn, isCommitUnknown, sqlState, type Transactions, tra
 // The last statement of the handler's transaction. Schema-qualified, for the handler may have changed search_path. Not supported: a handler
 // that leaves a SET ROLE behind to a role without rights on the schema (42501, the attempt fails). `is null`, since the driver reads no
 // void; in FROM a function costs a scan more.
-export const settleSql = (schema: string, name: "settle" | "settle_grouped" = "settle") =>
-  `select ${schema}.${name}($1, $2, $3, $4, $5, $6, $7, date '1970-01-01' + $8, $9, $10::jsonb) is null`
+export const settleSql = (schema: string) =>
+  `select ${schema}.settle($1, $2, $3, $4, $5, $6, $7, date '1970-01-01' + $8, $9, $10::jsonb) is null`
 
 export const settleParameters = (owner: Owner, settlement: Finish, now: number): ReadonlyArray<unknown> => [
   uuid(settlement.id),

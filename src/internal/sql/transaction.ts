@@ -7,11 +7,11 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import type { SqlClient } from "effect/sql/SqlClient"
 import { isSqlError, type SqlError } from "effect/sql/SqlError"
-import { commitUnknown } from "../postgres/ending.ts"
 import { LazyConnection } from "../postgres/LazyConnection.ts"
 import { hasLostConnection, isConflict } from "../postgres/sqlState.ts"
 
 export { type Transactions, transactionsOf } from "../postgres/attemptTransaction.ts"
+export { isCommitUnknown } from "../postgres/ending.ts"
 export { hasLostConnection, sqlState } from "../postgres/sqlState.ts"
 
 /** The current transaction of `sql` in this fiber: its connection and its depth. */
@@ -55,11 +55,3 @@ export const breakage = (
       onFailure: (error) => hasLostConnection(error) ? "connection" : suspected === "conflict" ? suspected : undefined
     })
   })
-
-/**
- * Whether `error` says that the connection was lost while COMMIT was under way: the transaction may have committed or not, and only
- * the database can tell. Every other error of a transaction means that it did not commit. (A client that `Postgres.make` did not
- * make never says so: there, any `ConnectionError` out of `withTransaction` is unknown.)
- */
-export const isCommitUnknown = (error: SqlError): boolean =>
-  error.reason._tag === "ConnectionError" && error.reason.operation === commitUnknown
