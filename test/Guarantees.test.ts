@@ -24,7 +24,7 @@ import * as JobHandlers from "../src/JobHandlers.ts"
 import type { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
 import * as Jobs from "../src/Jobs.ts"
-import { JobStore, type NewJob, StoreError, tenantKey } from "../src/JobStore.ts"
+import { JobStore, StoreError } from "../src/JobStore.ts"
 import * as MemoryJobStore from "../src/MemoryJobStore.ts"
 import type { Lane } from "../src/Priority.ts"
 import * as RequestContext from "../src/RequestContext.ts"
@@ -32,7 +32,7 @@ import * as RetryPolicy from "../src/RetryPolicy.ts"
 import { holdLock, makeBusinessTable, untilWaiting } from "./utils/holds.ts"
 import { layerMemory, layerPostgres, Partitions } from "./utils/partitions.ts"
 import { failureOf, layerRuntime, listen, makeStops, until, untilState } from "./utils/runtime.ts"
-import { newId } from "./utils/storeFixture.ts"
+import { newJob } from "./utils/storeFixture.ts"
 
 const Three = JobQueue.make("three", { concurrency: 3 })
 const One = JobQueue.make("one", { concurrency: 1 })
@@ -908,19 +908,7 @@ const ownChanged = Effect.fnUntraced(
       handlerGraceMs: 1_000,
       lockLost: Effect.never
     }).pipe(Scope.provide(scope))
-    const job: NewJob = {
-      id: newId(),
-      queueId,
-      partition: 0,
-      lane: 2,
-      tenant: tenantKey(undefined),
-      type,
-      dueAt: undefined,
-      expiresAt: undefined,
-      dedupeKey: undefined,
-      payload: "null",
-      context: undefined
-    }
+    const job = newJob({ queueId, type })
     yield* store.submit([job], { batchId: undefined, now: yield* store.now })
     yield* partition.wake([])
     return { store, jobId: job.id, scope }

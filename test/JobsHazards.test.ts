@@ -19,14 +19,14 @@ import { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
 import * as JobRuntime from "../src/JobRuntime.ts"
 import * as Jobs from "../src/Jobs.ts"
-import { JobStore, type NewJob, StoreError, tenantKey } from "../src/JobStore.ts"
+import { JobStore, StoreError, tenantKey } from "../src/JobStore.ts"
 import * as Postgres from "../src/Postgres.ts"
 import * as RequestContext from "../src/RequestContext.ts"
 import * as RetryPolicy from "../src/RetryPolicy.ts"
 import { TestDatabase } from "./utils/database.ts"
 import { holdLock, terminate, untilWaiting } from "./utils/holds.ts"
 import { failureOf, layerRuntime, listen, makeStops, untilState } from "./utils/runtime.ts"
-import { newId } from "./utils/storeFixture.ts"
+import { newId, newJob } from "./utils/storeFixture.ts"
 import { tcpProxy } from "./utils/tcpProxy.ts"
 
 const Large = JobQueue.make("large", { maxPayloadBytes: JobQueue.maxJsonBytes })
@@ -88,19 +88,12 @@ layer(layerRuntime({ queues: [Large] }), { excludeTestServices: true })("hazards
         Effect.gen(function*() {
           seen.push((yield* CurrentJob.CurrentJob).request, yield* RequestContext.Request)
         }))
-      const job: NewJob = {
-        id: newId(),
+      const job = newJob({
         queueId,
-        partition: 0,
-        lane: 2,
         tenant: tenantKey("acme"),
         type: "Undecodable",
-        dueAt: undefined,
-        expiresAt: undefined,
-        dedupeKey: undefined,
-        payload: "null",
         context: "{\"tenantId\":\"acme\",\"userId\":null}"
-      }
+      })
       // One whose context names another tenant than its row, one of the system's whose context names a tenant.
       const other = { ...job, id: newId(), context: "{\"tenantId\":\"other\"}" }
       const system = { ...job, id: newId(), tenant: tenantKey(undefined), context: "{\"tenantId\":\"other\"}" }

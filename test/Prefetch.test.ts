@@ -18,12 +18,12 @@ import * as JobHandlers from "../src/JobHandlers.ts"
 import type { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
 import * as Jobs from "../src/Jobs.ts"
-import { JobStore, type NewJob, type ReadyJob, tenantKey } from "../src/JobStore.ts"
+import { JobStore, type ReadyJob, tenantKey } from "../src/JobStore.ts"
 import * as RequestContext from "../src/RequestContext.ts"
 import * as RetryPolicy from "../src/RetryPolicy.ts"
 import { layerMemory, layerPostgres, Partitions } from "./utils/partitions.ts"
 import { failureOf, makeStops, until, untilState } from "./utils/runtime.ts"
-import { newId } from "./utils/storeFixture.ts"
+import { newJob } from "./utils/storeFixture.ts"
 
 const Serial = JobQueue.make("serial", { concurrency: 1 })
 const Four = JobQueue.make("four", { concurrency: 4 })
@@ -92,19 +92,7 @@ const stateOf = (id: JobId) =>
 const own = Effect.fnUntraced(function*(queue: JobQueue.JobQueue, graceMs: number, type: string, count: number) {
   const store = yield* JobStore
   const { queueId } = yield* store.declareQueue(`own ${type}`, 1)
-  const jobs = Array.from({ length: count }, (): NewJob => ({
-    id: newId(),
-    queueId,
-    partition: 0,
-    lane: 2,
-    tenant: tenantKey(undefined),
-    type,
-    dueAt: undefined,
-    expiresAt: undefined,
-    dedupeKey: undefined,
-    payload: "null",
-    context: undefined
-  }))
+  const jobs = Array.from({ length: count }, () => newJob({ queueId, type }))
   const stored = yield* store.submit(jobs, { batchId: undefined, now: yield* store.now })
   const scope = yield* Scope.fork(yield* Effect.scope)
   const partition = yield* Partition.make({

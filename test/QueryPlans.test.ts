@@ -23,7 +23,7 @@ import { type LaneDemand, type NewJob, StoreError } from "../src/JobStore.ts"
 import * as Migrations from "../src/Migrations.ts"
 import * as Postgres from "../src/Postgres.ts"
 import { TestDatabase } from "./utils/database.ts"
-import { attempted, bury, day, finish, note, noted, putBack, retry, t0 } from "./utils/storeFixture.ts"
+import { attempted, bury, day, finish, newJob, note, noted, putBack, retry, t0 } from "./utils/storeFixture.ts"
 
 /** A node of a plan, as far as it is looked at. */
 interface Node {
@@ -159,19 +159,13 @@ const inDays = <A>(_days: ReadonlySet<number>, statement: Effect.Effect<A, Store
 const settling = (db: Database.Database) => settle(db, inDays, () => {})
 
 const keyed = (count: number): ReadonlyArray<NewJob> =>
-  Array.from({ length: count }, (_, index) => ({
-    id: idOf(900_000 + index),
-    queueId: 1,
-    partition: 0,
-    lane: 2,
-    tenant: index % 2 === 0 ? "=big" : `=t${index % 1000}`,
-    type: "Greet",
-    dueAt: undefined,
-    expiresAt: undefined,
-    dedupeKey: `key-${index * 5}`,
-    payload: "{}",
-    context: undefined
-  }))
+  Array.from({ length: count }, (_, index) =>
+    newJob({
+      id: idOf(900_000 + index),
+      queueId: 1,
+      tenant: index % 2 === 0 ? "=big" : `=t${index % 1000}`,
+      dedupeKey: `key-${index * 5}`
+    }))
 
 for (const statistics of ["empty", "full"] as const) {
   layer(setup(statistics), { excludeTestServices: true, timeout: "120 seconds" })(

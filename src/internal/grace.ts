@@ -3,7 +3,8 @@
  */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import type { Attempts, Run } from "./attempts.ts"
+import type { Attempts } from "./attempts.ts"
+import type { Run } from "./run.ts"
 import { liveClock, onLiveClock } from "./time/liveClock.ts"
 
 /** Handlers that leave within this time of each other leave together, as at a shutdown, and share one grace period. */

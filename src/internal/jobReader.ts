@@ -3,6 +3,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
+import type { Codec, Job } from "../Job.ts"
 import { JobNotFound, StoreUnavailable } from "../JobError.ts"
 import * as JobHistory from "../JobHistory.ts"
 import { type JobId, normalize } from "../JobId.ts"
@@ -12,6 +13,12 @@ import * as Priority from "../Priority.ts"
 import * as RequestContext from "../RequestContext.ts"
 import type { Address, Owners } from "./owners.ts"
 import type { Queues } from "./queues.ts"
+
+/** What of a definition makes results and errors typed. Without one they are JSON as stored. */
+export type Typed<Success extends Codec, Failure extends Codec> = Pick<
+  Job<string, Codec, Success, Failure>,
+  "success" | "error" | "decodeSuccess" | "decodeError"
+>
 
 /** Reads jobs. */
 export interface JobReader {

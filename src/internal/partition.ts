@@ -1,5 +1,5 @@
 /**
- * The owner of one partition: takes over, reads ready rows into the mailbox, starts attempts, keeps the timers, hands over.
+ * The owner of one partition: takes over, reads ready rows into the mailbox, starts attempts, hands over.
  *
  * Promise: one intake at a time, a job leaves "held" only when its outcome is confirmed. A crash leaves nothing to undo.
  */
@@ -7,9 +7,6 @@ import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Latch from "effect/Latch"
-import * as Option from "effect/Option"
-import * as Random from "effect/Random"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type { EventBus } from "../EventBus.ts"
@@ -19,17 +16,18 @@ import type { JobId } from "../JobId.ts"
 import * as JobMetrics from "../JobMetrics.ts"
 import type { JobQueue } from "../JobQueue.ts"
 import type { JobStore, Owner, Ready, ReadyJob, Settlement, StoreError } from "../JobStore.ts"
-import * as Mailbox from "../Mailbox.ts"
-import * as Priority from "../Priority.ts"
+import type * as Mailbox from "../Mailbox.ts"
 import type * as RequestContext from "../RequestContext.ts"
 import * as Announcer from "./announcer.ts"
 import * as Attempts from "./attempts.ts"
+import * as Canceller from "./canceller.ts"
 import * as Crashes from "./crashes.ts"
 import * as Grace from "./grace.ts"
-import * as Held from "./held.ts"
-import * as Parking from "./parking.ts"
+import * as Listener from "./listener.ts"
+import * as PartitionState from "./partitionState.ts"
 import * as Settler from "./settler.ts"
 import { liveClock, onLiveClock } from "./time/liveClock.ts"
+import * as Timers from "./timers.ts"
 import { untilAvailable } from "./untilAvailable.ts"
 import * as Verdict from "./verdict.ts"
 
@@ -66,8 +64,7 @@ export interface Partition {
   readonly wake: (ready: ReadonlyArray<Ready>) => Effect.Effect<void>
   /** The same for submitters of this process: what they bring along is not read again. */
   readonly tell: (ready: ReadonlyArray<Ready>) => void
-  /** Cancels a ready or running job. `false`: it is neither, or has just ended. */
-  readonly cancel: (id: JobId, by: string | undefined) => Effect.Effect<boolean>
+  readonly cancel: Canceller.Cancel
   readonly view: (id: JobId) => View | undefined
   /** What is held in memory: waiting by lane and tenant, and running. */
   readonly snapshot: () => { readonly lanes: ReadonlyArray<Mailbox.LaneDepth>; readonly running: ReadonlyArray<JobId> }
@@ -75,12 +72,8 @@ export interface Partition {
 
 const crashLimit = 5
 const carefulMs = 60_000
-const sweepMs = 5_000
-const sweepMaxMs = 30_000
 const noteMs = 250
 const dispatchAtOnce = 64
-/** Room of each lane for tenants that come while another's flood fills it. */
-const reserve = 64
 /** How long a job that may kill its process holds back others: before its start, and after it. */
 const suspectPatienceMs = 30_000
 
@@ -90,74 +83,39 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const { bus, handlers, partition, position, queue, queueId, services, store } = options
     const loops = yield* Scope.make()
     const attemptsScope = yield* Scope.make()
-    const capacity = Math.min(Math.max(queue.concurrency * 4, 512), 2_000)
-    const mailbox = Mailbox.make<ReadyJob & Mailbox.Item>({
-      weights: queue.weights,
-      capacityPerLane: capacity + reserve
-    })
-    const held = Held.make(Priority.lanes.length)
-    const parking = Parking.make()
+    const state = yield* PartitionState.make(queue)
+    const { dispatchDue, held, intakeDue, mailbox, offer, parking, release, timerDue } = state
     const end = Grace.make({ queue: queue.name, graceMs: options.graceMs, lockLost: options.lockLost })
     const announcer = Announcer.make(bus, queue.name, services)
     const intakeLock = yield* Semaphore.make(1)
-    const intakeDue = yield* Latch.make(true)
-    const dispatchDue = yield* Latch.make(true)
-    const timerDue = yield* Latch.make(true)
-    const state = {
-      isStopping: false,
-      isStopped: false,
-      carefulUntil: 0,
-      troubledAt: 0,
-      leaving: 0,
-      sweepMs,
-      blocked: new Set<JobId>()
-    }
-    let owned:
-      | { readonly owner: Owner; readonly attempts: Attempts.Attempts; readonly settler: Settler.Settler }
-      | undefined
-    // A job that was running when its process died, twice or more: it waits to run alone, for its neighbours shall not be blamed.
-    let suspect: { readonly job: ReadyJob; readonly since: number } | undefined
+    const blocked = new Set<JobId>()
+    let isStopped = false
+    let carefulUntil = 0
+    let troubledAt = 0
     let aloneUntil = 0
     // Types whose handlers are going: mostly the whole process is, and then its waiting jobs need no write at all.
     const leaving = new Set<string>()
+    let leavingNow = 0
 
-    const runningIds = (): ReadonlyArray<JobId> => owned?.attempts.ids() ?? []
-
-    const release = (job: ReadyJob, isReady: boolean) => {
-      held.release(job, isReady)
-      if (isReady) intakeDue.openUnsafe()
-    }
-
-    const offer = (job: ReadyJob) => {
-      if (mailbox.offer({ ...job, tenantId: job.tenant }) === "full") release(job, true)
-    }
+    const runningIds = (): ReadonlyArray<JobId> => state.owned?.attempts.ids() ?? []
 
     /** A database that is away is told of once in a while, not at every try. */
     const troubled = (what: string, error: StoreError) =>
       Effect.suspend(() => {
         const now = liveClock.currentTimeMillisUnsafe()
-        if (now - state.troubledAt < 30_000) return Effect.void
-        state.troubledAt = now
+        if (now - troubledAt < 30_000) return Effect.void
+        troubledAt = now
         return Effect.logWarning(`${what}: trying again until the database answers (${error.message})`)
       })
 
     // ---------------------------------------------------------------------------------------------- intake
 
-    // Jobs that neither wait nor run (parked, or being settled) are in memory too: a flood of them stops the intake for a moment.
-    const isCrowded = () => held.size - mailbox.size - (owned?.attempts.size() ?? 0) > capacity
-
-    const rooms = () =>
-      Priority.lanes.map(({ index }) =>
-        isCrowded() || mailbox.sizeOf(index) * 2 > capacity ? 0 : mailbox.room(index) - reserve
-      )
-    const reserves = () => Priority.lanes.map(({ index }) => isCrowded() ? 0 : mailbox.room(index))
-
     const intake = (owner: Owner) =>
       intakeLock.withPermit(Effect.gen(function*() {
-        const demand = held.demand(rooms(), reserves())
+        const demand = held.demand(state.rooms(), state.reserves())
         if (demand === undefined) return false
         const answer = yield* store.intake(owner, demand)
-        for (const job of held.took(demand, answer)) if (!state.blocked.has(job.id)) offer(job)
+        for (const job of held.took(demand, answer)) if (!blocked.has(job.id)) offer(job)
         dispatchDue.openUnsafe()
         return true
       }))
@@ -180,8 +138,8 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
 
     const settle = (job: ReadyJob, settlement: Settlement) =>
       Effect.suspend(() => {
-        if (owned === undefined) return Effect.succeed(false)
-        return Effect.flatMap(owned.settler.settle(settlement), (answer) =>
+        if (state.owned === undefined) return Effect.succeed(false)
+        return Effect.flatMap(state.owned.settler.settle(settlement), (answer) =>
           Effect.gen(function*() {
             // Whatever moved the row: reading it again shows what is left of it.
             if (typeof answer === "string") {
@@ -207,19 +165,19 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       }
       const handler = handlers.get(job.type)
       if (handler === undefined) {
-        if (suspect?.job.id === job.id) suspect = undefined
+        if (state.suspect?.job.id === job.id) state.suspect = undefined
         parking.park(job)
         return undefined
       }
       const live = liveClock.currentTimeMillisUnsafe()
       if (job.crashes >= 2) {
-        const since = suspect?.job.id === job.id ? suspect.since : live
-        suspect = { job, since }
+        const since = state.suspect?.job.id === job.id ? state.suspect.since : live
+        state.suspect = { job, since }
         if (attempts.size() > 0 && live - since < suspectPatienceMs) return undefined
-        suspect = undefined
+        state.suspect = undefined
         aloneUntil = live + suspectPatienceMs
       }
-      const isCareful = job.crashes > 0 || live < state.carefulUntil
+      const isCareful = job.crashes > 0 || live < carefulUntil
       attempts.start(job, handler, now, isCareful)
       return undefined
     }
@@ -230,8 +188,8 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       if (state.isStopping || !attempts.hasPlace()) return undefined
       const live = liveClock.currentTimeMillisUnsafe()
       if (attempts.size() > 0 && live < aloneUntil) return undefined
-      if (suspect === undefined) return mailbox.take(stays)
-      return attempts.size() === 0 || live - suspect.since >= suspectPatienceMs ? suspect.job : undefined
+      if (state.suspect === undefined) return mailbox.take(stays)
+      return attempts.size() === 0 || live - state.suspect.since >= suspectPatienceMs ? state.suspect.job : undefined
     }
 
     /** At most so many: what they have to write leaves for the database while the next ones run. Answers whether there may be more. */
@@ -264,51 +222,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         yield* JobMetrics.setInFlight(queue.name, partition, attempts.underWay())
       })
 
-    // ---------------------------------------------------------------------------------------------- timers
-
-    /** The clock is read by the very fiber that then sleeps: it may jump in between otherwise, and the job would be late. */
-    const sleepUntil = (time: number) =>
-      Effect.flatMap(store.now, (now) => Effect.sleep(Duration.millis(Math.max(time - now, 0))))
-
-    const timerTurn = (owner: Owner) =>
-      Effect.gen(function*() {
-        timerDue.closeUnsafe()
-        const due = yield* store.nextDue(owner)
-        if (Option.isNone(due)) return yield* timerDue.await
-        const now = yield* store.now
-        if (due.value > now) return yield* Effect.raceFirst(sleepUntil(due.value), timerDue.await)
-        const promoted = yield* store.promote(owner, now, 500)
-        // What is due is locked by someone, or not ours any more.
-        if (promoted.length === 0) yield* onLiveClock(Effect.sleep("250 millis"))
-        for (const ready of promoted) held.told(ready)
-        timerDue.openUnsafe()
-        intakeDue.openUnsafe()
-      }).pipe(
-        Effect.catch((error) =>
-          Effect.andThen(troubled("Could not read due jobs", error), onLiveClock(Effect.sleep(500)))
-        )
-      )
-
-    const sweepTurn = Effect.gen(function*() {
-      const jitter = yield* Random.next
-      yield* onLiveClock(Effect.sleep(Duration.millis(state.sweepMs * (0.8 + 0.4 * jitter))))
-      state.sweepMs = held.size === 0 ? Math.min(state.sweepMs * 1.5, sweepMaxMs) : sweepMs
-      held.sweep()
-      intakeDue.openUnsafe()
-      timerDue.openUnsafe()
-      yield* measure
-    })
-
-    const measure = store.depth({ queueId, partition }, 10_000).pipe(
-      Effect.flatMap((depths) =>
-        Effect.forEach(
-          Priority.lanes,
-          ({ index, name }) => JobMetrics.setDepth(queue.name, partition, name, depths[index] ?? 0),
-          { discard: true }
-        )
-      ),
-      Effect.ignore
-    )
+    // ---------------------------------------------------------------------------------------------- notes
 
     const tellOfMissing = (type: string) =>
       Effect.logWarning(
@@ -327,8 +241,10 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
           if (parking.isNews(job.type)) yield* tellOfMissing(job.type)
           yield* Effect.forkIn(settle(job, withoutHandler(job, now)), loops)
         }
-        if (suspect !== undefined || aloneUntil > 0) dispatchDue.openUnsafe()
+        if (state.suspect !== undefined || aloneUntil > 0) dispatchDue.openUnsafe()
       })
+
+    const timers = Timers.make({ state, store, queue, queueId, partition, troubled })
 
     /** A defect of ours must not stop a queue: it is logged, and the next turn goes on. */
     const forEver = <A>(turn: Effect.Effect<A>) =>
@@ -350,11 +266,11 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         (now) => untilAvailable(store.takeOver({ queueId, partition }, { owner: position.runner, now }), "Taking over")
       )
       if (isCareful) {
-        state.carefulUntil = liveClock.currentTimeMillisUnsafe() + carefulMs
+        carefulUntil = liveClock.currentTimeMillisUnsafe() + carefulMs
         yield* Crashes.count({
           store,
           owner,
-          blocked: state.blocked,
+          blocked,
           running: runningIds,
           onUnblocked: (id) => {
             const job = held.get(id)
@@ -364,7 +280,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         })
       }
       const environment: Execution.Environment = { store, owner, queue, position, services }
-      const settler = yield* Settler.make({ store, owner, isStopped: () => state.isStopped }).pipe(
+      const settler = yield* Settler.make({ store, owner, isStopped: () => isStopped }).pipe(
         Scope.provide(attemptsScope)
       )
       const attempts = yield* Attempts.make({
@@ -374,9 +290,9 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         release,
         onDue: () => void timerDue.openUnsafe(),
         onEnded: () => void dispatchDue.openUnsafe(),
-        isStopped: () => state.isStopped
+        isStopped: () => isStopped
       }).pipe(Scope.provide(attemptsScope))
-      owned = { owner, attempts, settler }
+      state.owned = { owner, attempts, settler }
       yield* handlers.observe({
         added: (type) => {
           for (const job of parking.unpark(type)) offer(job)
@@ -385,18 +301,18 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         removed: (type) =>
           Effect.suspend(() => {
             leaving.add(type)
-            state.leaving++
+            leavingNow++
             return Effect.ensuring(
               end(attempts, (run) => run.job.type === type),
               Effect.suspend(() => {
-                state.leaving--
+                leavingNow--
                 return Effect.forkIn(stay, loops)
               })
             )
           })
       }).pipe(Scope.provide(loops))
       yield* Effect.forEach(
-        [intakeTurn(owner), dispatchTurn(attempts), timerTurn(owner), sweepTurn, noteTurn(attempts)],
+        [intakeTurn(owner), dispatchTurn(attempts), timers.turn(owner), timers.sweep, noteTurn(attempts)],
         (turn) => Effect.forkIn(forEver(turn), loops),
         { discard: true }
       )
@@ -406,7 +322,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     /** The process goes on after all: jobs of the types that went are taken again, and put back. */
     const stay = Effect.gen(function*() {
       yield* onLiveClock(Effect.sleep(Duration.millis(Grace.togetherMs)))
-      if (state.leaving > 0) return
+      if (leavingNow > 0) return
       leaving.clear()
       dispatchDue.openUnsafe()
     })
@@ -415,11 +331,11 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       Effect.gen(function*() {
         state.isStopping = true
         yield* Scope.close(loops, Exit.void)
-        if (owned !== undefined) {
-          const { attempts, owner } = owned
+        if (state.owned !== undefined) {
+          const { attempts, owner } = state.owned
           // Once the grace is over, what the store does not answer is left to the successor: a database that is away holds up nothing.
           const giveUp = Effect.sync(() => {
-            state.isStopped = true
+            isStopped = true
           })
           yield* end(attempts, () => true, giveUp)
           yield* Effect.andThen(attempts.note, store.handOver(owner)).pipe(
@@ -429,7 +345,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
             Effect.catch((error) => Effect.logWarning("Could not hand over", error))
           )
         }
-        state.isStopped = true
+        isStopped = true
         yield* Scope.close(attemptsScope, Exit.void)
       })
     )
@@ -440,82 +356,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       Effect.forkIn(loops)
     )
 
-    const cancelWaiting = (job: ReadyJob, by: string | undefined) =>
-      Effect.flatMap(store.now, (now) => settle(job, Verdict.cancelled(job, now, queue.retention, by)))
-
-    /** Not held: it may be read at any moment, so this takes the place of an intake. */
-    const cancelUnread = (owner: Owner, id: JobId, by: string | undefined) =>
-      Effect.gen(function*() {
-        const found = yield* store.find(id)
-        if (Option.isNone(found) || found.value.state !== "queued") return false
-        const { attempt, context, crashes, createdAt, lane, payload, tenant, type, version } = found.value
-        const now = yield* store.now
-        const job: ReadyJob = {
-          id,
-          lane: lane ?? 0,
-          tenant,
-          seq: 0,
-          version,
-          type,
-          attempt,
-          crashes,
-          createdAt,
-          expiresAt: undefined,
-          isLarge: false,
-          payload,
-          context
-        }
-        const settlement = Verdict.cancelled(job, now, queue.retention, by)
-        const { entry, purgeAt } = settlement
-        for (const { lane, seq } of yield* store.reread([id])) held.passed(lane, seq)
-        if (!(yield* store.cancel({ id, version, owner, now, purgeAt, entry }))) return false
-        yield* announcer.settled(job, settlement, now) ?? Effect.void
-        return true
-      }).pipe(Effect.catch(() => Effect.succeed(false)))
-
-    /** Takes a job out of where it waits in memory. */
-    const withdraw = (id: JobId): ReadyJob | undefined => {
-      const waiting = mailbox.remove(id) ?? parking.remove(id)
-      if (waiting !== undefined || suspect?.job.id !== id) return waiting
-      const { job } = suspect
-      suspect = undefined
-      dispatchDue.openUnsafe()
-      return job
-    }
-
-    const cancel = (id: JobId, by: string | undefined): Effect.Effect<boolean> =>
-      Effect.suspend(() => {
-        if (owned === undefined) return Effect.succeed(false)
-        const { attempts, owner } = owned
-        const run = attempts.get(id)
-        if (run !== undefined) return attempts.cancel(run, by)
-        const waiting = withdraw(id)
-        if (waiting !== undefined) return cancelWaiting(waiting, by)
-        return intakeLock.withPermit(
-          Effect.suspend(() => held.has(id) ? Effect.succeed(false) : cancelUnread(owner, id, by))
-        )
-      })
-
-    /** Takes a job from its submitter's hand, where that passes nothing that waits in the table. */
-    const isTaken = ({ job, lane }: Ready): boolean => {
-      if (job === undefined || owned === undefined || state.isStopping || !held.isRead(lane)) return false
-      if (isCrowded() || mailbox.room(lane) <= reserve) return false
-      const ready = job()
-      if (!held.given(ready)) return false
-      offer(ready)
-      return true
-    }
-
-    const tell = (ready: ReadonlyArray<Ready>): void => {
-      for (const row of ready) {
-        if (row.dueAt !== undefined) timerDue.openUnsafe()
-        else if (isTaken(row)) dispatchDue.openUnsafe()
-        else {
-          held.told(row)
-          intakeDue.openUnsafe()
-        }
-      }
-    }
+    const tell = Listener.make(state)
 
     return {
       wake: (ready) =>
@@ -525,9 +366,9 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
           intakeDue.openUnsafe()
         }),
       tell,
-      cancel,
+      cancel: Canceller.make({ state, store, queue, announcer, intakeLock, settle }),
       view: (id) => {
-        const run = owned?.attempts.get(id)
+        const run = state.owned?.attempts.get(id)
         if (run === undefined) {
           return held.has(id)
             ? { isRunning: false, startedAt: undefined, progress: undefined, message: undefined }
@@ -535,6 +376,6 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         }
         return { isRunning: true, startedAt: run.startedAt, progress: run.progress, message: run.message }
       },
-      snapshot: () => ({ lanes: mailbox.depth(), running: owned?.attempts.running() ?? [] })
+      snapshot: () => ({ lanes: mailbox.depth(), running: state.owned?.attempts.running() ?? [] })
     }
   })

@@ -1,7 +1,9 @@
 /**
  * Waits out what the store cannot answer, by the real clock.
  */
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import type * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
 import { onLiveClock } from "./time/liveClock.ts"
 
@@ -13,3 +15,23 @@ export const untilAvailable = <A, E>(effect: Effect.Effect<A, E>, what: string):
     Effect.orDie,
     onLiveClock
   )
+
+/** Asks until the store answers, or this ownership is over: `isStopped`. */
+export const untilAnswered = <A, E>(
+  effect: Effect.Effect<A, E>,
+  isStopped: () => boolean
+): Effect.Effect<Option.Option<A>> =>
+  Effect.suspend(() => {
+    let pause = 50
+    const attempt: Effect.Effect<Option.Option<A>> = Effect.suspend(() =>
+      Effect.matchEffect(effect, {
+        onSuccess: (value) => Effect.succeedSome(value),
+        onFailure: () => {
+          if (isStopped()) return Effect.succeedNone
+          pause = Math.min(pause * 2, 5_000)
+          return Effect.andThen(onLiveClock(Effect.sleep(Duration.millis(pause))), attempt)
+        }
+      })
+    )
+    return attempt
+  })

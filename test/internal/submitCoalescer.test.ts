@@ -8,7 +8,7 @@ import type { Prepared } from "../../src/internal/submitter.ts"
 import { JobStore, type NewJob, StoreError, type Submitted } from "../../src/JobStore.ts"
 import * as MemoryJobStore from "../../src/MemoryJobStore.ts"
 import { failureOf } from "../utils/runtime.ts"
-import { newId, times } from "../utils/storeFixture.ts"
+import { newJob, times } from "../utils/storeFixture.ts"
 
 interface Sending {
   readonly jobs: ReadonlyArray<NewJob>
@@ -29,20 +29,7 @@ const held = Effect.gen(function*() {
   }
   const submit = yield* SubmitCoalescer.make(store, () => Effect.void)
   const send = (bytes = 10, at = 0) => {
-    const job: NewJob = {
-      id: newId(),
-      queueId: 1,
-      partition: 0,
-      lane: 2,
-      tenant: "=",
-      type: "T",
-      dueAt: undefined,
-      expiresAt: undefined,
-      dedupeKey: undefined,
-      payload: "1",
-      context: undefined
-    }
-    const prepared: Prepared = { job, queue: "q", at, bytes }
+    const prepared: Prepared = { job: newJob({ queueId: 1 }), queue: "q", at, bytes }
     return Effect.forkScoped(submit(prepared), { startImmediately: true })
   }
   const untilSent = (count: number) => Effect.repeat(Effect.yieldNow, { until: () => sendings.length >= count })

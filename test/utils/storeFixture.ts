@@ -124,6 +124,21 @@ export const oneLane = (of: Partial<LaneDemand> = {}, rest: Partial<Demand> = {}
   held: rest.held ?? []
 })
 
+/** A job of no tenant that is ready at once, but for what is given. */
+export const newJob = (rest: Pick<NewJob, "queueId"> & Partial<NewJob>): NewJob => ({
+  id: newId(),
+  partition: 0,
+  lane: 2,
+  tenant: tenantKey(undefined),
+  type: "Task",
+  dueAt: undefined,
+  expiresAt: undefined,
+  dedupeKey: undefined,
+  payload: "null",
+  context: undefined,
+  ...rest
+})
+
 /** A queue nobody else uses, with an owner of its partition 0. */
 export const fresh = Effect.gen(function*() {
   const store = yield* JobStore
@@ -133,20 +148,8 @@ export const fresh = Effect.gen(function*() {
     Effect.map(store.takeOver({ queueId, partition }, { owner, now: t0 }), (taken) => taken.owner)
   const owner = yield* takeOver()
 
-  const job = (rest: Partial<NewJob> = {}): NewJob => ({
-    id: newId(),
-    queueId,
-    partition: 0,
-    lane: 2,
-    tenant: tenantKey("acme"),
-    type: "Greet",
-    dueAt: undefined,
-    expiresAt: undefined,
-    dedupeKey: undefined,
-    payload: "{\"name\":\"Ada\"}",
-    context: undefined,
-    ...rest
-  })
+  const job = (rest: Partial<NewJob> = {}): NewJob =>
+    newJob({ queueId, tenant: tenantKey("acme"), type: "Greet", payload: "{\"name\":\"Ada\"}", ...rest })
   const submit = (...jobs: ReadonlyArray<NewJob>) => store.submit(jobs, { batchId: undefined, now: t0 })
   const stored = (rest: Partial<NewJob> = {}) =>
     Effect.map(submit(job(rest)), ([one]) => ({ id: one!.id, seq: one!.seq, version: 0 }))

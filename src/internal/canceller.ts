@@ -1,0 +1,86 @@
+/**
+ * Cancels a job wherever it is in its partition: under way, waiting in memory, or not read yet.
+ *
+ * Promise: a job is cancelled in the table before anybody is told so. A crash on any line leaves a live row, or one that is cancelled.
+ */
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import type * as Semaphore from "effect/Semaphore"
+import type { JobId } from "../JobId.ts"
+import type { JobQueue } from "../JobQueue.ts"
+import type { JobStore, Owner, ReadyJob, Settlement } from "../JobStore.ts"
+import type { Announcer } from "./announcer.ts"
+import type { PartitionState } from "./partitionState.ts"
+import * as Verdict from "./verdict.ts"
+
+/** Cancels a ready or running job. `false`: it is neither, or has just ended. */
+export type Cancel = (id: JobId, by: string | undefined) => Effect.Effect<boolean>
+
+/** Cancels jobs of one partition. `settle` answers whether the settlement is what was written. */
+export const make = (options: {
+  readonly state: PartitionState
+  readonly store: JobStore["Service"]
+  readonly queue: JobQueue
+  readonly announcer: Announcer
+  readonly intakeLock: Semaphore.Semaphore
+  readonly settle: (job: ReadyJob, settlement: Settlement) => Effect.Effect<boolean>
+}): Cancel => {
+  const { announcer, intakeLock, queue, settle, state, store } = options
+  const { dispatchDue, held, mailbox, parking } = state
+
+  const cancelWaiting = (job: ReadyJob, by: string | undefined) =>
+    Effect.flatMap(store.now, (now) => settle(job, Verdict.cancelled(job, now, queue.retention, by)))
+
+  /** Not held: it may be read at any moment, so this takes the place of an intake. */
+  const cancelUnread = (owner: Owner, id: JobId, by: string | undefined) =>
+    Effect.gen(function*() {
+      const found = yield* store.find(id)
+      if (Option.isNone(found) || found.value.state !== "queued") return false
+      const { attempt, context, crashes, createdAt, lane, payload, tenant, type, version } = found.value
+      const now = yield* store.now
+      const job: ReadyJob = {
+        id,
+        lane: lane ?? 0,
+        tenant,
+        seq: 0,
+        version,
+        type,
+        attempt,
+        crashes,
+        createdAt,
+        expiresAt: undefined,
+        isLarge: false,
+        payload,
+        context
+      }
+      const settlement = Verdict.cancelled(job, now, queue.retention, by)
+      const { entry, purgeAt } = settlement
+      for (const { lane, seq } of yield* store.reread([id])) held.passed(lane, seq)
+      if (!(yield* store.cancel({ id, version, owner, now, purgeAt, entry }))) return false
+      yield* announcer.settled(job, settlement, now) ?? Effect.void
+      return true
+    }).pipe(Effect.catch(() => Effect.succeed(false)))
+
+  /** Takes a job out of where it waits in memory. */
+  const withdraw = (id: JobId): ReadyJob | undefined => {
+    const waiting = mailbox.remove(id) ?? parking.remove(id)
+    if (waiting !== undefined || state.suspect?.job.id !== id) return waiting
+    const { job } = state.suspect
+    state.suspect = undefined
+    dispatchDue.openUnsafe()
+    return job
+  }
+
+  return (id, by) =>
+    Effect.suspend(() => {
+      if (state.owned === undefined) return Effect.succeed(false)
+      const { attempts, owner } = state.owned
+      const run = attempts.get(id)
+      if (run !== undefined) return attempts.cancel(run, by)
+      const waiting = withdraw(id)
+      if (waiting !== undefined) return cancelWaiting(waiting, by)
+      return intakeLock.withPermit(
+        Effect.suspend(() => held.has(id) ? Effect.succeed(false) : cancelUnread(owner, id, by))
+      )
+    })
+}

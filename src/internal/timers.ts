@@ -1,0 +1,85 @@
+/**
+ * What a partition does when its time has come: makes due jobs ready, and looks again for what nobody told it of.
+ *
+ * Promise: a lost wake costs half a minute, and no job. A crash on any line leaves due rows, which the next owner promotes.
+ */
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import * as Random from "effect/Random"
+import * as JobMetrics from "../JobMetrics.ts"
+import type { JobQueue } from "../JobQueue.ts"
+import type { JobStore, Owner, StoreError } from "../JobStore.ts"
+import * as Priority from "../Priority.ts"
+import type { PartitionState } from "./partitionState.ts"
+import { onLiveClock } from "./time/liveClock.ts"
+
+/** Two loops of one partition. */
+export interface Timers {
+  /** Waits for the next due time, and makes ready what is due. */
+  readonly turn: (owner: Owner) => Effect.Effect<void>
+  /** The safety sweep: waits, then has everything looked at again, and measures what is left. */
+  readonly sweep: Effect.Effect<void>
+}
+
+const sweepLeastMs = 5_000
+const sweepMostMs = 30_000
+
+/** The timers of one partition. `troubled` tells of a store that does not answer. */
+export const make = (options: {
+  readonly state: PartitionState
+  readonly store: JobStore["Service"]
+  readonly queue: JobQueue
+  readonly queueId: number
+  readonly partition: number
+  readonly troubled: (what: string, error: StoreError) => Effect.Effect<void>
+}): Timers => {
+  const { partition, queue, queueId, state: { held, intakeDue, timerDue }, store, troubled } = options
+  let sweepMs = sweepLeastMs
+
+  /** The clock is read by the very fiber that then sleeps: it may jump in between otherwise, and the job would be late. */
+  const sleepUntil = (time: number) =>
+    Effect.flatMap(store.now, (now) => Effect.sleep(Duration.millis(Math.max(time - now, 0))))
+
+  const timerTurn = (owner: Owner) =>
+    Effect.gen(function*() {
+      timerDue.closeUnsafe()
+      const due = yield* store.nextDue(owner)
+      if (Option.isNone(due)) return yield* timerDue.await
+      const now = yield* store.now
+      if (due.value > now) return yield* Effect.raceFirst(sleepUntil(due.value), timerDue.await)
+      const promoted = yield* store.promote(owner, now, 500)
+      // What is due is locked by someone, or not ours any more.
+      if (promoted.length === 0) yield* onLiveClock(Effect.sleep("250 millis"))
+      for (const ready of promoted) held.told(ready)
+      timerDue.openUnsafe()
+      intakeDue.openUnsafe()
+    }).pipe(
+      Effect.catch((error) =>
+        Effect.andThen(troubled("Could not read due jobs", error), onLiveClock(Effect.sleep(500)))
+      )
+    )
+
+  const sweepTurn = Effect.gen(function*() {
+    const jitter = yield* Random.next
+    yield* onLiveClock(Effect.sleep(Duration.millis(sweepMs * (0.8 + 0.4 * jitter))))
+    sweepMs = held.size === 0 ? Math.min(sweepMs * 1.5, sweepMostMs) : sweepLeastMs
+    held.sweep()
+    intakeDue.openUnsafe()
+    timerDue.openUnsafe()
+    yield* measure
+  })
+
+  const measure = store.depth({ queueId, partition }, 10_000).pipe(
+    Effect.flatMap((depths) =>
+      Effect.forEach(
+        Priority.lanes,
+        ({ index, name }) => JobMetrics.setDepth(queue.name, partition, name, depths[index] ?? 0),
+        { discard: true }
+      )
+    ),
+    Effect.ignore
+  )
+
+  return { turn: timerTurn, sweep: sweepTurn }
+}
