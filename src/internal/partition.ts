@@ -74,6 +74,8 @@ export interface Partition {
 const crashLimit = 5
 const carefulMs = 60_000
 const noteMs = 250
+/** How often an owner makes sure that it is one. */
+const checkSeconds = 5
 const dispatchAtOnce = 64
 /** How long a job that may kill its process holds back others: before its start, and after it. */
 const suspectPatienceMs = 30_000
@@ -273,6 +275,21 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       yield* attempts.stop(() => true)
     })
 
+    /**
+     * Somebody's late take-over may have ended this ownership, though the lock is here: a process that was frozen between its look at the
+     * lock and the statement. Nothing could run here any more, so the partition is taken over again.
+     */
+    const checkTurn = (owner: Owner) =>
+      Effect.gen(function*() {
+        yield* onLiveClock(Effect.sleep(Duration.seconds(checkSeconds)))
+        if (yield* Effect.orElseSucceed(store.isOwner(owner), () => true)) return
+        yield* Effect.logWarning(
+          `${position.entity} was taken over by another process that had lost its lock: taking over again`
+        )
+        lock.giveUp()
+        yield* Effect.never
+      })
+
     const own = Effect.gen(function*() {
       const takeOver = Effect.flatMap(
         store.now,
@@ -328,7 +345,14 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
           })
       }).pipe(Scope.provide(loops))
       yield* Effect.forEach(
-        [intakeTurn(owner), dispatchTurn(attempts), timers.turn(owner), timers.sweep, noteTurn(attempts)],
+        [
+          intakeTurn(owner),
+          dispatchTurn(attempts),
+          timers.turn(owner),
+          timers.sweep,
+          noteTurn(attempts),
+          checkTurn(owner)
+        ],
         (turn) => Effect.forkIn(forEver(turn), loops),
         { discard: true }
       )

@@ -25,10 +25,12 @@ export interface Lock {
   readonly isHeld: () => boolean
   /** Ends when it is not surely held any more: a refresh failed, came back short, or is overdue. */
   readonly lost: Effect.Effect<void>
+  /** Treats it as lost: it is acquired anew, and its partitions are taken over again. */
+  readonly giveUp: () => void
 }
 
 /** The lock of who needs none. */
-export const always: Lock = { isHeld: () => true, lost: Effect.never }
+export const always: Lock = { isHeld: () => true, lost: Effect.never, giveUp: () => {} }
 
 /** What is known of the shard locks of this process. */
 export class ShardLocks extends Context.Service<ShardLocks, {
@@ -41,7 +43,7 @@ interface Holding extends Lock {
   readonly ended: Deferred.Deferred<void>
 }
 
-const lostAlready: Lock = { isHeld: () => false, lost: Effect.void }
+const lostAlready: Lock = { isHeld: () => false, lost: Effect.void, giveUp: () => {} }
 
 const watchMs = 100
 
@@ -74,7 +76,8 @@ export const layer = (expiration: Duration.Duration): Layer.Layer<RunnerStorage 
         confirmedAt,
         ended,
         isHeld: () => current(shard) === holding,
-        lost: Deferred.await(ended)
+        lost: Deferred.await(ended),
+        giveUp: () => current(shard) === holding && lose(shard)
       }
       holdings.set(shard, holding)
     }
