@@ -25,6 +25,7 @@ import * as Queues from "./internal/queues.ts"
 import * as Supervisor from "./internal/supervisor.ts"
 import { liveClock, onLiveClock } from "./internal/time/liveClock.ts"
 import * as Waker from "./internal/waker.ts"
+import type { LayoutError } from "./JobError.ts"
 import * as JobHandlers from "./JobHandlers.ts"
 import type { JobQueue } from "./JobQueue.ts"
 import * as Jobs from "./Jobs.ts"
@@ -73,7 +74,7 @@ const base = (options: ClientOptions) =>
  */
 export const layerClient = (
   options: ClientOptions = {}
-): Layer.Layer<Services, StoreError | MigrationError, Postgres.Client> =>
+): Layer.Layer<Services, StoreError | MigrationError | LayoutError, Postgres.Client> =>
   Jobs.layer.pipe(
     Layer.provide(Waker.layer),
     Layer.provide(Owners.layerNone),
@@ -216,7 +217,9 @@ const undeclared = Layer.effectDiscard(Effect.gen(function*() {
  *   Layer.provideMerge(Postgres.layer())
  * )
  */
-export const layer = (options: Options = {}): Layer.Layer<Services, StoreError | MigrationError, Postgres.Client> => {
+export const layer = (
+  options: Options = {}
+): Layer.Layer<Services, StoreError | MigrationError | LayoutError, Postgres.Client> => {
   const entities = Layer.unwrap(Effect.map(Effect.context(), (services) =>
     QueueEntity.layer({
       runner: `${address.host}:${address.port}`,

@@ -99,7 +99,7 @@ const layerEntity = (options: Options, local: Local) =>
         store: yield* JobStore,
         handlers: yield* JobHandlers,
         bus: yield* EventBus,
-        queue: known.queue,
+        queue: queues.partOf(known, index),
         queueId: known.row.queueId,
         partition: index,
         position: { runner: options.runner, shard: shardName(address.shardId), entity: address.entityId },
