@@ -24,7 +24,7 @@ import { nextDue, promote } from "./internal/sql/schedule.ts"
 import { settle } from "./internal/sql/settle.ts"
 import { agreeOnShards, shards } from "./internal/sql/shards.ts"
 import * as Submit from "./internal/sql/submit.ts"
-import { countCrashes, handOver, noteDone, noteRunning, takeOver } from "./internal/sql/takeOver.ts"
+import { countCrashes, handOver, isOwner, noteDone, noteRunning, takeOver } from "./internal/sql/takeOver.ts"
 import { refence, transact } from "./internal/sql/transact.ts"
 import { JobStore, type StoreError } from "./JobStore.ts"
 import * as Migrations from "./Migrations.ts"
@@ -84,6 +84,7 @@ export const make = Effect.fnUntraced(function*(
     announcements: announcements(pool, schema),
     find: find(db),
     takeOver: takeOver(db),
+    isOwner: isOwner(db),
     handOver: handOver(db),
     countCrashes: countCrashes(db),
     intake: intake(db),
