@@ -13,6 +13,7 @@ import * as Scope from "effect/Scope"
 import * as EventBus from "./EventBus.ts"
 import * as Cluster from "./internal/cluster.ts"
 import type { ClusterError } from "./internal/clusterError.ts"
+import * as Commands from "./internal/commands.ts"
 import * as Owners from "./internal/owners.ts"
 import * as Queues from "./internal/queues.ts"
 import * as RunnerSettings from "./internal/runnerSettings.ts"
@@ -130,7 +131,14 @@ const entities = (
 export const layer = (
   options: Options = {}
 ): Layer.Layer<Services | Runner, StoreError | MigrationError | LayoutError, Postgres.Client> =>
-  Layer.mergeAll(Jobs.layer, Watchers.listener, Watchers.retention, Watchers.standby, Watchers.undeclared).pipe(
+  Layer.mergeAll(
+    Jobs.layer,
+    Watchers.listener,
+    Commands.layer,
+    Watchers.retention,
+    Watchers.standby,
+    Watchers.undeclared
+  ).pipe(
     Layer.provide(Waker.layer),
     Layer.provideMerge(entities(options, { groupOf: () => ShardGroups.single, isClustered: false })),
     Layer.provide(Cluster.layerSingle(schemaOf(options))),
@@ -150,7 +158,7 @@ export const layer = (
 export const layerCluster = (
   options: ClusterOptions = {}
 ): Layer.Layer<Services | Runner, StoreError | MigrationError | LayoutError | ClusterError, Postgres.Client> =>
-  Layer.mergeAll(Jobs.layer, Watchers.listener, Watchers.retention, Watchers.undeclared).pipe(
+  Layer.mergeAll(Jobs.layer, Watchers.listener, Commands.layer, Watchers.retention, Watchers.undeclared).pipe(
     Layer.provide(Waker.layer),
     Layer.provideMerge(entities(options, { groupOf: ShardGroups.nameOf, isClustered: true })),
     Layer.provide(runner(options)),

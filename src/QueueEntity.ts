@@ -8,6 +8,7 @@ import * as Entity from "effect/cluster/Entity"
 import { EntityId } from "effect/cluster/EntityId"
 import * as Sharding from "effect/cluster/Sharding"
 import type * as Context from "effect/Context"
+import { SecureRandom } from "effect/crypto/SecureRandom"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -16,7 +17,7 @@ import * as Option from "effect/Option"
 import * as Rpc from "effect/rpc/Rpc"
 import * as Schema from "effect/Schema"
 import { EventBus } from "./EventBus.ts"
-import { type Address, addressOf, entityId, notOwner, Owners, type Reach } from "./internal/owners.ts"
+import { type Address, addressOf, entityId, outOfReach, Owners, type Reach } from "./internal/owners.ts"
 import * as Partition from "./internal/partition.ts"
 import { type KnownQueue, Queues } from "./internal/queues.ts"
 import { isDone } from "./internal/submitter.ts"
@@ -117,7 +118,7 @@ const unserved = (id: string) => {
 }
 
 /** Registers the entity: whoever owns a partition's shard runs it. */
-const layerEntity = (options: Options, groups: Groups, local: Local) =>
+const layerEntity = (options: Options, groups: Groups, local: Local, incarnation: string) =>
   entityOf(groups).toLayer(
     Effect.gen(function*() {
       const address = yield* Entity.CurrentAddress
@@ -139,6 +140,7 @@ const layerEntity = (options: Options, groups: Groups, local: Local) =>
         queueId: row.queueId,
         partition: index,
         position: { runner: `${host}:${port}`, shard: shardName(address.shardId), entity: address.entityId },
+        incarnation,
         services: options.services,
         graceMs: options.graceMs,
         handlerGraceMs: options.handlerGraceMs,
@@ -238,15 +240,16 @@ const layerOwners = (options: Options, groups: Groups, local: Local): Layer.Laye
         ),
       cancel: (address, jobId, by) =>
         reach(address) === "database"
-          ? notOwner(address, jobId)
+          ? outOfReach(address)
           : bounded(
             address,
             patience.cancel,
             client(entityId(address)).Cancel({ jobId, ...(by === undefined ? {} : { by }) })
           ),
+      cancelHere: (queueId, partition, jobId, by) => local.get(localKey(queueId, partition))?.cancel(jobId, by),
       view: (address, jobId) =>
         reach(address) === "database"
-          ? notOwner(address, jobId)
+          ? outOfReach(address)
           : Effect.map(
             bounded(address, patience.view, client(entityId(address)).View({ jobId })),
             (view) => view ?? undefined
@@ -257,11 +260,17 @@ const layerOwners = (options: Options, groups: Groups, local: Local): Layer.Laye
 /** The entity, its activators, and the way to reach it. */
 export const layer = (
   options: Options
-): Layer.Layer<Owners, never, Sharding.Sharding | ShardLocks | JobStore | JobHandlers | EventBus | Queues> =>
-  Layer.unwrap(Effect.map(Queues, (queues) => {
+): Layer.Layer<
+  Owners,
+  never,
+  Sharding.Sharding | ShardLocks | JobStore | JobHandlers | EventBus | Queues | SecureRandom
+> =>
+  Layer.unwrap(Effect.gen(function*() {
+    const queues = yield* Queues
     const local: Local = new Map()
     const groups = groupsOf(queues, options)
-    return Layer.mergeAll(layerEntity(options, groups, local), layerActivators(groups, local)).pipe(
+    const incarnation = yield* (yield* SecureRandom).uuidV4()
+    return Layer.mergeAll(layerEntity(options, groups, local, incarnation), layerActivators(groups, local)).pipe(
       Layer.provideMerge(layerOwners(options, groups, local))
     )
   }))

@@ -1,7 +1,7 @@
 /**
  * takeOver, handOver and the notes between them: who owns a partition, and which runs its crash would count for. From takeOver's return on,
  * no earlier epoch can write anything that misleads this one: the rare writes that could lock the fence row FOR SHARE, and takeOver waits.
- * A crash leaves `owner` set, so the next owner counts crashes and is careful.
+ * A crash leaves `owner` set, so the next owner, another process or incarnation, counts crashes and is careful.
  */
 import * as Effect from "effect/Effect"
 import type { JobId } from "../../JobId.ts"
@@ -26,32 +26,40 @@ import {
 interface Taken {
   readonly epoch: number
   readonly careful: boolean
+  readonly again: boolean | null
 }
 
-// One autocommit statement, epoch + 1; there is nothing to undo. careful: the owner before left without handOver.
+// Epoch + 1; there is nothing to undo. careful: another owner before left without handOver. A living process that takes its own partition
+// again (the database was away, and handOver with it) has not crashed: it stays as careful as it was, and what its former epoch noted is
+// forgotten, by a statement of its own, so that it sees the notes that the first one has waited for. Both or neither: what stayed behind
+// would count for the next owner. Serving index of the second: running_jobs_owner.
 export const takeOver = (db: Database) => {
   const sql = `
+with before as materialized (select owner from ${db.schema}.partitions where queue_id = $1 and partition = $2 for update)
 insert into ${db.schema}.partitions as p (queue_id, partition, epoch, owner, taken_at) values ($1, $2, 1, $3, $4)
-on conflict (queue_id, partition) do update
-  set epoch = p.epoch + 1, careful = p.owner is not null, owner = excluded.owner, taken_at = excluded.taken_at
-returning epoch::float8 as epoch, careful`
+on conflict (queue_id, partition) do update set epoch = p.epoch + 1, owner = excluded.owner, taken_at = excluded.taken_at,
+  careful = case when p.owner = excluded.owner then p.careful else p.owner is not null end
+returning epoch::float8 as epoch, careful, (select owner = $3 from before) as again`
+  const forget = `delete from ${db.schema}.running_jobs where queue_id = $1 and partition = $2 and epoch = $3`
+  const noRow = new StoreError({ reason: "Conflict", operation: "takeOver", cause: new Error("no row came back") })
   return ({ partition, queueId }: { readonly queueId: number; readonly partition: number }, options: {
     readonly owner: string
     readonly now: number
   }): Effect.Effect<{ readonly owner: Owner; readonly isCareful: boolean }, StoreError> =>
-    Effect.flatMap(
-      db.run<Taken>("takeOver", sql, [
-        int4(queueId),
-        int2(partition),
-        text(storable(options.owner)),
-        timestamp(options.now)
-      ]),
-      ([taken]) =>
-        taken === undefined
-          ? Effect.fail(
-            new StoreError({ reason: "Conflict", operation: "takeOver", cause: new Error("no row came back") })
-          )
-          : Effect.succeed({ owner: { queueId, partition, epoch: taken.epoch }, isCareful: taken.careful })
+    db.together(
+      "takeOver",
+      Effect.gen(function*() {
+        const [taken] = yield* db.run<Taken>("takeOver", sql, [
+          int4(queueId),
+          int2(partition),
+          text(storable(options.owner)),
+          timestamp(options.now)
+        ])
+        if (taken === undefined) return yield* noRow
+        const { again, careful, epoch } = taken
+        if (again === true) yield* db.run("takeOver", forget, [int4(queueId), int2(partition), int8(epoch - 1)])
+        return { owner: { queueId, partition, epoch }, isCareful: careful }
+      })
     )
 }
 
