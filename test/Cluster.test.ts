@@ -83,15 +83,17 @@ const cluster = (count: number) =>
 const holdIn = Effect.fnUntraced(function*(runner: Runner, others: ReadonlyArray<Runner>) {
   const sql = yield* PgClient
   const jobs = yield* Jobs.Jobs
-  const owned = (yield* partitionsOf(sql)).filter(({ owner }) => owner === runner.address)
   while (true) {
     const id = yield* jobs.submit(Hold.request(undefined))
-    const [row] = yield* sql<{ readonly partition: number }>`select partition::int from millrace.jobs where id = ${id}`
-    if (owned.some(({ partition }) => partition === row?.partition)) {
-      yield* runner.until("holding", { jobId: id })
-      return { id, partition: row!.partition }
+    const holder = yield* Effect.raceAll(
+      [runner, ...others].map((one) => Effect.as(one.until("holding", { jobId: id }), one))
+    )
+    if (holder === runner) {
+      const [row] = yield* sql<{ readonly partition: number }>`
+        select partition::int from millrace.jobs where id = ${id}`
+      return { id, partition: row?.partition }
     }
-    yield* Effect.forEach(others, (other) => other.tell({ tell: "go", jobId: id }))
+    yield* holder.tell({ tell: "go", jobId: id })
     yield* untilFinal(sql, [id])
   }
 })

@@ -116,7 +116,7 @@ const runnerConfig = (
   runnerAddress: Option.some(RunnerAddress.make(host, port === 0 ? boundPort : port)),
   runnerShardWeight: weight,
   availableShardGroups: ShardGroups.all,
-  assignedShardGroups: ShardGroups.all,
+  assignedShardGroups: [ShardGroups.nameOf(0), ShardGroups.health],
   shardsPerGroup: shards,
   shardLockExpiration: timing.lockExpiration,
   shardLockRefreshInterval: timing.lockRefresh,
