@@ -18,7 +18,8 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as References from "effect/References"
-import { JobStore } from "../JobStore.ts"
+import type { LayoutError } from "../JobError.ts"
+import { JobStore, type StoreError } from "../JobStore.ts"
 import * as Postgres from "../Postgres.ts"
 import type { ClusterError } from "./clusterError.ts"
 import type { Settings } from "./runnerSettings.ts"
@@ -58,14 +59,29 @@ const layerStorage = (schema: string) =>
     )
   ))
 
+/** Looked after by the supervisor. Whoever numbers the locks otherwise than those who live does not get so far. */
 const supervised = (
   schema: string,
+  shards: number,
   expiration: Duration.Duration
 ): Layer.Layer<
   RunnerStorage | Supervisor.ShardLocks,
-  never,
+  StoreError | LayoutError,
   JobStore | Postgres.Client | ShardingConfig.ShardingConfig
-> => Supervisor.layer(expiration).pipe(Layer.provide(layerStorage(schema)))
+> =>
+  Layer.unwrap(Effect.gen(function*() {
+    const store = yield* JobStore
+    yield* store.agreeOnShards({ shards, expirationMs: Duration.toMillis(expiration) })
+    const isAgreed = store.shards.pipe(
+      Effect.map(Option.contains(shards)),
+      Effect.tap((isSo) =>
+        isSo ? Effect.void : Effect.logError(`The runners of this schema do not agree on ${shards} shards: letting go`)
+      ),
+      // Not known is not agreed; it is asked again a moment later.
+      Effect.orElseSucceed(() => false)
+    )
+    return Supervisor.layer(expiration, isAgreed).pipe(Layer.provide(layerStorage(schema)))
+  }))
 
 const onLiveClock = Layer.provide(Layer.succeed(Clock.Clock, liveClock))
 
@@ -73,15 +89,18 @@ const onLiveClock = Layer.provide(Layer.succeed(Clock.Clock, liveClock))
 const singleAddress = RunnerAddress.make("millrace", 1)
 
 /** The cluster of one process. */
-export const layerSingle = (schema: string): Layer.Layer<Cluster, never, JobStore | Postgres.Client> => {
+export const layerSingle = (
+  schema: string
+): Layer.Layer<Cluster, StoreError | LayoutError, JobStore | Postgres.Client> => {
   const expiration = Duration.seconds(10)
+  // It owns them all: a few spread its locks' work, more would only be more to lose when the database goes away.
+  const shards = 16
   const config = Layer.succeed(ShardingConfig.ShardingConfig, {
     ...common,
     runnerAddress: Option.some(singleAddress),
     availableShardGroups: [ShardGroups.single],
     assignedShardGroups: [ShardGroups.single],
-    // One process owns them all: a few spread its locks' work, more would only be more to lose when the database goes away.
-    shardsPerGroup: 16,
+    shardsPerGroup: shards,
     shardLockExpiration: expiration,
     shardLockRefreshInterval: Duration.seconds(2),
     refreshAssignmentsInterval: Duration.seconds(1),
@@ -92,7 +111,7 @@ export const layerSingle = (schema: string): Layer.Layer<Cluster, never, JobStor
     Layer.provide(Runners.layerNoop),
     Layer.provide(MessageStorage.layerNoop),
     Layer.provide(RunnerHealth.layerNoop),
-    Layer.provideMerge(supervised(schema, expiration)),
+    Layer.provideMerge(supervised(schema, shards, expiration)),
     Layer.provide(config),
     onLiveClock
   )
@@ -110,13 +129,14 @@ const layerHealth = Layer.effect(
 
 const runnerConfig = (
   { host, port, shards, timing, weight }: Settings,
+  groups: ReadonlyArray<number>,
   boundPort: number
 ): ShardingConfig.ShardingConfig["Service"] => ({
   ...common,
   runnerAddress: Option.some(RunnerAddress.make(host, port === 0 ? boundPort : port)),
   runnerShardWeight: weight,
   availableShardGroups: ShardGroups.all,
-  assignedShardGroups: [ShardGroups.nameOf(0), ShardGroups.health],
+  assignedShardGroups: [...groups.map(ShardGroups.nameOf), ShardGroups.health],
   shardsPerGroup: shards,
   shardLockExpiration: timing.lockExpiration,
   shardLockRefreshInterval: timing.lockRefresh,
@@ -127,20 +147,21 @@ const runnerConfig = (
   preemptiveShutdown: true
 })
 
-/** A runner among others. It listens before it is on the list. */
+/** A runner among others, which hosts these groups. It listens before it is on the list. */
 export const layerRunner = <Server>(
   schema: string,
   settings: Settings,
+  groups: ReadonlyArray<number>,
   transport: Transport.Transport<Server>
-): Layer.Layer<Cluster, ClusterError, JobStore | Postgres.Client> =>
+): Layer.Layer<Cluster, ClusterError | StoreError | LayoutError, JobStore | Postgres.Client> =>
   transport.runner.pipe(
     Layer.provide(layerHealth),
-    Layer.provideMerge(supervised(schema, settings.timing.lockExpiration)),
+    Layer.provideMerge(supervised(schema, settings.shards, settings.timing.lockExpiration)),
     Layer.provide(transport.client),
     Layer.provide(MessageStorage.layerNoop),
     Layer.provide(Layer.effect(
       ShardingConfig.ShardingConfig,
-      Effect.map(transport.boundPort, (boundPort) => runnerConfig(settings, boundPort))
+      Effect.map(transport.boundPort, (boundPort) => runnerConfig(settings, groups, boundPort))
     )),
     Layer.provide(transport.server(settings.listen)),
     onLiveClock

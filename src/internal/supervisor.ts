@@ -47,8 +47,14 @@ const lostAlready: Lock = { isHeld: () => false, lost: Effect.void, giveUp: () =
 
 const watchMs = 100
 
-/** Decorates the runner storage; `expiration` is the lock's. */
-export const layer = (expiration: Duration.Duration): Layer.Layer<RunnerStorage | ShardLocks, never, RunnerStorage> =>
+/**
+ * Decorates the runner storage. `expiration` is the lock's. `isAgreed`: all runners number the locks in the same way. It is asked after locks
+ * were acquired: of two that join at once and would number them differently at least one sees the other's word, and lets go.
+ */
+export const layer = (
+  expiration: Duration.Duration,
+  isAgreed: Effect.Effect<boolean>
+): Layer.Layer<RunnerStorage | ShardLocks, never, RunnerStorage> =>
   Layer.effectContext(Effect.gen(function*() {
     const storage = yield* RunnerStorage
     // The server ends a session that has been idle for the whole of it.
@@ -108,13 +114,19 @@ export const layer = (expiration: Duration.Duration): Layer.Layer<RunnerStorage 
       acquire: (address, shards) =>
         Effect.suspend(() => {
           const sentAt = monotonicMillis()
-          return Effect.tap(storage.acquire(address, shards), (acquired) =>
-            Effect.sync(() => {
-              for (const shardId of acquired) {
-                lose(shardName(shardId))
-                hold(shardName(shardId), sentAt)
-              }
-            }))
+          return Effect.gen(function*() {
+            const acquired = yield* storage.acquire(address, shards)
+            if (acquired.length === 0) return acquired
+            if (!(yield* isAgreed)) {
+              yield* Effect.forEach(acquired, (shardId) => storage.release(address, shardId), { discard: true })
+              return []
+            }
+            for (const shardId of acquired) {
+              lose(shardName(shardId))
+              hold(shardName(shardId), sentAt)
+            }
+            return acquired
+          })
         }),
       refresh: (address, shards) =>
         Effect.suspend(() => {

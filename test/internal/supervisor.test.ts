@@ -21,8 +21,10 @@ const two = ShardId.make("a00", 2)
 /** Grants everything; what a refresh answers is the test's. */
 const supervised = Effect.fnUntraced(function*(
   expiration: Duration.Input,
-  refresh: RunnerStorage["Service"]["refresh"]
+  refresh: RunnerStorage["Service"]["refresh"],
+  isAgreed = Effect.succeed(true)
 ) {
+  const released: Array<ShardId.ShardId> = []
   const storage = RunnerStorage.of({
     register: () => Effect.die("unused"),
     unregister: () => Effect.void,
@@ -30,13 +32,15 @@ const supervised = Effect.fnUntraced(function*(
     setRunnerHealth: () => Effect.void,
     acquire: (_, shards) => Effect.succeed([...shards]),
     refresh,
-    release: () => Effect.void,
+    release: (_, shard) => Effect.sync(() => void released.push(shard)),
     releaseAll: () => Effect.void
   })
   const context = yield* Layer.build(
-    Supervisor.layer(Duration.fromInputUnsafe(expiration)).pipe(Layer.provide(Layer.succeed(RunnerStorage, storage)))
+    Supervisor.layer(Duration.fromInputUnsafe(expiration), isAgreed).pipe(
+      Layer.provide(Layer.succeed(RunnerStorage, storage))
+    )
   )
-  return { storage: Context.get(context, RunnerStorage), locks: Context.get(context, Supervisor.ShardLocks) }
+  return { released, storage: Context.get(context, RunnerStorage), locks: Context.get(context, Supervisor.ShardLocks) }
 })
 
 describe("a shard lock", () => {
@@ -99,6 +103,16 @@ describe("a shard lock", () => {
       yield* locks.of(two).lost
       yield* Deferred.succeed(answer, undefined)
       yield* Fiber.join(slow)
+      assert.isFalse(locks.of(one).isHeld())
+    }).pipe(Effect.scoped))
+})
+
+describe("runners that number their locks differently", () => {
+  it.live("do not hold them: what was acquired before the other's word was seen is let go", () =>
+    Effect.gen(function*() {
+      const { locks, released, storage } = yield* supervised("1 hour", () => Effect.succeed([]), Effect.succeed(false))
+      assert.deepStrictEqual(yield* storage.acquire(address, [one, two]), [])
+      assert.deepStrictEqual(released, [one, two])
       assert.isFalse(locks.of(one).isHeld())
     }).pipe(Effect.scoped))
 })
