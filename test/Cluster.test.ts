@@ -22,7 +22,7 @@ import { Hold, queue, tables, Write } from "./utils/worker.ts"
 
 const partitions = 8
 
-const declared = JobRuntime.layerClient({ queues: [queue(20)] })
+const declared = JobRuntime.layerClient({ queues: [queue(20, partitions)] })
 
 /** A database with the handlers' tables and a queue of many partitions, and a process that only submits: this one. */
 const submitting = declared.pipe(
@@ -30,8 +30,6 @@ const submitting = declared.pipe(
     Layer.effectDiscard(Effect.gen(function*() {
       const sql = yield* PgClient
       yield* Effect.forEach(tables, (statement) => sql.unsafe(statement))
-      yield* Effect.scoped(Layer.build(Layer.fresh(declared)))
-      yield* sql`update millrace.queues set partitions = ${partitions} where name = 'work'`
     }))
   ),
   Layer.provideMerge(TestDatabase.layer)
@@ -66,7 +64,7 @@ interface Runner extends Worker {
 const startRunner = Effect.gen(function*() {
   const url = yield* databaseUrl
   const port = yield* Server.freePort
-  const worker = yield* startWorker({ url, role: "runner", port })
+  const worker = yield* startWorker({ url, role: "runner", port, partitions })
   return { ...worker, address: `127.0.0.1:${port}` } satisfies Runner
 })
 
@@ -199,7 +197,9 @@ describe("runners of a cluster", () => {
 /** A runner in this process: what it says it runs, and its `Jobs`. */
 const runnerHere = Effect.fnUntraced(function*(options: Pick<JobRuntime.ClusterOptions, "transport" | "port">) {
   const context = yield* Layer.build(
-    Layer.fresh(JobRuntime.layerCluster({ queues: [queue(20)], host: "127.0.0.1", gracePeriod: 0, ...options }))
+    Layer.fresh(
+      JobRuntime.layerCluster({ queues: [queue(20, partitions)], host: "127.0.0.1", gracePeriod: 0, ...options })
+    )
   )
   const running = new Set<string>()
   yield* JobHandlers.register("endless", () =>
