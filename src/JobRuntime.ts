@@ -23,7 +23,7 @@ import type { LayoutError } from "./JobError.ts"
 import * as JobHandlers from "./JobHandlers.ts"
 import type { JobQueue } from "./JobQueue.ts"
 import * as Jobs from "./Jobs.ts"
-import { JobStore, type StoreError } from "./JobStore.ts"
+import type { JobStore, StoreError } from "./JobStore.ts"
 import type { MigrationError } from "./Migrations.ts"
 import * as PgJobStore from "./PgJobStore.ts"
 import type * as Postgres from "./Postgres.ts"
@@ -161,15 +161,14 @@ export const layerCluster = (
 const runner = (options: ClusterOptions) =>
   Layer.unwrap(Effect.gen(function*() {
     const settings = yield* RunnerSettings.resolve(options)
-    const groups = yield* Effect.flatMap(JobStore, (store) => store.shardGroups(settings.groups))
     const { byName } = yield* Effect.promise(() => import("./internal/transport.ts"))
     const schema = schemaOf(options)
     switch (settings.transport) {
       case "socket":
-        return Cluster.layerRunner(schema, settings, groups, byName.socket)
+        return Cluster.layerRunner(schema, settings, byName.socket)
       case "http":
-        return Cluster.layerRunner(schema, settings, groups, byName.http)
+        return Cluster.layerRunner(schema, settings, byName.http)
       case "websocket":
-        return Cluster.layerRunner(schema, settings, groups, byName.websocket)
+        return Cluster.layerRunner(schema, settings, byName.websocket)
     }
   }))

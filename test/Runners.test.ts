@@ -1,5 +1,5 @@
 /**
- * Runners of a cluster, several of them in this process: how they talk, what they host, and what keeps them out.
+ * Runners of a cluster, several of them in this process: how they talk, and how they leave.
  */
 import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
@@ -11,7 +11,7 @@ import * as Queue from "effect/Queue"
 import * as Scope from "effect/Scope"
 import { CurrentJob } from "../src/CurrentJob.ts"
 import * as Server from "../src/internal/postgres/server.ts"
-import { LayoutError, PartitionUnavailable } from "../src/JobError.ts"
+import { PartitionUnavailable } from "../src/JobError.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import type { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
@@ -21,7 +21,6 @@ import { TestDatabase } from "./utils/database.ts"
 import { until } from "./utils/runtime.ts"
 
 const Work = JobQueue.make("work", { concurrency: 40, partitions: 8 })
-const Pictures = JobQueue.make("pictures", { concurrency: 4, partitions: 4, group: "gpu" })
 
 /** A runner in this process: what runs in it, and its `Jobs`. */
 const join = Effect.fnUntraced(function*(options: JobRuntime.ClusterOptions = {}) {
@@ -80,19 +79,6 @@ describe("runners talk over", () => {
 })
 
 describe("a runner", () => {
-  it.live("hosts the queues of its groups only", () =>
-    Effect.gen(function*() {
-      const queues = [Work, Pictures]
-      const here = yield* join({ queues })
-      const there = yield* join({ queues, groups: ["gpu"] })
-      yield* untilOwners(Work, 1)
-      yield* untilOwners(Pictures, 1)
-      const { jobIds } = yield* here.jobs.submit([endless, { ...endless, queue: Pictures }])
-      yield* until(Effect.sync(() => here.running.size + there.running.size === 2))
-      assert.deepStrictEqual([...here.running, ...there.running], [...jobIds])
-      yield* Effect.forEach(jobIds, there.jobs.cancel)
-    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)))
-
   it.live("that does not declare a queue says so to whoever asks for its share of it, and leaves it to others when it goes", () =>
     Effect.gen(function*() {
       const stranger = yield* join({ queues: [] })
@@ -124,8 +110,8 @@ describe("a runner", () => {
     }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)))
 })
 
-describe("a runner is kept out", () => {
-  it.live("where its port is taken: it says so, and what to do", () =>
+describe("a runner that cannot listen", () => {
+  it.live("says that its port is taken, and what to do", () =>
     Effect.gen(function*() {
       const port = yield* Server.freePort
       yield* join({ port })
@@ -133,13 +119,5 @@ describe("a runner is kept out", () => {
       assert(error instanceof JobRuntime.ClusterError)
       assert.strictEqual(error.reason, "AddressTaken")
       assert.match(error.message, new RegExp(`127.0.0.1:${port}.*MILLRACE_RUNNER_PORT`))
-    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)))
-
-  it.live("while others live that number the locks differently", () =>
-    Effect.gen(function*() {
-      yield* join({ shards: 8 })
-      const error = yield* Effect.flip(join({ shards: 32 }))
-      assert(error instanceof LayoutError)
-      assert.deepInclude(error.reason, { _tag: "ShardsDiffer", stored: 8, asked: 32 })
     }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)))
 })

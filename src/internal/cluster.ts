@@ -59,11 +59,16 @@ const layerStorage = (schema: string) =>
     )
   ))
 
-/** Looked after by the supervisor. Whoever numbers the locks otherwise than those who live does not get so far. */
+/** What the numbers of the locks depend on. */
+interface Division {
+  readonly shards: number
+  readonly expiration: Duration.Duration
+}
+
+/** Nobody joins who counts the shards otherwise than those who live; who joined at the same moment as one who does lets go of its locks. */
 const supervised = (
   schema: string,
-  shards: number,
-  expiration: Duration.Duration
+  { expiration, shards }: Division
 ): Layer.Layer<
   RunnerStorage | Supervisor.ShardLocks,
   StoreError | LayoutError,
@@ -72,14 +77,7 @@ const supervised = (
   Layer.unwrap(Effect.gen(function*() {
     const store = yield* JobStore
     yield* store.agreeOnShards({ shards, expirationMs: Duration.toMillis(expiration) })
-    const isAgreed = store.shards.pipe(
-      Effect.map(Option.contains(shards)),
-      Effect.tap((isSo) =>
-        isSo ? Effect.void : Effect.logError(`The runners of this schema do not agree on ${shards} shards: letting go`)
-      ),
-      // Not known is not agreed; it is asked again a moment later.
-      Effect.orElseSucceed(() => false)
-    )
+    const isAgreed = Effect.map(store.shards, Option.contains(shards))
     return Supervisor.layer(expiration, isAgreed).pipe(Layer.provide(layerStorage(schema)))
   }))
 
@@ -92,16 +90,15 @@ const singleAddress = RunnerAddress.make("millrace", 1)
 export const layerSingle = (
   schema: string
 ): Layer.Layer<Cluster, StoreError | LayoutError, JobStore | Postgres.Client> => {
-  const expiration = Duration.seconds(10)
-  // It owns them all: a few spread its locks' work, more would only be more to lose when the database goes away.
-  const shards = 16
+  // One process owns them all: a few spread its locks' work, more would only be more to lose when the database goes away.
+  const division: Division = { shards: 16, expiration: Duration.seconds(10) }
   const config = Layer.succeed(ShardingConfig.ShardingConfig, {
     ...common,
     runnerAddress: Option.some(singleAddress),
     availableShardGroups: [ShardGroups.single],
     assignedShardGroups: [ShardGroups.single],
-    shardsPerGroup: shards,
-    shardLockExpiration: expiration,
+    shardsPerGroup: division.shards,
+    shardLockExpiration: division.expiration,
     shardLockRefreshInterval: Duration.seconds(2),
     refreshAssignmentsInterval: Duration.seconds(1),
     // The entities end first, with their grace period, while the locks are still held and refreshed.
@@ -111,7 +108,7 @@ export const layerSingle = (
     Layer.provide(Runners.layerNoop),
     Layer.provide(MessageStorage.layerNoop),
     Layer.provide(RunnerHealth.layerNoop),
-    Layer.provideMerge(supervised(schema, shards, expiration)),
+    Layer.provideMerge(supervised(schema, division)),
     Layer.provide(config),
     onLiveClock
   )
@@ -147,21 +144,25 @@ const runnerConfig = (
   preemptiveShutdown: true
 })
 
-/** A runner among others, which hosts these groups. It listens before it is on the list. */
+/** A runner among others. It listens before it is on the list. */
 export const layerRunner = <Server>(
   schema: string,
   settings: Settings,
-  groups: ReadonlyArray<number>,
   transport: Transport.Transport<Server>
 ): Layer.Layer<Cluster, ClusterError | StoreError | LayoutError, JobStore | Postgres.Client> =>
   transport.runner.pipe(
     Layer.provide(layerHealth),
-    Layer.provideMerge(supervised(schema, settings.shards, settings.timing.lockExpiration)),
+    Layer.provideMerge(
+      supervised(schema, { shards: settings.shards, expiration: settings.timing.lockExpiration })
+    ),
     Layer.provide(transport.client),
     Layer.provide(MessageStorage.layerNoop),
     Layer.provide(Layer.effect(
       ShardingConfig.ShardingConfig,
-      Effect.map(transport.boundPort, (boundPort) => runnerConfig(settings, groups, boundPort))
+      Effect.gen(function*() {
+        const { shardGroups } = yield* JobStore
+        return runnerConfig(settings, yield* shardGroups(settings.groups), yield* transport.boundPort)
+      })
     )),
     Layer.provide(transport.server(settings.listen)),
     onLiveClock

@@ -5,8 +5,9 @@ import * as Config from "effect/Config"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
-import { fallback, isName } from "../JobQueue.ts"
+import { isName } from "../JobQueue.ts"
 import { ClusterError } from "./clusterError.ts"
+import * as ShardGroups from "./shardGroups.ts"
 
 /** How runners reach each other. */
 export const transports = ["socket", "http", "websocket"] as const
@@ -41,10 +42,13 @@ export interface RunnerOptions {
   readonly listenPort?: number
   /** `MILLRACE_RUNNER_TRANSPORT`, default `socket`. The same in all runners. */
   readonly transport?: Transport
-  /** What it hosts: queues whose `group` is among these. `MILLRACE_RUNNER_GROUPS`, separated by commas, default `default`. */
-  readonly groups?: ReadonlyArray<string>
   /** Its share of the partitions beside runners of weight 1: 1 to 100. `MILLRACE_RUNNER_WEIGHT`, default 1. */
   readonly weight?: number
+  /**
+   * The shard groups whose queues it hosts: those of `JobQueue.make({ group })`, and `default`, which queues without one are in.
+   * `MILLRACE_RUNNER_GROUPS`, with commas. Default: `default` alone.
+   */
+  readonly groups?: ReadonlyArray<string>
   /** How many shards partitions are spread over: 1 to 1,000. The same in all runners, always. `MILLRACE_RUNNER_SHARDS`, default 16. */
   readonly shards?: number
   /** `MILLRACE_RUNNER_LOCK_EXPIRATION`, `_LOCK_REFRESH`, `_ASSIGNMENTS`, `_HEALTH`, `_JOIN_DEBOUNCE`, such as "6 seconds". */
@@ -58,8 +62,8 @@ export interface Settings {
   readonly port: number
   readonly listen: { readonly host: string; readonly port: number }
   readonly transport: Transport
-  readonly groups: ReadonlyArray<string>
   readonly weight: number
+  readonly groups: ReadonlyArray<string>
   readonly shards: number
   readonly timing: { readonly [Name in keyof Timing]-?: Duration.Duration }
 }
@@ -105,13 +109,12 @@ const duration = (leastMs: number): Kind<Duration.Duration> =>
     return millis >= leastMs && millis <= 3_600_000 ? value.value : undefined
   })
 
-const groupNames: Kind<ReadonlyArray<string>> = kind(
-  "1 to 32 names of groups, each 1 to 100 letters, digits, '.', '_' or '-'",
-  (given) => {
-    const names = typeof given === "string" ? given.split(",").map((name) => name.trim()) : given
-    return Array.isArray(names) && names.length >= 1 && names.length <= 32 && names.every(isName) ? names : undefined
-  }
-)
+const groupNames: Kind<ReadonlyArray<string>> = kind("1 to 32 names of groups, such as \"default,mail\"", (given) => {
+  const named: unknown = typeof given === "string" ? given.split(",").map((name) => name.trim()) : given
+  if (!Array.isArray(named) || named.length === 0 || named.length > ShardGroups.count) return undefined
+  const names = named.filter((name: unknown) => typeof name === "string" && isName(name))
+  return names.length === named.length ? names : undefined
+})
 
 /** What the option says, or else the variable, or else nothing. */
 const settingOf = Effect.fnUntraced(function*<A>(
@@ -170,8 +173,8 @@ export const resolve = Effect.fnUntraced(function*(
     port,
     listen: { host: listenHost, port: listenPort },
     transport: (yield* settingOf("transport", "TRANSPORT", options.transport, oneOf(transports))) ?? "socket",
-    groups: (yield* settingOf("groups", "GROUPS", options.groups, groupNames)) ?? [fallback.group],
     weight: (yield* settingOf("weight", "WEIGHT", options.weight, integer(1, 100))) ?? 1,
+    groups: (yield* settingOf("groups", "GROUPS", options.groups, groupNames)) ?? ["default"],
     shards: (yield* settingOf("shards", "SHARDS", options.shards, integer(1, 1_000))) ?? 16,
     timing: {
       lockExpiration,
