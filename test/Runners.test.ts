@@ -10,6 +10,7 @@ import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Scope from "effect/Scope"
 import { CurrentJob } from "../src/CurrentJob.ts"
+import * as CancelJob from "../src/internal/cancelJob.ts"
 import * as Server from "../src/internal/postgres/server.ts"
 import { PartitionUnavailable } from "../src/JobError.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
@@ -87,7 +88,7 @@ describe("a runner", () => {
       const unserved = yield* Effect.gen(function*() {
         while (true) {
           const id = yield* jobs.submit(endless)
-          const cancelled = yield* Effect.result(jobs.cancel(id))
+          const cancelled = yield* Effect.result(Effect.provideService(jobs.cancel(id), CancelJob.Patience, 500))
           if (cancelled._tag === "Failure") return { id, error: cancelled.failure }
         }
       })
