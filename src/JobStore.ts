@@ -296,7 +296,10 @@ export class JobStore extends Context.Service<JobStore, {
   /** One snapshot over all places: exactly one record for a known id. */
   readonly find: (id: JobId) => Effect.Effect<Option.Option<JobRecord>, StoreError>
 
-  /** Epoch + 1. `isCareful`: the owner before did not hand over. From here on no earlier epoch can mislead this one. */
+  /**
+   * Epoch + 1. `owner` names a living process: one that takes its own partition again has not crashed, and what it had noted is
+   * forgotten. `isCareful`: another owner before did not hand over. From here on no earlier epoch can mislead this one.
+   */
   readonly takeOver: (partition: { readonly queueId: number; readonly partition: number }, options: {
     readonly owner: string
     readonly now: number

@@ -82,16 +82,25 @@ const submit = (
 const takeOver = (tables: Tables, { partition, queueId }: PartitionKey, name: string) => {
   const before = tables.fences.get(fenceKey({ queueId, partition }))
   const owner = { queueId, partition, epoch: (before?.epoch ?? 0) + 1 }
-  tables.fences.set(fenceKey(owner), { epoch: owner.epoch, owner: name })
-  return { owner, isCareful: before?.owner !== undefined }
+  const isAgain = before?.owner === name
+  const isCareful = isAgain ? before.isCareful : before?.owner !== undefined
+  if (isAgain) forgetNotes(tables, { queueId, partition, epoch: before.epoch })
+  tables.fences.set(fenceKey(owner), { epoch: owner.epoch, owner: name, isCareful })
+  return { owner, isCareful }
 }
 
-const handOver = (tables: Tables, owner: Owner): boolean => {
+/** What one ownership has noted. */
+const forgetNotes = (tables: Tables, owner: Owner): void => {
   for (const note of tables.notes.values()) {
     if (fenceKey(note) === fenceKey(owner) && note.epoch === owner.epoch) tables.notes.delete(note.id)
   }
-  if (!tables.owns(owner)) return false
-  tables.fences.set(fenceKey(owner), { epoch: owner.epoch, owner: undefined })
+}
+
+const handOver = (tables: Tables, owner: Owner): boolean => {
+  forgetNotes(tables, owner)
+  const fence = tables.fences.get(fenceKey(owner))
+  if (fence?.epoch !== owner.epoch) return false
+  tables.fences.set(fenceKey(owner), { ...fence, owner: undefined })
   return true
 }
 

@@ -8,6 +8,7 @@ import * as Entity from "effect/cluster/Entity"
 import { EntityId } from "effect/cluster/EntityId"
 import * as Sharding from "effect/cluster/Sharding"
 import type * as Context from "effect/Context"
+import { SecureRandom } from "effect/crypto/SecureRandom"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Rpc from "effect/rpc/Rpc"
@@ -84,7 +85,7 @@ type Local = Map<string, Partition.Partition>
 const localKey = (queueId: number, partition: number) => `${queueId}/${partition}`
 
 /** Registers the entity: whoever owns a partition's shard runs it. */
-const layerEntity = (options: Options, local: Local) =>
+const layerEntity = (options: Options, local: Local, incarnation: string) =>
   QueueEntity.toLayer(
     Effect.gen(function*() {
       const address = yield* Entity.CurrentAddress
@@ -103,6 +104,7 @@ const layerEntity = (options: Options, local: Local) =>
         queueId: known.row.queueId,
         partition: index,
         position: { runner: options.runner, shard: shardName(address.shardId), entity: address.entityId },
+        incarnation,
         services: options.services,
         graceMs: options.graceMs,
         handlerGraceMs: options.handlerGraceMs,
@@ -188,8 +190,15 @@ const layerOwners = (local: Local): Layer.Layer<Owners, never, Sharding.Sharding
 /** The entity, its activators, and the way to reach it. */
 export const layer = (
   options: Options
-): Layer.Layer<Owners, never, Sharding.Sharding | ShardLocks | JobStore | JobHandlers | EventBus | Queues> =>
-  Layer.unwrap(Effect.sync(() => {
+): Layer.Layer<
+  Owners,
+  never,
+  Sharding.Sharding | ShardLocks | JobStore | JobHandlers | EventBus | Queues | SecureRandom
+> =>
+  Layer.unwrap(Effect.gen(function*() {
     const local: Local = new Map()
-    return Layer.mergeAll(layerEntity(options, local), layerActivators).pipe(Layer.provideMerge(layerOwners(local)))
+    const incarnation = yield* (yield* SecureRandom).uuidV4()
+    return Layer.mergeAll(layerEntity(options, local, incarnation), layerActivators).pipe(
+      Layer.provideMerge(layerOwners(local))
+    )
   }))

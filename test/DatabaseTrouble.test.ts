@@ -193,6 +193,32 @@ describe("PostgreSQL restarts under load", () => {
   }
 })
 
+describe("PostgreSQL restarts while long jobs run", () => {
+  it.live(
+    "blames nobody: the process has lived on, no crash is counted, and no job ends as a crash loop",
+    () =>
+      Effect.gen(function*() {
+        const server = yield* TestServer
+        const { jobs, nextTurn, sql } = yield* start(server.url)
+        const id = yield* jobs.submit(Turned.request(undefined))
+        // What a crash would be counted from.
+        const noted = sql`select id from millrace.running_jobs where id = ${id}`
+        let turn = yield* nextTurn
+        for (let count = 0; count < 2; count++) {
+          yield* Effect.repeat(noted, { until: (rows) => rows.length === 1, schedule: Schedule.spaced("20 millis") })
+          yield* server.stop("fast")
+          assert.isTrue(yield* turn.wasInterrupted)
+          yield* server.start
+          turn = yield* nextTurn
+          assert.deepInclude((yield* fatesOf(sql, [id]))[0], { state: "live", attempt: 0, crashes: 0 })
+        }
+        yield* turn.go
+        yield* assertEachOnce(sql, [id])
+      }).pipe(Effect.scoped, quiet, Effect.provide(TestServer.layerWith({ synchronous_commit: "on" }))),
+    60_000
+  )
+})
+
 describe("the session of a running handler is closed by the server", () => {
   it.live("its attempt runs again, is not counted, and its writes are there once", () =>
     Effect.gen(function*() {

@@ -40,6 +40,8 @@ export interface Options {
   readonly queueId: number
   readonly partition: number
   readonly position: RequestContext.ClusterPosition
+  /** This process, as long as it lives: who takes the partition over. */
+  readonly incarnation: string
   /** Services for attempts and timers, among them the runtime's Clock. */
   readonly services: Context.Context<never>
   /** How long running attempts may go on at shutdown. */
@@ -263,7 +265,11 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const own = Effect.gen(function*() {
       const { isCareful, owner } = yield* Effect.flatMap(
         store.now,
-        (now) => untilAvailable(store.takeOver({ queueId, partition }, { owner: position.runner, now }), "Taking over")
+        (now) =>
+          untilAvailable(
+            store.takeOver({ queueId, partition }, { owner: `${position.runner}#${options.incarnation}`, now }),
+            "Taking over"
+          )
       )
       if (isCareful) {
         carefulUntil = liveClock.currentTimeMillisUnsafe() + carefulMs

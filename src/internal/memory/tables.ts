@@ -54,6 +54,7 @@ export interface Finished {
 interface Fence {
   readonly epoch: number
   readonly owner: string | undefined
+  readonly isCareful: boolean
 }
 
 /** A row of `running_jobs`. */
