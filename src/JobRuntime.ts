@@ -20,6 +20,7 @@ import * as Queue from "effect/Queue"
 import * as References from "effect/References"
 import * as Schedule from "effect/Schedule"
 import * as EventBus from "./EventBus.ts"
+import * as Commands from "./internal/commands.ts"
 import * as Owners from "./internal/owners.ts"
 import * as Queues from "./internal/queues.ts"
 import * as Supervisor from "./internal/supervisor.ts"
@@ -224,7 +225,7 @@ export const layer = (options: Options = {}): Layer.Layer<Services, StoreError |
       handlerGraceMs: Duration.toMillis(Duration.fromInputUnsafe(options.handlerGracePeriod ?? "15 minutes")),
       services
     })))
-  return Layer.mergeAll(Jobs.layer, listener, retention, standby, undeclared).pipe(
+  return Layer.mergeAll(Jobs.layer, listener, Commands.layer, retention, standby, undeclared).pipe(
     Layer.provide(Waker.layer),
     Layer.provide(entities),
     Layer.provide(cluster(options)),

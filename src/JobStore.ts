@@ -98,6 +98,16 @@ export interface Ready {
   readonly job?: () => ReadyJob
 }
 
+/** What processes say to each other through the database. Nothing depends on one: whoever needs an answer asks again. */
+export type Message = /** To the owner of the partition: this job shall be cancelled. */
+  {
+    readonly _tag: "Cancel"
+    readonly queueId: number
+    readonly partition: number
+    readonly jobId: JobId
+    readonly by: string | undefined
+  }
+
 /** What intake may take of one lane. */
 export interface LaneDemand {
   readonly lane: number
@@ -288,6 +298,10 @@ export class JobStore extends Context.Service<JobStore, {
   /** Runs the effect once the caller's transaction has committed, or at once when there is none. */
   readonly afterCommit: (effect: Effect.Effect<void>) => Effect.Effect<void>
 
+  /** Says something to all processes of this schema, after what has been committed. Reaches those that listen now; lost ones are not repeated. */
+  readonly say: (messages: ReadonlyArray<Message>) => Effect.Effect<void, StoreError>
+  /** What processes say, this one too. Ends with an error when the connection is lost: listen again, and count with what was missed. */
+  readonly heard: Effect.Effect<Queue.Dequeue<Message, StoreError>, StoreError, Scope.Scope>
   /** Tells owners in other processes of ready rows, coalesced. Lost ones are found by the sweep. */
   readonly announce: (ready: ReadonlyArray<Ready>) => Effect.Effect<void, StoreError>
   /** What others announce. Ends with an error when the connection is lost: listen again and sweep. */

@@ -232,17 +232,18 @@ const declareQueue = (tables: Tables, name: string, partitions: number): QueueRo
   return row
 }
 
-const listen = (tables: Tables) =>
+/** Hears what is offered to `listeners` from now on. */
+const listen = <A>(listeners: Set<Queue.Queue<A, StoreError>>) =>
   Effect.acquireRelease(
-    Effect.tap(
-      Queue.unbounded<ReadonlyArray<Ready>, StoreError>(),
-      (listener) => Effect.sync(() => tables.listeners.add(listener))
-    ),
+    Effect.tap(Queue.unbounded<A, StoreError>(), (listener) => Effect.sync(() => listeners.add(listener))),
     (listener) => {
-      tables.listeners.delete(listener)
+      listeners.delete(listener)
       return Queue.shutdown(listener)
     }
   )
+
+const tell = <A>(listeners: Set<Queue.Queue<A, StoreError>>, what: ReadonlyArray<A>) =>
+  Effect.forEach(listeners, (listener) => Queue.offerAll(listener, what), { discard: true })
 
 const transact: JobStore["Service"]["transact"] = (_owner, handler, complete) =>
   Effect.map(Effect.flatMap(handler, complete), ({ settlement }) => ({ _tag: "Pending", settlement }))
@@ -260,13 +261,10 @@ const make = (): JobStore["Service"] => {
       ),
     isInTransaction: Effect.succeed(false),
     afterCommit: (effect) => effect,
-    announce: (ready) =>
-      ready.length === 0
-        ? Effect.void
-        : Effect.suspend(() =>
-          Effect.forEach(tables.listeners, (listener) => Queue.offer(listener, ready), { discard: true })
-        ),
-    announcements: listen(tables),
+    announce: (ready) => ready.length === 0 ? Effect.void : tell(tables.announcedTo, [ready]),
+    announcements: listen(tables.announcedTo),
+    say: (messages) => tell(tables.saidTo, messages),
+    heard: listen(tables.saidTo),
     find: (id) => Effect.sync(() => find(tables, id)),
     takeOver: (partition, options) => Effect.sync(() => takeOver(tables, partition, options.owner)),
     handOver: (owner) => Effect.sync(() => handOver(tables, owner)),

@@ -15,7 +15,7 @@ import * as Rpc from "effect/rpc/Rpc"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import { EventBus } from "./EventBus.ts"
-import { type Address, entityId, notOwner, Owners } from "./internal/owners.ts"
+import { type Address, entityId, outOfReach, Owners } from "./internal/owners.ts"
 import * as Partition from "./internal/partition.ts"
 import { type KnownQueue, Queues } from "./internal/queues.ts"
 import { ShardLocks, shardName } from "./internal/supervisor.ts"
@@ -179,11 +179,12 @@ const layerOwners = (local: Local): Layer.Layer<Owners, never, Sharding.Sharding
       cancel: (address, jobId, by) =>
         isReachable(address)
           ? bounded(address, client(entityId(address)).Cancel({ jobId, ...(by === undefined ? {} : { by }) }))
-          : notOwner(address, jobId),
+          : outOfReach(address),
+      cancelHere: (queueId, partition, jobId, by) => local.get(localKey(queueId, partition))?.cancel(jobId, by),
       view: (address, jobId) =>
         isReachable(address)
           ? Effect.map(bounded(address, client(entityId(address)).View({ jobId })), (view) => view ?? undefined)
-          : notOwner(address, jobId)
+          : outOfReach(address)
     })
   }))
 

@@ -89,6 +89,7 @@ const layerPartitions = (options: Options) =>
         },
         wake: (address, ready) => at(entityId(address)).wake(ready),
         cancel: (address, jobId, by) => at(entityId(address)).cancel(jobId, by),
+        cancelHere: () => undefined,
         view: (address, jobId) =>
           Effect.sync(() => {
             const view = at(entityId(address)).view(jobId)

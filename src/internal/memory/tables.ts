@@ -12,6 +12,7 @@ import type { BatchId, JobId } from "../../JobId.ts"
 import type { Outcome } from "../../JobState.ts"
 import {
   type LiveRow,
+  type Message,
   type NewJob,
   type Owner,
   type QueueRow,
@@ -68,7 +69,9 @@ export class Tables {
   readonly notes = new Map<JobId, NoteRow>()
   readonly fences = new Map<string, Fence>()
   readonly queues = new Map<string, QueueRow>()
-  readonly listeners = new Set<Queue.Queue<ReadonlyArray<Ready>, StoreError>>()
+  /** Who listens to `announce`, and who to `say`. */
+  readonly announcedTo = new Set<Queue.Queue<ReadonlyArray<Ready>, StoreError>>()
+  readonly saidTo = new Set<Queue.Queue<Message, StoreError>>()
   /** Who holds a dedupe key. */
   readonly holders = new Map<string, JobId>()
   private drawn = 0

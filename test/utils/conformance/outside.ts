@@ -6,7 +6,7 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
-import { inlinePayloadBytes, type Ready, tenantKey } from "../../../src/JobStore.ts"
+import { inlinePayloadBytes, type Message, type Ready, tenantKey } from "../../../src/JobStore.ts"
 import {
   attempted,
   bury,
@@ -75,6 +75,28 @@ export const outside = (it: Suite): void => {
         yield* store.cancel({ ...cancelled, id: one.id, version: 0, owner: undefined })
         assert.isTrue((yield* submit(job({ dedupeKey: "a" })))[0]!.isNew)
       }))
+  })
+
+  describe("what processes say", () => {
+    it.effect("is heard by all that listen, in order, and by nobody later; a name that is too long for it costs only the name", () =>
+      Effect.gen(function*() {
+        const { queueId, store } = yield* fresh
+        const cancel = (by: string | undefined) =>
+          ({ _tag: "Cancel", queueId, partition: 1, jobId: newId(), by }) satisfies Message
+        const messages = [cancel("ada"), cancel(undefined), cancel("a".repeat(8_000))]
+        const both = yield* Effect.all([store.heard, store.heard])
+        yield* store.say(messages)
+        for (const heard of both) {
+          const [first, second, third] = yield* Effect.all(times(3, () => Queue.take(heard)))
+          assert.deepStrictEqual([first, second], messages.slice(0, 2))
+          assert.deepInclude(third, { queueId, jobId: messages[2]!.jobId })
+        }
+        const later = yield* store.heard
+        const last = cancel("bob")
+        yield* store.say([last])
+        assert.deepStrictEqual(yield* Queue.take(later), last)
+        yield* store.say([])
+      }).pipe(Effect.scoped))
   })
 
   describe("dead letters", () => {
