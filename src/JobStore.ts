@@ -12,6 +12,7 @@ import type * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CommitFailed, JobFailure } from "./JobError.ts"
+import type { Interest, JobEvent } from "./JobEvent.ts"
 import type { Entry } from "./JobHistory.ts"
 import type { BatchId, JobId } from "./JobId.ts"
 import type { JobState, Outcome } from "./JobState.ts"
@@ -100,12 +101,23 @@ export interface Ready {
 
 /** What processes say to each other through the database. Nothing depends on one: whoever needs an answer asks again. */
 export type Message = /** To the owner of the partition: this job shall be cancelled. */
-  {
+  | {
     readonly _tag: "Cancel"
     readonly queueId: number
     readonly partition: number
     readonly jobId: JobId
     readonly by: string | undefined
+  }
+  /** To all that publish events: this process wants to hear of these, for the next half minute. */
+  | { readonly _tag: "Interest"; readonly from: string; readonly interest: Interest }
+  /** To all that subscribe: say your interest, this process has just begun to listen. */
+  | { readonly _tag: "Asking"; readonly from: string }
+  /** What has happened, already committed, oldest first, after `missed` others. `events` are read when somebody wants them. */
+  | {
+    readonly _tag: "Events"
+    readonly from: string
+    readonly missed: number
+    readonly events: () => ReadonlyArray<JobEvent>
   }
 
 /** What intake may take of one lane. */
