@@ -212,7 +212,8 @@ export type Settlement = Finish | Retry | PutBack | DeadLetter
 /**
  * How a handler's transaction ended. `Pending`: it sent no statement, so there was nothing to commit with: settle it otherwise.
  * `Superseded`: rolled back, someone else has the outcome. `Unknown`: the connection was lost during COMMIT: refence. `Broken`: the database
- * broke this very transaction before it could commit, by a lost session or a conflict, and nothing of it is there: run it again.
+ * broke this very transaction before it could commit, and nothing of it is there: run it again. `conflict`: it lost against another.
+ * `outage`: its session was lost, or the server could not do the work (no room, no memory, shutting down, a standby).
  */
 export type Transacted =
   | { readonly _tag: "Committed"; readonly settlement: Finish }
@@ -221,7 +222,7 @@ export type Transacted =
   | { readonly _tag: "Unknown" }
   | {
     readonly _tag: "Broken"
-    readonly by: "conflict" | "connection"
+    readonly by: "conflict" | "outage"
     /** What the handler made of it, or what the end of the transaction said. */
     readonly cause: Cause.Cause<unknown>
   }
