@@ -18,13 +18,15 @@ import * as Database from "./internal/sql/database.ts"
 import { cancel, replay } from "./internal/sql/deadLetter.ts"
 import { transactGrouped } from "./internal/sql/group.ts"
 import { intake, payload, reread } from "./internal/sql/intake.ts"
-import { declareQueue, depth, find, queues } from "./internal/sql/query.ts"
+import { declareQueue, leftovers, queues, shardGroups } from "./internal/sql/layout.ts"
+import { depth, find } from "./internal/sql/query.ts"
 import * as Retention from "./internal/sql/retention.ts"
 import { heard, say } from "./internal/sql/say.ts"
 import { nextDue, promote } from "./internal/sql/schedule.ts"
 import { settle } from "./internal/sql/settle.ts"
+import { agreeOnShards, shards } from "./internal/sql/shards.ts"
 import * as Submit from "./internal/sql/submit.ts"
-import { countCrashes, handOver, noteDone, noteRunning, takeOver } from "./internal/sql/takeOver.ts"
+import { countCrashes, handOver, isOwner, noteDone, noteRunning, takeOver } from "./internal/sql/takeOver.ts"
 import { refence, transact } from "./internal/sql/transact.ts"
 import { JobStore, type StoreError } from "./JobStore.ts"
 import * as Migrations from "./Migrations.ts"
@@ -74,6 +76,10 @@ export const make = Effect.fnUntraced(function*(
     now: clock.now,
     declareQueue: declareQueue(db),
     queues: queues(db),
+    leftovers: leftovers(db),
+    shardGroups: shardGroups(db),
+    agreeOnShards: agreeOnShards(db),
+    shards: shards(db),
     submit: Submit.make(db, client, Math.ceil(Duration.toMillis(lockTimeout)), Database.runOn(planned)),
     isInTransaction: Submit.isInTransaction(client),
     afterCommit: (effect) => client.afterCommit(effect),
@@ -83,6 +89,7 @@ export const make = Effect.fnUntraced(function*(
     heard: heard(listen),
     find: find(db),
     takeOver: takeOver(db),
+    isOwner: isOwner(db),
     handOver: handOver(db),
     countCrashes: countCrashes(db),
     intake: intake(db),

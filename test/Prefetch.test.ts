@@ -14,6 +14,7 @@ import { SqlClient } from "effect/sql/SqlClient"
 import * as CurrentJob from "../src/CurrentJob.ts"
 import * as EventBus from "../src/EventBus.ts"
 import * as Partition from "../src/internal/partition.ts"
+import * as Supervisor from "../src/internal/supervisor.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import type { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
@@ -51,8 +52,8 @@ const makeHeld = () => {
   const seen = { settlements: 0, onSubmitted: () => {}, onIntake: noIntake }
   const change = (store: JobStore["Service"]): JobStore["Service"] => ({
     ...store,
-    declareQueue: (name, partitions) =>
-      Effect.tap(store.declareQueue(name, partitions), ({ queueId }) =>
+    declareQueue: (name, wanted) =>
+      Effect.tap(store.declareQueue(name, wanted), ({ queueId }) =>
         Effect.sync(() => {
           if (name === Other.name) other = queueId
         })),
@@ -91,7 +92,7 @@ const stateOf = (id: JobId) =>
 /** Owns a queue of the test's own, in which so many jobs of this type wait. */
 const own = Effect.fnUntraced(function*(queue: JobQueue.JobQueue, graceMs: number, type: string, count: number) {
   const store = yield* JobStore
-  const { queueId } = yield* store.declareQueue(`own ${type}`, 1)
+  const { queueId } = yield* store.declareQueue(`own ${type}`)
   const jobs = Array.from({ length: count }, () => newJob({ queueId, type }))
   const stored = yield* store.submit(jobs, { batchId: undefined, now: yield* store.now })
   const scope = yield* Scope.fork(yield* Effect.scope)
@@ -107,7 +108,7 @@ const own = Effect.fnUntraced(function*(queue: JobQueue.JobQueue, graceMs: numbe
     services: yield* Effect.context(),
     graceMs,
     handlerGraceMs: 60_000,
-    lockLost: Effect.never
+    lock: Supervisor.always
   }).pipe(Scope.provide(scope))
   return { ids: jobs.map(({ id }) => id), partition, queueId, scope, seqs: stored.map(({ seq }) => seq), store }
 })

@@ -92,7 +92,7 @@ export const make = (options: {
       const cancelReady = (record: JobRecord) =>
         Effect.gen(function*() {
           const address = yield* addressOf(record)
-          if (owners.isReachable(address)) {
+          if (owners.reach(address) !== "database") {
             const answer = yield* Effect.option(owners.cancel(address, record.id, who.by))
             if (Option.isSome(answer)) return answer.value
           }

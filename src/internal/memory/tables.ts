@@ -15,6 +15,7 @@ import {
   type Message,
   type NewJob,
   type Owner,
+  type PartitionKey,
   type QueueRow,
   type Ready,
   type RunNote,
@@ -69,6 +70,9 @@ export class Tables {
   readonly notes = new Map<JobId, NoteRow>()
   readonly fences = new Map<string, Fence>()
   readonly queues = new Map<string, QueueRow>()
+  /** Shard groups in the order of their numbers. */
+  readonly groups: Array<string> = ["default"]
+  shards: number | undefined
   /** Who listens to `announce`, and who to `say`. */
   readonly announcedTo = new Set<Queue.Queue<ReadonlyArray<Ready>, StoreError>>()
   readonly saidTo = new Set<Queue.Queue<Message, StoreError>>()
@@ -108,8 +112,6 @@ export class Tables {
     return row?.version === version ? row : undefined
   }
 }
-
-export type PartitionKey = Pick<Owner, "queueId" | "partition">
 
 export const fenceKey = ({ partition, queueId }: PartitionKey): string => `${queueId}/${partition}`
 

@@ -20,7 +20,8 @@ const encoder = new TextEncoder()
 /** The size of a text as it is sent. */
 export const bytesOf = (text: string): number => encoder.encode(text).byteLength
 
-const channelOf = (schema: string) => `${schema}_wake`
+/** Its name. */
+export const channelOf = (schema: string) => `${schema}_wake`
 
 /** Sends payloads, each of at most `maxBytes`. */
 export const notify = (db: Database) => {
