@@ -81,10 +81,16 @@ const socket: Transport<SocketServer.SocketServer> = {
   runner: serialized(SocketRunner.layer)
 }
 
+/** By the time it closes nothing runs here any more, and the others' connections stay open for ever. */
+const gracefulShutdownTimeout = "200 millis"
+
 const httpServer = (listen: Listen) =>
   Layer.effect(
     HttpServer.HttpServer,
-    Effect.mapError(NodeHttpServer.make(createServer, { ...listen }), cannotListen(listen))
+    Effect.mapError(
+      NodeHttpServer.make(createServer, { ...listen, gracefulShutdownTimeout }),
+      cannotListen(listen)
+    )
   )
 
 const httpPort = Effect.map(HttpServer.HttpServer, ({ address }) => portOf(address))
