@@ -37,8 +37,8 @@ export type { Timing, Transport } from "./internal/runnerSettings.ts"
 export interface ClientOptions extends PgJobStore.Options {
   /** The queues of this program. `default` is always there. */
   readonly queues?: ReadonlyArray<JobQueue>
-  /** Where events go. Default: subscribers of this process, see `EventBus.layer`. */
-  readonly eventBus?: Layer.Layer<EventBus.EventBus>
+  /** Where events go. Default: to subscribers in all processes, see `EventBus.layerPostgres`. */
+  readonly eventBus?: Layer.Layer<EventBus.EventBus, never, JobStore>
 }
 
 /** What {@link layer} takes. */
@@ -80,10 +80,10 @@ const schemaOf = (options: ClientOptions) => options.schema ?? "millrace"
 const base = (options: ClientOptions) =>
   Layer.mergeAll(
     JobHandlers.layer,
-    options.eventBus ?? EventBus.layer(),
-    Queues.layer(options.queues ?? []).pipe(Layer.provideMerge(PgJobStore.layer(options))),
+    options.eventBus ?? EventBus.layerPostgres(),
+    Queues.layer(options.queues ?? []),
     NodeCrypto.layer
-  )
+  ).pipe(Layer.provideMerge(PgJobStore.layer(options)))
 
 /**
  * Submits only: for web servers, whose jobs run elsewhere. Owners hear of new jobs through the database.

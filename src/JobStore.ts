@@ -12,6 +12,7 @@ import type * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CommitFailed, JobFailure, LayoutError } from "./JobError.ts"
+import type { Interest, JobEvent } from "./JobEvent.ts"
 import type { Entry } from "./JobHistory.ts"
 import type { BatchId, JobId } from "./JobId.ts"
 import type { Layout } from "./JobQueue.ts"
@@ -119,12 +120,23 @@ export interface Ready {
 
 /** What processes say to each other through the database. Nothing depends on one: whoever needs an answer asks again. */
 export type Message = /** To the owner of the partition: this job shall be cancelled. */
-  {
+  | {
     readonly _tag: "Cancel"
     readonly queueId: number
     readonly partition: number
     readonly jobId: JobId
     readonly by: string | undefined
+  }
+  /** To all that publish events: this process wants to hear of these, for the next half minute. */
+  | { readonly _tag: "Interest"; readonly from: string; readonly interest: Interest }
+  /** To all that subscribe: say your interest, this process has just begun to listen. */
+  | { readonly _tag: "Asking"; readonly from: string }
+  /** What has happened, already committed, oldest first, after `missed` others. `events` are read when somebody wants them. */
+  | {
+    readonly _tag: "Events"
+    readonly from: string
+    readonly missed: number
+    readonly events: () => ReadonlyArray<JobEvent>
   }
 
 /** What intake may take of one lane. */
@@ -219,7 +231,8 @@ export type Settlement = Finish | Retry | PutBack | DeadLetter
 /**
  * How a handler's transaction ended. `Pending`: it sent no statement, so there was nothing to commit with: settle it otherwise.
  * `Superseded`: rolled back, someone else has the outcome. `Unknown`: the connection was lost during COMMIT: refence. `Broken`: the database
- * broke this very transaction before it could commit, by a lost session or a conflict, and nothing of it is there: run it again.
+ * broke this very transaction before it could commit, and nothing of it is there: run it again. `conflict`: it lost against another.
+ * `outage`: its session was lost, or the server could not do the work (no room, no memory, shutting down, a standby).
  */
 export type Transacted =
   | { readonly _tag: "Committed"; readonly settlement: Finish }
@@ -228,7 +241,7 @@ export type Transacted =
   | { readonly _tag: "Unknown" }
   | {
     readonly _tag: "Broken"
-    readonly by: "conflict" | "connection"
+    readonly by: "conflict" | "outage"
     /** What the handler made of it, or what the end of the transaction said. */
     readonly cause: Cause.Cause<unknown>
   }

@@ -163,7 +163,7 @@ const layerEntity = (options: Options, groups: Groups, local: Local, incarnation
   )
 
 /** How long a question to an owner waits. An owner that does not answer is frozen or gone. */
-const patience = { cancel: "40 seconds", view: "1 second" } as const
+const patience = { cancel: "10 seconds", view: "1 second" } as const
 
 /** Messages to partitions, bounded in time. */
 const layerOwners = (options: Options, groups: Groups, local: Local): Layer.Layer<Owners, never, Sharding.Sharding> =>

@@ -88,13 +88,16 @@ export const make = (options: {
       const begunAt = liveClock.currentTimeMillisUnsafe()
       // When its owner was last told, and may have cancelled it without our knowing.
       let toldAt: number | undefined
+      // Asked directly it gave no answer: it may be frozen, or the way to it broken.
+      let isSilent = false
 
       const cancelReady = (record: JobRecord) =>
         Effect.gen(function*() {
           const address = yield* addressOf(record)
-          if (owners.reach(address) !== "database") {
+          if (!isSilent && owners.reach(address) !== "database") {
             const answer = yield* Effect.option(owners.cancel(address, record.id, who.by))
             if (Option.isSome(answer)) return answer.value
+            isSilent = true
           }
           const live = liveClock.currentTimeMillisUnsafe()
           if (toldAt !== undefined && live - toldAt < repeatMs) return false

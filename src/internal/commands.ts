@@ -21,7 +21,9 @@ export const layer: Layer.Layer<never, never, JobStore | Owners> = Layer.effectD
   // Ending a handler takes as long as it takes, and its caller repeats itself meanwhile.
   const underWay = new Set<JobId>()
 
-  const obey = ({ by, jobId, partition, queueId }: Message): Effect.Effect<void> => {
+  const obey = (message: Message): Effect.Effect<void> => {
+    if (message._tag !== "Cancel") return Effect.void
+    const { by, jobId, partition, queueId } = message
     const cancel = underWay.has(jobId) ? undefined : owners.cancelHere(queueId, partition, jobId, by)
     if (cancel === undefined) return Effect.void
     underWay.add(jobId)

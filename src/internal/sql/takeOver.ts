@@ -26,41 +26,39 @@ import {
 interface Taken {
   readonly epoch: number
   readonly careful: boolean
-  readonly again: boolean | null
 }
 
 // Epoch + 1; there is nothing to undo. careful: another owner before left without handOver. A living process that takes its own partition
 // again (the database was away, and handOver with it) has not crashed: it stays as careful as it was, and what its former epoch noted is
-// forgotten, by a statement of its own, so that it sees the notes that the first one has waited for. Both or neither: what stayed behind
-// would count for the next owner. Serving index of the second: running_jobs_owner.
+// forgotten. In one transaction, since what stayed behind would count for the next owner; statement by statement, since the last one has to
+// see the notes that the second has waited for. Serving indexes: partitions_pkey, running_jobs_owner.
 export const takeOver = (db: Database) => {
-  const sql = `
-with before as materialized (select owner from ${db.schema}.partitions where queue_id = $1 and partition = $2 for update)
+  const before = `select owner from ${db.schema}.partitions where queue_id = $1 and partition = $2 for update`
+  const take = `
 insert into ${db.schema}.partitions as p (queue_id, partition, epoch, owner, taken_at) values ($1, $2, 1, $3, $4)
 on conflict (queue_id, partition) do update set epoch = p.epoch + 1, owner = excluded.owner, taken_at = excluded.taken_at,
   careful = case when p.owner = excluded.owner then p.careful else p.owner is not null end
-returning epoch::float8 as epoch, careful, (select owner = $3 from before) as again`
+returning epoch::float8 as epoch, careful`
   const forget = `delete from ${db.schema}.running_jobs where queue_id = $1 and partition = $2 and epoch = $3`
   const noRow = new StoreError({ reason: "Conflict", operation: "takeOver", cause: new Error("no row came back") })
   return ({ partition, queueId }: { readonly queueId: number; readonly partition: number }, options: {
     readonly owner: string
     readonly now: number
-  }): Effect.Effect<{ readonly owner: Owner; readonly isCareful: boolean }, StoreError> =>
-    db.together(
+  }): Effect.Effect<{ readonly owner: Owner; readonly isCareful: boolean }, StoreError> => {
+    const name = storable(options.owner)
+    const key = [int4(queueId), int2(partition)]
+    return db.together(
       "takeOver",
       Effect.gen(function*() {
-        const [taken] = yield* db.run<Taken>("takeOver", sql, [
-          int4(queueId),
-          int2(partition),
-          text(storable(options.owner)),
-          timestamp(options.now)
-        ])
+        const [former] = yield* db.run<{ readonly owner: string | null }>("takeOver", before, key)
+        const [taken] = yield* db.run<Taken>("takeOver", take, [...key, text(name), timestamp(options.now)])
         if (taken === undefined) return yield* noRow
-        const { again, careful, epoch } = taken
-        if (again === true) yield* db.run("takeOver", forget, [int4(queueId), int2(partition), int8(epoch - 1)])
+        const { careful, epoch } = taken
+        if (former?.owner === name) yield* db.run("takeOver", forget, [...key, int8(epoch - 1)])
         return { owner: { queueId, partition, epoch }, isCareful: careful }
       })
     )
+  }
 }
 
 // Serving index: partitions_pkey.

@@ -6,6 +6,7 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
+import * as JobEvent from "../../../src/JobEvent.ts"
 import { inlinePayloadBytes, type Message, type Ready, tenantKey } from "../../../src/JobStore.ts"
 import {
   attempted,
@@ -15,6 +16,7 @@ import {
   failure,
   finish,
   fresh,
+  newBatch,
   newId,
   noted,
   retry,
@@ -96,6 +98,44 @@ export const outside = (it: Suite): void => {
         yield* store.say([last])
         assert.deepStrictEqual(yield* Queue.take(later), last)
         yield* store.say([])
+      }).pipe(Effect.scoped))
+
+    it.effect("events come as they were told, every kind of them", () =>
+      Effect.gen(function*() {
+        const { store } = yield* fresh
+        const job = (tenantId?: string) => ({
+          jobId: newId(),
+          type: "Type \n \u{1f600}",
+          queue: "queue",
+          at: t0,
+          ...(tenantId === undefined ? {} : { tenantId })
+        })
+        const short = { class: "Business", tag: "OutOfStock", message: "none left" } as const
+        const events = [
+          new JobEvent.JobSubmitted({ ...job("acme"), batchId: newBatch(), dueAt: t0 + 1 }),
+          new JobEvent.JobStarted({ ...job(), attempt: 1 }),
+          new JobEvent.JobProgressed({ ...job(""), attempt: 1, progress: 0.5, message: "half" }),
+          new JobEvent.JobFailed({ ...job(), attempt: 1, failure: short }),
+          new JobEvent.JobRetried({ ...job(), attempt: 1, dueAt: t0 + 5 }),
+          new JobEvent.JobCompleted({ ...job(), attempt: 2 }),
+          new JobEvent.JobDeadLettered({ ...job(), attempt: 3, failure: short }),
+          new JobEvent.JobReplayed({ ...job(), by: "ada" }),
+          new JobEvent.JobCancelled(job()),
+          new JobEvent.JobExpired(job())
+        ]
+        const heard = yield* store.heard
+        yield* store.say([{ _tag: "Events", from: "there", missed: 0, events: () => events }])
+        const told = yield* Queue.take(heard)
+        assert.deepStrictEqual(told._tag === "Events" ? told.events() : told, events)
+        for (
+          const message of [
+            { _tag: "Interest", from: "there", interest: "ends" },
+            { _tag: "Asking", from: "there" }
+          ] satisfies ReadonlyArray<Message>
+        ) {
+          yield* store.say([message])
+          assert.deepStrictEqual(yield* Queue.take(heard), message)
+        }
       }).pipe(Effect.scoped))
   })
 
