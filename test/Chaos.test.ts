@@ -2,8 +2,8 @@
  * The chaos run's own test: each rule of its checker fires on what it is there for, and on nothing else; a run whose fence or store is broken
  * on purpose is found out; and a seed is a run.
  */
-import { PgClient } from "@effect/sql-pg/PgClient"
 import * as NodeServices from "@effect/platform-node/NodeServices"
+import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as FileSystem from "effect/FileSystem"
@@ -60,7 +60,8 @@ const ran = (attempt: number, outcome: string, from: number, to: number) => ({
 })
 const completed = ran(1, "completed", 1, 2)
 
-const payload = (n: number, dedupe?: string) => `'${JSON.stringify({ ref: ref(n), ...dedupe !== undefined && { dedupe } })}'`
+const payload = (n: number, dedupe?: string) =>
+  `'${JSON.stringify({ ref: ref(n), ...dedupe !== undefined && { dedupe } })}'`
 const time = (seconds: number) => `timestamptz 'epoch' + interval '${at(seconds)} milliseconds'`
 const shared = (n: number, attempt: number, { batch: isBatch, dedupe, from = 0, history, type = "Tx" }: Shape) =>
   `'${id(n)}', 0, 1, 0, '=', '${type}', ${attempt}, ${isBatch === true ? `'${batch}'` : "null"}, ${time(from)}, ${
@@ -78,17 +79,24 @@ const live = (n: number, shape: Shape) =>
   `insert into millrace.jobs (${columns}, lane, state, payload_bytes) values (${shared(n, 0, shape)}, 2, 0, 2)`
 const effect = (n: number, more: { key?: string; n?: number; from?: number; to?: number; runner?: number } = {}) =>
   `insert into chaos.effects (job_id, ref, key, n, attempt, runner, incarnation, began, at) values
-   ('${id(n)}', '${ref(n)}', ${more.key === undefined ? "null" : `'${more.key}'`}, ${more.n ?? "null"}, 1, ${more.runner ?? 0}, 0,
+   ('${id(n)}', '${ref(n)}', ${more.key === undefined ? "null" : `'${more.key}'`}, ${more.n ?? "null"}, 1, ${
+    more.runner ?? 0
+  }, 0,
     ${time(more.from ?? 1)}, ${time(more.to ?? 2)})`
 const start = (n: number, from = 1) =>
-  `insert into chaos.starts (job_id, ref, attempt, runner, incarnation, at) values ('${id(n)}', '${ref(n)}', 1, 0, 0, ${time(from)})`
+  `insert into chaos.starts (job_id, ref, attempt, runner, incarnation, at) values ('${id(n)}', '${ref(n)}', 1, 0, 0, ${
+    time(from)
+  })`
 
 let calls = 0
 const order = (n: number, more: object = {}) => ({ ref: ref(n), type: "Tx", fails: 0, ...more })
 /** A call and its answer. */
 const asked = (asked: object, answer: object | undefined, from = 0) => {
   const call = `c${calls++}`
-  return [{ call, at: at(from), say: "intent", ...asked }, ...answer === undefined ? [] : [{ call, at: at(from + 0.1), ...answer }]]
+  return [
+    { call, at: at(from), say: "intent", ...asked },
+    ...answer === undefined ? [] : [{ call, at: at(from + 0.1), ...answer }]
+  ]
 }
 const submitted = (n: number, more: object = {}, from = 0) =>
   asked({ op: "submit", isBatch: false, orders: [order(n, more)] }, { say: "ack", ids: [id(n)] }, from)
@@ -137,7 +145,12 @@ const clean = (): Story => ({
     finished(3, 0, 1, { type: "Plain", history: [completed] }),
     dead(4, 4, {
       to: 8,
-      history: [ran(1, "retried", 1, 2), ran(2, "retried", 3, 4), ran(3, "retried", 5, 6), ran(4, "dead-lettered", 7, 8)]
+      history: [
+        ran(1, "retried", 1, 2),
+        ran(2, "retried", 3, 4),
+        ran(3, "retried", 5, 6),
+        ran(4, "dead-lettered", 7, 8)
+      ]
     }),
     finished(5, 0, 1, {
       to: 12,
@@ -172,8 +185,11 @@ const wrongs: ReadonlyArray<readonly [keyof typeof rules, string, (story: Story)
     sql.push(`delete from millrace.finished_jobs where id = '${id(3)}'`)
   }],
   ["single", "a job is in two places", ({ sql }) => {
-    sql.push(dead(4, 4, { history: [] }).replace("dead_letters", "dead_letters").replace(id(4), id(1)), `
-      delete from chaos.effects where job_id = '${id(1)}'`)
+    sql.push(
+      dead(4, 4, { history: [] }).replace("dead_letters", "dead_letters").replace(id(4), id(1)),
+      `
+      delete from chaos.effects where job_id = '${id(1)}'`
+    )
   }],
   ["single", "a submission was stored twice", ({ sql }) => {
     sql.push(finished(100, 0, 1, { history: [completed] }).replace(ref(100), ref(1)), effect(100), start(100))
@@ -214,13 +230,21 @@ const wrongs: ReadonlyArray<readonly [keyof typeof rules, string, (story: Story)
     sql.push(finished(100, 0, 1, { history: [completed] }), effect(100), start(100))
   }],
   ["deduped", "two jobs of a key lived at once", ({ sql }) => {
-    sql.push(`update millrace.finished_jobs set created_at = ${time(0)}, finished_at = ${time(12)} where id = '${id(9)}'`)
+    sql.push(
+      `update millrace.finished_jobs set created_at = ${time(0)}, finished_at = ${time(12)} where id = '${id(9)}'`
+    )
   }],
   ["deduped", "two jobs of a key were seen alive at once", ({ samples }) => {
     samples.push({ at: at(9), twice: ["d1"] })
   }],
   ["deduped", "a duplicate was answered with a job that was over", ({ ledger }) => {
-    ledger.push(...asked({ op: "submit", isBatch: false, orders: [order(91, { dedupe: "d1" })] }, { say: "ack", ids: [id(9)] }, 30))
+    ledger.push(
+      ...asked(
+        { op: "submit", isBatch: false, orders: [order(91, { dedupe: "d1" })] },
+        { say: "ack", ids: [id(9)] },
+        30
+      )
+    )
   }],
   ["ordered", "jobs of a key took effect in the wrong order", ({ sql }) => {
     sql.push(`update chaos.effects set n = 3 - n where key = 'k'`)
@@ -229,12 +253,18 @@ const wrongs: ReadonlyArray<readonly [keyof typeof rules, string, (story: Story)
     sql.push(`update chaos.effects set began = ${time(1.5)} where key = 'k' and n = 2`)
   }],
   ["unburnt", "an attempt failed of what nobody planned", ({ sql }) => {
-    sql.push(`update millrace.finished_jobs set history = jsonb_set(history, '{0,failure,tag}', '"SqlError"') where id = '${id(2)}'`)
+    sql.push(
+      `update millrace.finished_jobs set history = jsonb_set(history, '{0,failure,tag}', '"SqlError"') where id = '${
+        id(2)
+      }'`
+    )
   }],
   ["unburnt", "a job was given up too early", ({ sql }) => {
-    sql.push(`update millrace.dead_letters set attempt = 3, history = '${
-      JSON.stringify([ran(1, "retried", 1, 2), ran(2, "retried", 3, 4), ran(3, "dead-lettered", 7, 8)])
-    }'`)
+    sql.push(
+      `update millrace.dead_letters set attempt = 3, history = '${
+        JSON.stringify([ran(1, "retried", 1, 2), ran(2, "retried", 3, 4), ran(3, "dead-lettered", 7, 8)])
+      }'`
+    )
   }],
   ["blameless", "a crash is counted that no process died of", ({ samples }) => {
     samples.push({ at: at(9), crashes: { [id(3)]: 2 } })
@@ -243,18 +273,27 @@ const wrongs: ReadonlyArray<readonly [keyof typeof rules, string, (story: Story)
     ledger.push(...submitted(100, { fails: 4 }))
     sql.push(dead(100, 4, {
       to: 8,
-      history: [ran(1, "retried", 1, 2), ran(2, "retried", 3, 4), ran(3, "retried", 5, 6), ran(4, "dead-lettered", 7, 8)]
+      history: [
+        ran(1, "retried", 1, 2),
+        ran(2, "retried", 3, 4),
+        ran(3, "retried", 5, 6),
+        ran(4, "dead-lettered", 7, 8)
+      ]
     }, "CrashLoop"))
   }],
   ["legal", "a job went on after its end", ({ sql }) => {
-    sql.push(`update millrace.finished_jobs set attempt = 2, history = history || '${
-      JSON.stringify([ran(2, "completed", 3, 4)])
-    }' where id = '${id(2)}'`)
+    sql.push(
+      `update millrace.finished_jobs set attempt = 2, history = history || '${
+        JSON.stringify([ran(2, "completed", 3, 4)])
+      }' where id = '${id(2)}'`
+    )
   }],
   ["legal", "a history runs backwards", ({ sql }) => {
-    sql.push(`update millrace.finished_jobs set history = '${
-      JSON.stringify([ran(1, "retried", 9, 10), ran(2, "completed", 3, 4)])
-    }' where id = '${id(2)}'`)
+    sql.push(
+      `update millrace.finished_jobs set history = '${
+        JSON.stringify([ran(1, "retried", 9, 10), ran(2, "completed", 3, 4)])
+      }' where id = '${id(2)}'`
+    )
   }],
   ["legal", "an attempt is missing in a history", ({ sql }) => {
     sql.push(`update millrace.finished_jobs set history = history - 0 where id = '${id(2)}'`)
@@ -304,19 +343,23 @@ const database = Layer.effectDiscard(Effect.gen(function*() {
 )
 
 describe("the checker", () => {
-  it.live("finds nothing wrong with a run in which every promise was kept, and each wrong by its rule and no other", () =>
-    Effect.gen(function*() {
-      const verdict = yield* judged(clean())
-      assert.deepStrictEqual(verdict.breaches, [])
-      assert.deepInclude(verdict, { jobs: 14, acknowledged: 13, lost: 0, duplicated: 0, unfinished: 0 })
-      for (const [rule, wrong, change] of wrongs) {
-        const story = clean()
-        change(story)
-        const { breaches } = yield* judged(story)
-        assert.deepStrictEqual([...new Set(breaches.map((breach) => breach.rule))], [rule], wrong)
-      }
-      assert.sameMembers(Object.keys(rules), [...new Set(wrongs.map(([rule]) => rule))])
-    }).pipe(Effect.provide(database)), 60_000)
+  it.live(
+    "finds nothing wrong with a run in which every promise was kept, and each wrong by its rule and no other",
+    () =>
+      Effect.gen(function*() {
+        const verdict = yield* judged(clean())
+        assert.deepStrictEqual(verdict.breaches, [])
+        assert.deepInclude(verdict, { jobs: 14, acknowledged: 13, lost: 0, duplicated: 0, unfinished: 0 })
+        for (const [rule, wrong, change] of wrongs) {
+          const story = clean()
+          change(story)
+          const { breaches } = yield* judged(story)
+          assert.deepStrictEqual([...new Set(breaches.map((breach) => breach.rule))], [rule], wrong)
+        }
+        assert.sameMembers(Object.keys(rules), [...new Set(wrongs.map(([rule]) => rule))])
+      }).pipe(Effect.provide(database)),
+    60_000
+  )
 
   it.live("counts what is lost and what is there twice", () =>
     Effect.gen(function*() {
@@ -325,30 +368,36 @@ describe("the checker", () => {
       assert.deepInclude(yield* judged(story), { lost: 1, duplicated: 3 })
     }).pipe(Effect.provide(database)), 60_000)
 
-  it.live("measures how long nothing was started although a job was ready, with and without the database's outages", () =>
-    Effect.gen(function*() {
-      const story = clean()
-      story.ledger.push(...submitted(100, {}, 20), ...submitted(101, {}, 22))
-      story.events.push(
-        { at: at(21), what: "database", is: "down" },
-        { at: at(25), what: "database", is: "up" }
-      )
-      story.sql.push(
-        finished(100, 0, 1, { from: 20, to: 30.2, history: [ran(1, "completed", 30.1, 30.2)] }),
-        finished(101, 0, 1, { from: 20, to: 30.2, history: [ran(1, "completed", 30.1, 30.2)] }),
-        effect(100),
-        effect(101),
-        start(100, 30.1),
-        start(101, 30.2)
-      )
-      assert.deepInclude(yield* judged(story), { longestStallMs: 10_000, stallWithoutOutageMs: 5_100 })
-    }).pipe(Effect.provide(database)), 60_000)
+  it.live(
+    "measures how long nothing was started although a job was ready, with and without the database's outages",
+    () =>
+      Effect.gen(function*() {
+        const story = clean()
+        story.ledger.push(...submitted(100, {}, 20), ...submitted(101, {}, 22))
+        story.events.push(
+          { at: at(21), what: "database", is: "down" },
+          { at: at(25), what: "database", is: "up" }
+        )
+        story.sql.push(
+          finished(100, 0, 1, { from: 20, to: 30.2, history: [ran(1, "completed", 30.1, 30.2)] }),
+          finished(101, 0, 1, { from: 20, to: 30.2, history: [ran(1, "completed", 30.1, 30.2)] }),
+          effect(100),
+          effect(101),
+          start(100, 30.1),
+          start(101, 30.2)
+        )
+        assert.deepInclude(yield* judged(story), { longestStallMs: 10_000, stallWithoutOutageMs: 5_100 })
+      }).pipe(Effect.provide(database)),
+    60_000
+  )
 })
 
 // ---------------------------------------------------------------------------------------------------- seeds
 
-const some = (seed: number, name: string): ReadonlyArray<Intent> =>
-  intents(seed, name, { perSecond: 20, dies: false }).take(500).toArray()
+const some = (seed: number, name: string): ReadonlyArray<Intent> => {
+  const source = intents(seed, name, { perSecond: 20, dies: false })
+  return Array.from({ length: 500 }, () => source.next().value)
+}
 
 describe("a seed", () => {
   const options = { seed: 7, ms: 1_200_000, runners: 3, submitters: 2, isCluster: true }
@@ -394,18 +443,19 @@ const Result = Schema.fromJsonString(Schema.Struct({
 }))
 
 /** Runs it to its end; the last line of its output. */
-const run = Effect.fnUntraced(function*(...args: ReadonlyArray<string>) {
-  const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
-  const script = fileURLToPath(new URL("../scripts/chaos/main.ts", import.meta.url))
-  const handle = yield* spawner.spawn(
-    ChildProcess.make(process.execPath, [script, "--json", "--seed", "7", ...args], { extendEnv: true })
-  )
-  const text = (output: Stream.Stream<Uint8Array, unknown>) => Stream.mkString(Stream.decodeText(output))
-  const [stdout, stderr] = yield* Effect.all([text(handle.stdout), text(handle.stderr)], { concurrency: 2 })
-  const code = Number(yield* handle.exitCode)
-  const last = stdout.trim().split("\n").at(-1) ?? ""
-  return { code, result: yield* Effect.mapError(Schema.decodeUnknownEffect(Result)(last), () => new Error(stderr)) }
-}, Effect.scoped)
+const run = (...args: ReadonlyArray<string>) =>
+  Effect.gen(function*() {
+    const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
+    const script = fileURLToPath(new URL("../scripts/chaos/main.ts", import.meta.url))
+    const handle = yield* spawner.spawn(
+      ChildProcess.make(process.execPath, [script, "--json", "--seed", "7", ...args], { extendEnv: true })
+    )
+    const text = (output: Stream.Stream<Uint8Array, unknown>) => Stream.mkString(Stream.decodeText(output))
+    const [stdout, stderr] = yield* Effect.all([text(handle.stdout), text(handle.stderr)], { concurrency: 2 })
+    const code = Number(yield* handle.exitCode)
+    const last = stdout.trim().split("\n").at(-1) ?? ""
+    return { code, result: yield* Effect.mapError(Schema.decodeUnknownEffect(Result)(last), () => new Error(stderr)) }
+  }).pipe(Effect.scoped)
 
 describe("an owner that is frozen before its commit and wakes up after its successor's", () => {
   it.live("commits nothing", () =>

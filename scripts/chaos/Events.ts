@@ -6,7 +6,13 @@ import type { KindName } from "./schedule.ts"
 
 export type Event =
   | { readonly what: "began" | "quiet" | "ended" }
-  | { readonly what: "fault"; readonly kind: KindName; readonly target: number; readonly mode: string; readonly forMs: number }
+  | {
+    readonly what: "fault"
+    readonly kind: KindName
+    readonly target: number
+    readonly mode: string
+    readonly forMs: number
+  }
   /** Against something that was down already. */
   | { readonly what: "skipped"; readonly kind: KindName; readonly target: number }
   | { readonly what: "runner" | "submitter"; readonly number: number; readonly incarnation: number; readonly is: Stage }

@@ -59,7 +59,9 @@ export const start = (options: Options): Effect.Effect<Process, never, Scope.Sco
       Deferred.doneUnsafe(
         ready,
         Effect.fail(
-          new ChaosError({ message: `${options.script} ended before it was ready: its last words are in ${options.log}` })
+          new ChaosError({
+            message: `${options.script} ended before it was ready: its last words are in ${options.log}`
+          })
         )
       )
       Deferred.doneUnsafe(ended, Effect.succeed(how))

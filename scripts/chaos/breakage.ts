@@ -10,7 +10,8 @@ export type Breakage = typeof breakages[number]
 const take = (from: string) => `
   delete from millrace.jobs j ${from}
   returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.batch_id, j.created_at, j.payload, j.context, j.history`
-const keep = "id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, batch_id, created_at, finished_at, payload, " +
+const keep =
+  "id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, batch_id, created_at, finished_at, payload, " +
   "context, result, history"
 
 const fence = [

@@ -25,7 +25,9 @@ const command = Command.make("chaos", {
     Flag.optional
   ),
   seed: Flag.Int("seed").pipe(
-    Flag.withDescription("The same seed gives the same schedule and the same intents. By default another one each time"),
+    Flag.withDescription(
+      "The same seed gives the same schedule and the same intents. By default another one each time"
+    ),
     Flag.optional
   ),
   json: Flag.Boolean("json").pipe(
@@ -44,7 +46,9 @@ const command = Command.make("chaos", {
     Flag.withDefault(40)
   ),
   scenario: Flag.Literals("scenario", ["random", "pause"]).pipe(
-    Flag.withDescription("\"pause\": one owner is frozen before its commit, and wakes up after its successor has completed the job"),
+    Flag.withDescription(
+      "\"pause\": one owner is frozen before its commit, and wakes up after its successor has completed the job"
+    ),
     Flag.withDefault("random" as const)
   ),
   breaks: Flag.Literals("break", breakages).pipe(
@@ -71,7 +75,9 @@ const command = Command.make("chaos", {
       process.exitCode = isKept ? 0 : 1
     })
   )).pipe(
-    Command.withDescription("Runs Millrace while everything around it fails, and has an outside checker count what that cost.")
+    Command.withDescription(
+      "Runs Millrace while everything around it fails, and has an outside checker count what that cost."
+    )
   )
 
 command.pipe(

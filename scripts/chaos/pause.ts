@@ -48,7 +48,10 @@ export const pause = (world: World, seed: number, folder: string) =>
     const until = (sql: string) =>
       postgres.query(sql).pipe(
         Effect.map(([row]) => row?.[0]),
-        Effect.repeat({ until: (value) => value !== null && value !== undefined, schedule: Schedule.spaced("50 millis") }),
+        Effect.repeat({
+          until: (value) => value !== null && value !== undefined,
+          schedule: Schedule.spaced("50 millis")
+        }),
         Effect.timeoutOrElse({
           duration: "90 seconds",
           orElse: () => Effect.fail(new ChaosError({ message: `this never came true: ${sql}` }))
@@ -56,7 +59,9 @@ export const pause = (world: World, seed: number, folder: string) =>
       )
     // It has written, and sleeps in its transaction.
     const runner = Number(yield* until("select runner from chaos.starts"))
-    yield* until("select pid from pg_stat_activity where query ilike '%pg_sleep(%' and application_name = 'chaos handlers'")
+    yield* until(
+      "select pid from pg_stat_activity where query ilike '%pg_sleep(%' and application_name = 'chaos handlers'"
+    )
     const owner = runners[runner]?.slot.current()
     if (owner === undefined) return yield* new ChaosError({ message: `runner ${runner} is not there` })
     events.note({ what: "fault", kind: "freeze", target: runner, mode: "", forMs: 0 })

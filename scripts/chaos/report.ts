@@ -28,9 +28,12 @@ const figures = (report: Report): ReadonlyArray<readonly [string, string | numbe
   ["illegal histories", report.illegal],
   ["longest stall", `${report.longestStallMs} ms`],
   ["without outages", `${report.stallWithoutOutageMs} ms`],
-  ["of one partition", report.worstPartition === undefined
-    ? "-"
-    : `${report.worstPartition.longestStallMs} ms (${report.worstPartition.name})`]
+  [
+    "of one partition",
+    report.worstPartition === undefined
+      ? "-"
+      : `${report.worstPartition.longestStallMs} ms (${report.worstPartition.name})`
+  ]
 ]
 
 const table = (rows: ReadonlyArray<readonly [string, string | number]>): ReadonlyArray<string> => {

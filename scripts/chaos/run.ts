@@ -47,54 +47,56 @@ const quietMs = 90_000
 const withOptions = (options: object) => ({ CHAOS_OPTIONS: JSON.stringify(options) })
 
 /** A place for a runner with a line of its own to the database. */
-const runnerOf = (options: Options, folder: string, postgres: Postgres.Postgres, events: Events.Events) => (number: number) =>
-  Effect.gen(function*() {
-    const { join } = yield* Path.Path
-    const database = yield* Proxy.start(Number(new URL(postgres.url).port))
-    const slot = yield* Slot.make({
-      what: "runner",
-      number,
-      events,
-      dice: dice(options.seed, `runner/${number}`),
-      start: (incarnation) =>
-        Process.start({
-          script: "runner.ts",
-          preload: "skew.ts",
-          log: join(folder, `runner-${number}.log`),
-          env: withOptions(
-            { url: Proxy.through(postgres.url, database), runner: number, incarnation } satisfies RunnerOptions
-          )
-        })
+const runnerOf =
+  (options: Options, folder: string, postgres: Postgres.Postgres, events: Events.Events) => (number: number) =>
+    Effect.gen(function*() {
+      const { join } = yield* Path.Path
+      const database = yield* Proxy.start(Number(new URL(postgres.url).port))
+      const slot = yield* Slot.make({
+        what: "runner",
+        number,
+        events,
+        dice: dice(options.seed, `runner/${number}`),
+        start: (incarnation) =>
+          Process.start({
+            script: "runner.ts",
+            preload: "skew.ts",
+            log: join(folder, `runner-${number}.log`),
+            env: withOptions(
+              { url: Proxy.through(postgres.url, database), runner: number, incarnation } satisfies RunnerOptions
+            )
+          })
+      })
+      return { slot, database } satisfies Faults.Runner
     })
-    return { slot, database } satisfies Faults.Runner
-  })
 
-const submitterOf = (options: Options, folder: string, postgres: Postgres.Postgres, events: Events.Events) => (number: number) =>
-  Effect.gen(function*() {
-    const { join } = yield* Path.Path
-    return yield* Slot.make({
-      what: "submitter",
-      number,
-      events,
-      dice: dice(options.seed, `submitter/${number}`),
-      start: (incarnation) =>
-        Process.start({
-          script: "submitter.ts",
-          log: join(folder, `submitter-${number}.log`),
-          env: withOptions(
-            {
-              url: postgres.url,
-              folder,
-              seed: options.seed,
-              submitter: number,
-              incarnation,
-              perSecond: options.perSecond / options.submitters,
-              dies: number === 0 && incarnation === 0 && options.ms >= leastForDying
-            } satisfies SubmitterOptions
-          )
-        })
+const submitterOf =
+  (options: Options, folder: string, postgres: Postgres.Postgres, events: Events.Events) => (number: number) =>
+    Effect.gen(function*() {
+      const { join } = yield* Path.Path
+      return yield* Slot.make({
+        what: "submitter",
+        number,
+        events,
+        dice: dice(options.seed, `submitter/${number}`),
+        start: (incarnation) =>
+          Process.start({
+            script: "submitter.ts",
+            log: join(folder, `submitter-${number}.log`),
+            env: withOptions(
+              {
+                url: postgres.url,
+                folder,
+                seed: options.seed,
+                submitter: number,
+                incarnation,
+                perSecond: options.perSecond / options.submitters,
+                dies: number === 0 && incarnation === 0 && options.ms >= leastForDying
+              } satisfies SubmitterOptions
+            )
+          })
+      })
     })
-  })
 
 const untilUp = (slots: ReadonlyArray<Slot.Slot>) =>
   Effect.forEach(slots, (slot) =>
@@ -162,7 +164,9 @@ const check = (url: string, folder: string) =>
       )
     )
     if (code !== 0) {
-      return yield* new ChaosError({ message: `the checker failed: ${yield* fs.readFileString(join(folder, "checker.log"))}` })
+      return yield* new ChaosError({
+        message: `the checker failed: ${yield* fs.readFileString(join(folder, "checker.log"))}`
+      })
     }
     const verdict: Verdict = JSON.parse(yield* fs.readFileString(file))
     return verdict

@@ -1,8 +1,8 @@
 /**
  * A runner: a user's program on the public surface, with the handlers of work.ts. Started, frozen and killed by run.ts.
  */
-import { PgClient } from "@effect/sql-pg/PgClient"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import { PgClient } from "@effect/sql-pg/PgClient"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -80,7 +80,9 @@ const write = ({ key, n, ref }: Payload, { began }: Begun) =>
     const sql = yield* SqlClient
     yield* sql`
       insert into chaos.effects (job_id, ref, key, n, attempt, runner, incarnation, began)
-      values (${jobId}, ${ref}, ${key ?? null}, ${n ?? null}, ${attempt}, ${runner}, ${incarnation}, ${began}::timestamptz)`
+      values (${jobId}, ${ref}, ${key ?? null}, ${
+      n ?? null
+    }, ${attempt}, ${runner}, ${incarnation}, ${began}::timestamptz)`
   })
 
 /** What was written before a failure is rolled back with it. */
@@ -126,4 +128,6 @@ const program = (options: RunnerOptions) => {
 
 // Nobody survives the run that started it.
 process.on("disconnect", () => process.exit(1))
-NodeRuntime.runMain(program(Schema.decodeUnknownSync(Schema.fromJsonString(RunnerOptions))(process.env["CHAOS_OPTIONS"])))
+NodeRuntime.runMain(
+  program(Schema.decodeUnknownSync(Schema.fromJsonString(RunnerOptions))(process.env["CHAOS_OPTIONS"]))
+)

@@ -23,4 +23,6 @@ const program = ({ dataDir, port }: typeof ServerOptions.Type) =>
 
 // Nobody survives the run that started it; the server ends with us.
 process.on("disconnect", () => process.kill(process.pid, "SIGTERM"))
-NodeRuntime.runMain(program(Schema.decodeUnknownSync(Schema.fromJsonString(ServerOptions))(process.env["CHAOS_OPTIONS"])))
+NodeRuntime.runMain(
+  program(Schema.decodeUnknownSync(Schema.fromJsonString(ServerOptions))(process.env["CHAOS_OPTIONS"]))
+)

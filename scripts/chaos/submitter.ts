@@ -2,8 +2,8 @@
  * A submitter: a user's program that only submits, cancels and replays, straight from its intents (intents.ts), and writes all of it into
  * its ledger. Told `stop` it begins nothing more and ends when all it began is answered.
  */
-import { PgClient } from "@effect/sql-pg/PgClient"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import { PgClient } from "@effect/sql-pg/PgClient"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
@@ -150,9 +150,11 @@ const program = (options: SubmitterOptions) =>
     yield* places.take(atOnce)
   }).pipe(
     Effect.scoped,
-    Effect.provide(JobRuntime.layerClient({ queues }).pipe(
-      Layer.provideMerge(Postgres.layer({ url: options.url, applicationName: "chaos submitter" }))
-    ))
+    Effect.provide(
+      JobRuntime.layerClient({ queues }).pipe(
+        Layer.provideMerge(Postgres.layer({ url: options.url, applicationName: "chaos submitter" }))
+      )
+    )
   )
 
 process.on("message", () => {

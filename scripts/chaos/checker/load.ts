@@ -22,7 +22,9 @@ type Sql = ReturnType<typeof connect>
 const millis = (column: string) => `(extract(epoch from ${column}) * 1000)::float8`
 
 /** What every place of a job has. */
-const shared = `j.id::text, q.name as queue, j.partition, j.attempt, ${millis("j.created_at")} as created, j.batch_id::text as batch, j.type,
+const shared = `j.id::text, q.name as queue, j.partition, j.attempt, ${
+  millis("j.created_at")
+} as created, j.batch_id::text as batch, j.type,
   j.payload, j.history`
 
 const places = [
@@ -38,7 +40,9 @@ const places = [
   },
   {
     place: "finished_jobs",
-    from: `select ${shared}, (array['completed', 'cancelled', 'expired'])[j.outcome + 1] as state, ${millis("j.finished_at")} as ended,
+    from: `select ${shared}, (array['completed', 'cancelled', 'expired'])[j.outcome + 1] as state, ${
+      millis("j.finished_at")
+    } as ended,
       null::float8 as due, null as tag from millrace.finished_jobs j join millrace.queues q on q.id = j.queue_id`
   }
 ] as const
@@ -116,11 +120,15 @@ export const load = async (url: string, folder: string): Promise<Evidence> => {
   try {
     const rows = await rowsOf(sql)
     const effects = await sql.unsafe<Array<Effect>>(
-      `select job_id::text as job, ref::text, key, n, attempt, runner, incarnation, ${millis("began")} as began, ${millis("at")} as at
+      `select job_id::text as job, ref::text, key, n, attempt, runner, incarnation, ${millis("began")} as began, ${
+        millis("at")
+      } as at
        from chaos.effects order by id`
     )
     const starts = await sql.unsafe<Array<Start>>(
-      `select job_id::text as job, ref::text, attempt, runner, incarnation, ${millis("at")} as at from chaos.starts order by at`
+      `select job_id::text as job, ref::text, attempt, runner, incarnation, ${
+        millis("at")
+      } as at from chaos.starts order by at`
     )
     return {
       terms: JSON.parse(readFileSync(join(folder, "terms.json"), "utf8")) as Terms,

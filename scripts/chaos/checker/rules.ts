@@ -77,7 +77,9 @@ export const single: Rule = (evidence) => {
 /** 1: nothing waits any more when everything has had its time. */
 export const final: Rule = ({ events, rows }) => {
   const ended = events.findLast(({ what }) => what === "quiet")?.at ?? Number.POSITIVE_INFINITY
-  return rows.filter(({ dueAt = 0, place }) => place === "jobs" && dueAt <= ended).map(({ id, queue, state, partition }) => ({
+  return rows.filter(({ dueAt = 0, place }) => place === "jobs" && dueAt <= ended).map((
+    { id, queue, state, partition }
+  ) => ({
     rule: "final",
     of: id,
     detail: `is ${state} in ${queue}/${partition} still`
@@ -185,7 +187,11 @@ export const deduped: Rule = (evidence) => {
     if (answer !== "ack" || order?.dedupe === undefined || row === undefined || row.ref === order.ref) continue
     const wasLive = row.createdAt <= answeredAt + slackMs && (row.endedAt ?? Number.POSITIVE_INFINITY) >= at - slackMs
     if (row.dedupe !== order.dedupe || !wasLive) {
-      breaches.push({ rule: "deduped", of: order.dedupe, detail: `was answered with ${row.id}, which was not live then` })
+      breaches.push({
+        rule: "deduped",
+        of: order.dedupe,
+        detail: `was answered with ${row.id}, which was not live then`
+      })
     }
   }
   for (const key of new Set(evidence.samples.flatMap(({ twice = [] }) => twice))) {
@@ -231,7 +237,9 @@ export const unburnt: Rule = (evidence) => {
     const order = orders.get(row.ref)
     if (order === undefined) continue
     const say = (detail: string) => breaches.push({ rule: "unburnt", of: row.id, detail })
-    const strange = row.history.find(({ failure, kind }) => kind === "attempt" && failure !== undefined && failure.tag !== "Boom")
+    const strange = row.history.find(({ failure, kind }) =>
+      kind === "attempt" && failure !== undefined && failure.tag !== "Boom"
+    )
     if (strange !== undefined) {
       say(`attempt ${strange.attempt} failed with ${strange.failure?.tag}, which nobody planned`)
       continue
@@ -254,7 +262,8 @@ export const unburnt: Rule = (evidence) => {
 /** What takes a partition from its owner without a word. Whoever ran there then may be counted as a crash. */
 const isUnclean = ({ is, kind, what }: { readonly what: string; readonly is?: string; readonly kind?: string }) =>
   (what === "runner" && is === "killed") ||
-  (what === "fault" && (kind === "freeze" || kind === "cut" || kind === "stall" || kind === "refuse" || kind === "terminate"))
+  (what === "fault" &&
+    (kind === "freeze" || kind === "cut" || kind === "stall" || kind === "refuse" || kind === "terminate"))
 
 /** 7: a crash is counted for what ran in a process that died, and only what keeps killing its process ends of it. */
 export const blameless: Rule = ({ events, rows, samples, starts }) => {
@@ -336,7 +345,9 @@ const illegalities = (row: Row): string | undefined => {
   }
   const expected = lastOf[row.state]
   if (expected !== undefined && before !== expected) return `is ${row.state} and its history ends with ${before}`
-  if (attemptsOf(row).length !== row.attempt) return `counts ${row.attempt} attempts, its history has ${attemptsOf(row).length}`
+  if (attemptsOf(row).length !== row.attempt) {
+    return `counts ${row.attempt} attempts, its history has ${attemptsOf(row).length}`
+  }
   return undefined
 }
 
@@ -359,7 +370,8 @@ export const replayed: Rule = ({ calls, rows, terms }) => {
       return say(`was replayed ${count} times, ${acknowledged} were acknowledged`)
     }
     const first = row.history.findIndex(({ kind }) => kind === "replayed")
-    return first >= 0 && row.type !== "Die" && row.history.slice(0, first).filter(isCounted).length !== terms.maxAttempts
+    return first >= 0 && row.type !== "Die" &&
+        row.history.slice(0, first).filter(isCounted).length !== terms.maxAttempts
       ? say("has lost the attempts before its replay")
       : []
   })
@@ -374,7 +386,9 @@ export const cancelled: Rule = ({ calls, rows }) => {
     const isPossible = isAcknowledged || own.some(isOpen)
     const isCancelled = row.state === "cancelled"
     if (isCancelled === isAcknowledged || (isCancelled && isPossible)) return []
-    const detail = isCancelled ? "is cancelled and nobody asked for it" : `is ${row.state} and its cancel was acknowledged`
+    const detail = isCancelled
+      ? "is cancelled and nobody asked for it"
+      : `is ${row.state} and its cancel was acknowledged`
     return [{ rule: "cancelled", of: row.id, detail }]
   })
 }

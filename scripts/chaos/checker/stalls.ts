@@ -27,12 +27,15 @@ const without = (spans: ReadonlyArray<Span>, holes: ReadonlyArray<Span>): Readon
   holes.reduce<ReadonlyArray<Span>>(
     (left, hole) =>
       left.flatMap(({ from, to }) =>
-        [{ from, to: Math.min(to, hole.from) }, { from: Math.max(from, hole.to), to }].filter(({ from, to }) => to > from)
+        [{ from, to: Math.min(to, hole.from) }, { from: Math.max(from, hole.to), to }].filter(({ from, to }) =>
+          to > from
+        )
       ),
     spans
   )
 
-const longestOf = (spans: ReadonlyArray<Span>): number => spans.reduce((most, { from, to }) => Math.max(most, to - from), 0)
+const longestOf = (spans: ReadonlyArray<Span>): number =>
+  spans.reduce((most, { from, to }) => Math.max(most, to - from), 0)
 
 /** From when a job was ready to when it was started, for each of its runs. */
 const waits = (row: Row, starts: ReadonlyArray<number>, readyAt: number): ReadonlyArray<Span> => {
@@ -40,7 +43,11 @@ const waits = (row: Row, starts: ReadonlyArray<number>, readyAt: number): Readon
   const ready = [
     readyAt,
     ...row.history.flatMap(({ endedAt, outcome, at, kind }) =>
-      outcome === "retried" && endedAt !== undefined ? [endedAt + 1_000] : kind === "replayed" && at !== undefined ? [at] : []
+      outcome === "retried" && endedAt !== undefined
+        ? [endedAt + 1_000]
+        : kind === "replayed" && at !== undefined
+        ? [at]
+        : []
     )
   ]
   return ready.flatMap((from) => {
@@ -89,7 +96,9 @@ export const stalls = (evidence: Evidence) => {
     return { longest: longestOf(found), withoutOutage: longestOf(without(found, holes)) }
   }
   const together = measured(evidence.rows)
-  const apart = [...Map.groupBy(evidence.rows, ({ partition, queue }) => `${queue}/${partition}`)].map(([name, rows]) => ({
+  const apart = [...Map.groupBy(evidence.rows, ({ partition, queue }) => `${queue}/${partition}`)].map((
+    [name, rows]
+  ) => ({
     name,
     ...measured(rows)
   }))
