@@ -179,17 +179,15 @@ const clean = (): Story => ({
   ]
 })
 
-/** What is wrong with a run, by the rule that has to notice, and how that comes about. */
-const wrongs: ReadonlyArray<readonly [keyof typeof rules, string, (story: Story) => void]> = [
+/** What is wrong with a run, by the rule that has to notice, how that comes about, and which other rules cannot but notice, too. */
+const wrongs: ReadonlyArray<
+  readonly [keyof typeof rules, string, (story: Story) => void, ...ReadonlyArray<keyof typeof rules>]
+> = [
   ["present", "an acknowledged job is nowhere", ({ sql }) => {
     sql.push(`delete from millrace.finished_jobs where id = '${id(3)}'`)
   }],
   ["single", "a job is in two places", ({ sql }) => {
-    sql.push(
-      dead(4, 4, { history: [] }).replace("dead_letters", "dead_letters").replace(id(4), id(1)),
-      `
-      delete from chaos.effects where job_id = '${id(1)}'`
-    )
+    sql.push(finished(1, 0, 1, { history: [completed] }).replace("2026-01-12", "2026-01-13"))
   }],
   ["single", "a submission was stored twice", ({ sql }) => {
     sql.push(finished(100, 0, 1, { history: [completed] }).replace(ref(100), ref(1)), effect(100), start(100))
@@ -303,7 +301,7 @@ const wrongs: ReadonlyArray<readonly [keyof typeof rules, string, (story: Story)
   }],
   ["replayed", "a replay has lost what was before", ({ sql }) => {
     sql.push(`update millrace.finished_jobs set history = history - 3 - 2 - 1 where id = '${id(5)}'`)
-  }],
+  }, "legal"],
   ["cancelled", "a cancelled job has completed", ({ ledger }) => {
     ledger.push(...asked({ op: "cancel", job: id(1) }, { say: "ack", ids: [id(1)] }, 1))
   }],
@@ -335,7 +333,7 @@ const judged = ({ events, ledger, samples, sql }: Story) =>
 const database = Layer.effectDiscard(Effect.gen(function*() {
   const sql = yield* PgClient
   for (const statement of tables) yield* sql.unsafe(statement)
-  yield* sql.unsafe("select millrace.ensure_partition('2026-01-12')")
+  yield* sql.unsafe("select millrace.ensure_partition('2026-01-12'), millrace.ensure_partition('2026-01-13')")
 })).pipe(
   Layer.provideMerge(JobRuntime.layerClient()),
   Layer.provideMerge(TestDatabase.layer),
@@ -350,11 +348,11 @@ describe("the checker", () => {
         const verdict = yield* judged(clean())
         assert.deepStrictEqual(verdict.breaches, [])
         assert.deepInclude(verdict, { jobs: 14, acknowledged: 13, lost: 0, duplicated: 0, unfinished: 0 })
-        for (const [rule, wrong, change] of wrongs) {
+        for (const [rule, wrong, change, ...others] of wrongs) {
           const story = clean()
           change(story)
           const { breaches } = yield* judged(story)
-          assert.deepStrictEqual([...new Set(breaches.map((breach) => breach.rule))], [rule], wrong)
+          assert.sameMembers([...new Set(breaches.map((breach) => breach.rule))], [rule, ...others], wrong)
         }
         assert.sameMembers(Object.keys(rules), [...new Set(wrongs.map(([rule]) => rule))])
       }).pipe(Effect.provide(database)),
@@ -454,7 +452,10 @@ const run = (...args: ReadonlyArray<string>) =>
     const [stdout, stderr] = yield* Effect.all([text(handle.stdout), text(handle.stderr)], { concurrency: 2 })
     const code = Number(yield* handle.exitCode)
     const last = stdout.trim().split("\n").at(-1) ?? ""
-    return { code, result: yield* Effect.mapError(Schema.decodeUnknownEffect(Result)(last), () => new Error(stderr)) }
+    return {
+      code,
+      result: yield* Effect.catch(Schema.decodeUnknownEffect(Result)(last), () => Effect.die(new Error(stderr)))
+    }
   }).pipe(Effect.scoped)
 
 describe("an owner that is frozen before its commit and wakes up after its successor's", () => {

@@ -113,7 +113,7 @@ const handlers = (options: RunnerOptions) =>
       Effect.gen(function*() {
         yield* write(payload, yield* (yield* Starts).note(payload.ref))
         yield* Effect.sync(() => process.kill(process.pid, "SIGKILL"))
-        yield* Effect.never
+        return yield* Effect.never
       })
     )
   ).pipe(Layer.provide(Starts.layer(options)))

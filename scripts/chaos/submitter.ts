@@ -73,7 +73,7 @@ const program = (options: SubmitterOptions) =>
       })
 
     /** Errors after which it may have happened all the same. */
-    const mayHaveHappened = ["StoreUnavailable", "PartitionUnavailable"]
+    const mayHaveHappened = new Set(["StoreUnavailable", "PartitionUnavailable"])
 
     const ask = (
       op: "cancel" | "replay",
@@ -85,7 +85,7 @@ const program = (options: SubmitterOptions) =>
         return Effect.matchEffect(call, {
           onSuccess: () => Effect.sync(() => answer({ say: "ack", ids: [job] })),
           onFailure: (error) => {
-            answer({ say: mayHaveHappened.includes(error._tag) ? "unknown" : "refused", error: error._tag })
+            answer({ say: mayHaveHappened.has(error._tag) ? "unknown" : "refused", error: error._tag })
             return error.isRetryable && !isStopping
               ? Effect.andThen(Effect.sleep(patience), ask(op, job, call))
               : Effect.void

@@ -36,15 +36,11 @@ const look = async () => {
   write("twice", seen?.["twice"])
 }
 
-let isOver = false
-process.on("SIGTERM", () => {
-  isOver = true
-})
+process.on("SIGTERM", () => process.exit(0))
 process.on("disconnect", () => process.exit(1))
 process.send?.({ say: "ready" })
-while (!isOver) {
+while (true) {
   // The database is restarted now and then.
   await look().catch(() => {})
   await sleep(everyMs)
 }
-process.exit(0)
