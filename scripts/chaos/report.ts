@@ -26,6 +26,7 @@ const figures = (report: Report): ReadonlyArray<readonly [string, string | numbe
   ["batches torn", report.torn],
   ["out of order", report.outOfOrder],
   ["illegal histories", report.illegal],
+  ["given up for crashes of others", report.innocents],
   ["longest stall", `${report.longestStallMs} ms`],
   ["without outages", `${report.stallWithoutOutageMs} ms`],
   [

@@ -193,7 +193,7 @@ export const run = (options: Options) =>
     const { join } = yield* Path.Path
     const folder = yield* makeFolder(options.isKept)
     const events = Events.open(join(folder, "events.jsonl"))
-    yield* fs.writeFileString(join(folder, "terms.json"), JSON.stringify({ maxAttempts, isOrdered }))
+    yield* fs.writeFileString(join(folder, "terms.json"), JSON.stringify({ maxAttempts, crashLimit: 5, isOrdered }))
     const faults = options.scenario === "pause" ? [] : schedule({ ...options, isCluster: false })
     if (options.isJson) yield* Console.log(JSON.stringify({ schedule: faults }))
 

@@ -41,7 +41,7 @@ export const kinds = {
   /** pg_terminate_backend of some of the sessions. */
   terminate: { weight: 12, aim: "nothing", modes: ["locks", "handlers", "own", "listen"] },
   /** A runner's clock is set. */
-  clock: { weight: 5, aim: "runner", modes: ["+90000", "-90000", "0"] },
+  clock: { weight: 5, aim: "runner", modes: ["+90000", "-90000"] },
   /** One more runner for a while. */
   join: { weight: 5, aim: "nothing", forMs: [8_000, 20_000] },
   /** A runner comes back with another count of partitions. */

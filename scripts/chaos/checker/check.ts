@@ -4,7 +4,7 @@
 import { writeFileSync } from "node:fs"
 import type { Breach, Evidence } from "./evidence.ts"
 import { load } from "./load.ts"
-import { rules } from "./rules.ts"
+import { innocents, rules } from "./rules.ts"
 import { stalls } from "./stalls.ts"
 
 /** How the run was, in figures, and what broke a promise. */
@@ -30,6 +30,8 @@ export const judge = (evidence: Evidence) => {
     torn: of("whole"),
     outOfOrder: of("ordered"),
     illegal: of("legal"),
+    /** Given up as killers of their processes, by bad luck. */
+    innocents: innocents(evidence),
     breaches
   }
 }

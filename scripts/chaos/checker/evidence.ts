@@ -20,6 +20,7 @@ export interface Row {
   readonly batchId: string | undefined
   /** Of a dead letter. */
   readonly errorTag: string | undefined
+  readonly crashes: number | undefined
   readonly type: string
   /** Out of its payload. */
   readonly ref: string
@@ -114,6 +115,8 @@ export interface Sample {
 /** What the run says of itself. */
 export interface Terms {
   readonly maxAttempts: number
+  /** After so many crashes a job is given up. */
+  readonly crashLimit: number
   /** Whether jobs of a key run in order, one at a time. */
   readonly isOrdered: boolean
 }

@@ -31,11 +31,15 @@ const places = [
   {
     place: "jobs",
     from: `select ${shared}, (array['queued', 'scheduled', 'retrying'])[j.state + 1] as state, null::float8 as ended,
-      ${millis("j.due_at")} as due, null as tag from millrace.jobs j join millrace.queues q on q.id = j.queue_id`
+      ${
+      millis("j.due_at")
+    } as due, null as tag, null::int as crashes from millrace.jobs j join millrace.queues q on q.id = j.queue_id`
   },
   {
     place: "dead_letters",
-    from: `select ${shared}, 'failed' as state, ${millis("j.dead_at")} as ended, null::float8 as due, j.error_tag as tag
+    from: `select ${shared}, 'failed' as state, ${
+      millis("j.dead_at")
+    } as ended, null::float8 as due, j.error_tag as tag, j.crashes
       from millrace.dead_letters j join millrace.queues q on q.id = j.queue_id`
   },
   {
@@ -43,7 +47,7 @@ const places = [
     from: `select ${shared}, (array['completed', 'cancelled', 'expired'])[j.outcome + 1] as state, ${
       millis("j.finished_at")
     } as ended,
-      null::float8 as due, null as tag from millrace.finished_jobs j join millrace.queues q on q.id = j.queue_id`
+      null::float8 as due, null as tag, null::int as crashes from millrace.finished_jobs j join millrace.queues q on q.id = j.queue_id`
   }
 ] as const
 
@@ -63,6 +67,7 @@ const rowsOf = async (sql: Sql): Promise<ReadonlyArray<Row>> => {
         dueAt: row["due"] ?? undefined,
         batchId: row["batch"] ?? undefined,
         errorTag: row["tag"] ?? undefined,
+        crashes: row["crashes"] ?? undefined,
         type: row["type"],
         ref: row["payload"].ref,
         dedupe: row["payload"].dedupe,

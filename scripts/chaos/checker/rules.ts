@@ -1,7 +1,7 @@
 /**
  * The promises, each as a pure function from the evidence to what breaks it. Written from DESIGN section 4 alone.
  */
-import type { Breach, Call, Entry, Evidence, Row } from "./evidence.ts"
+import type { Breach, Call, Entry, Event, Evidence, Row, Sample } from "./evidence.ts"
 
 /** Times of several clocks are compared: of processes, and the database's. Beyond this they contradict each other. */
 const slackMs = 1_500
@@ -229,13 +229,17 @@ const attemptsOf = ({ history }: Row): ReadonlyArray<Entry> =>
 const isCounted = ({ kind, outcome }: Entry) =>
   kind === "attempt" && (outcome === "completed" || outcome === "retried" || outcome === "dead-lettered")
 
+/** Given up because its process had died too often: no attempt failed. */
+const isGivenUp = ({ failure }: Entry) => failure?.tag === "CrashLoop"
+
 /** 6: only failures that were planned count: no shutdown, lost lock or outage burns an attempt. */
 export const unburnt: Rule = (evidence) => {
   const orders = new Map(submits(evidence).flatMap(({ orders }) => orders.map((order) => [order.ref, order])))
   const breaches: Array<Breach> = []
   for (const row of evidence.rows) {
     const order = orders.get(row.ref)
-    if (order === undefined) continue
+    // Given up for crashes, now or before it was replayed: blameless has judged that.
+    if (order === undefined || row.history.some(isGivenUp)) continue
     const say = (detail: string) => breaches.push({ rule: "unburnt", of: row.id, detail })
     const strange = row.history.find(({ failure, kind }) =>
       kind === "attempt" && failure !== undefined && failure.tag !== "Boom"
@@ -248,9 +252,9 @@ export const unburnt: Rule = (evidence) => {
     const failures = wasReplayed ? 0 : order.fails
     if (row.state === "completed" && row.attempt !== failures + 1) {
       say(`completed at attempt ${row.attempt} after ${failures} planned failures`)
-    } else if (row.state === "failed" && row.type !== "Die" && row.attempt !== evidence.terms.maxAttempts) {
+    } else if (row.state === "failed" && row.attempt !== evidence.terms.maxAttempts) {
       say(`is a dead letter after ${row.attempt} attempts`)
-    } else if (row.state === "failed" && row.type !== "Die" && failures < evidence.terms.maxAttempts) {
+    } else if (row.state === "failed" && failures < evidence.terms.maxAttempts) {
       say("is a dead letter and should have completed")
     } else if (row.state === "cancelled" && row.attempt > failures) {
       say(`was cancelled after ${row.attempt} failures, ${failures} were planned`)
@@ -259,43 +263,59 @@ export const unburnt: Rule = (evidence) => {
   return breaches
 }
 
-/** What takes a partition from its owner without a word. Whoever ran there then may be counted as a crash. */
-const isUnclean = ({ is, kind, what }: { readonly what: string; readonly is?: string; readonly kind?: string }) =>
+/** What may take a partition from its owner without a word: what ran there then is counted as crashed, whether its process died or not. */
+const isUnclean = ({ is, kind = "", what }: Event) =>
   (what === "runner" && is === "killed") ||
-  (what === "fault" &&
-    (kind === "freeze" || kind === "cut" || kind === "stall" || kind === "refuse" || kind === "terminate"))
+  (what === "database" && is === "down") ||
+  (what === "fault" && ["freeze", "cut", "stall", "peerCut", "peerStall", "refuse", "terminate"].includes(kind))
 
-/** 7: a crash is counted for what ran in a process that died, and only what keeps killing its process ends of it. */
-export const blameless: Rule = ({ events, rows, samples, starts }) => {
+/** How often a partition has changed hands, by the monitor. */
+const changesOf = (samples: ReadonlyArray<Sample>, partition: string, from: number, to: number): number => {
+  const seen = samples.flatMap(({ at, epochs }) =>
+    epochs?.[partition] === undefined ? [] : [{ at, epoch: epochs[partition] }]
+  )
+  const before = seen.findLast(({ at }) => at <= from)?.epoch ?? 0
+  return (seen.findLast(({ at }) => at <= to)?.epoch ?? before) - before
+}
+
+/**
+ * 7: a job is blamed for a crash only when its partition changed hands uncleanly, once each time, and given up only for as many crashes as it
+ * takes. (An innocent job may be: one that long enough ran in one dying process after the other. See innocents.)
+ */
+export const blameless: Rule = ({ events, rows, samples, terms }) => {
   const breaches: Array<Breach> = []
-  const seen = new Map<string, number>()
-  for (const { crashes = {} } of samples) {
-    for (const [job, count] of Object.entries(crashes)) seen.set(job, Math.max(seen.get(job) ?? 0, count))
+  const byId = new Map(rows.map((row) => [row.id, row]))
+  const seen = new Map<string, { readonly count: number; readonly at: number }>()
+  for (const { at, crashes = {} } of samples) {
+    for (const [job, count] of Object.entries(crashes)) {
+      if (count > (seen.get(job)?.count ?? 0)) seen.set(job, { count, at })
+    }
   }
-  const runs = groupBy(starts, ({ job }) => job)
-  const ends = events.filter(isUnclean)
-  for (const [job, crashes] of seen) {
-    // One end of a runner takes each of its runs with it once.
-    const ended = new Set(
-      (runs.get(job) ?? []).map(({ at, runner }) =>
-        ends.findIndex((end) => end.at >= at && (end.number ?? end.target) === runner)
-      ).filter((found) => found >= 0)
-    )
-    if (crashes > ended.size) {
+  const unclean = events.filter(isUnclean)
+  for (const [job, { at, count }] of seen) {
+    const row = byId.get(job)
+    if (row === undefined) continue
+    const changes = changesOf(samples, `${row.queue}/${row.partition}`, row.createdAt, at)
+    const ends = unclean.filter((event) => event.at >= row.createdAt - slackMs && event.at <= at).length
+    if (count > Math.min(changes, ends)) {
       breaches.push({
         rule: "blameless",
         of: job,
-        detail: `has ${crashes} crashes, and ran ${ended.size} times where a runner ended uncleanly`
+        detail: `has ${count} crashes, ${changes} times its partition changed hands, ${ends} times something failed`
       })
     }
   }
-  for (const { errorTag, id, type } of rows) {
-    if (errorTag === "CrashLoop" && type !== "Die") {
-      breaches.push({ rule: "blameless", of: id, detail: `is a dead letter of CrashLoop and only a ${type}` })
+  for (const { crashes, errorTag, id } of rows) {
+    if (errorTag === "CrashLoop" && crashes !== terms.crashLimit) {
+      breaches.push({ rule: "blameless", of: id, detail: `was given up after ${crashes} crashes` })
     }
   }
   return breaches
 }
+
+/** How many jobs were given up although it was not they who killed their processes. */
+export const innocents = ({ rows }: Evidence): number =>
+  rows.filter(({ errorTag, type }) => errorTag === "CrashLoop" && type !== "Die").length
 
 // ---------------------------------------------------------------------------------------------------- histories
 
@@ -370,10 +390,9 @@ export const replayed: Rule = ({ calls, rows, terms }) => {
       return say(`was replayed ${count} times, ${acknowledged} were acknowledged`)
     }
     const first = row.history.findIndex(({ kind }) => kind === "replayed")
-    return first >= 0 && row.type !== "Die" &&
-        row.history.slice(0, first).filter(isCounted).length !== terms.maxAttempts
-      ? say("has lost the attempts before its replay")
-      : []
+    const before = row.history.slice(0, Math.max(first, 0))
+    const hasAll = before.some(isGivenUp) || before.filter(isCounted).length === terms.maxAttempts
+    return first < 0 || hasAll ? [] : say("has lost the attempts before its replay")
   })
 }
 
