@@ -4,37 +4,34 @@
  * A process that dies leaves its locks to the database, which frees them; the next owner takes over by epoch.
  */
 import * as NodeCrypto from "@effect/platform-node/NodeCrypto"
-import * as Clock from "effect/Clock"
-import * as MessageStorage from "effect/cluster/MessageStorage"
-import * as RunnerAddress from "effect/cluster/RunnerAddress"
-import * as RunnerHealth from "effect/cluster/RunnerHealth"
-import * as Runners from "effect/cluster/Runners"
-import * as Sharding from "effect/cluster/Sharding"
-import * as ShardingConfig from "effect/cluster/ShardingConfig"
-import * as SqlRunnerStorage from "effect/cluster/SqlRunnerStorage"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
-import * as Option from "effect/Option"
-import * as Queue from "effect/Queue"
-import * as References from "effect/References"
-import * as Schedule from "effect/Schedule"
+import * as Scope from "effect/Scope"
 import * as EventBus from "./EventBus.ts"
+import * as Cluster from "./internal/cluster.ts"
+import type { ClusterError } from "./internal/clusterError.ts"
 import * as Owners from "./internal/owners.ts"
 import * as Queues from "./internal/queues.ts"
-import * as Supervisor from "./internal/supervisor.ts"
-import { liveClock, onLiveClock } from "./internal/time/liveClock.ts"
+import * as RunnerSettings from "./internal/runnerSettings.ts"
+import * as ShardGroups from "./internal/shardGroups.ts"
 import * as Waker from "./internal/waker.ts"
+import * as Watchers from "./internal/watchers.ts"
 import * as JobHandlers from "./JobHandlers.ts"
 import type { JobQueue } from "./JobQueue.ts"
 import * as Jobs from "./Jobs.ts"
-import { JobStore, type StoreError } from "./JobStore.ts"
+import type { JobStore, StoreError } from "./JobStore.ts"
 import type { MigrationError } from "./Migrations.ts"
 import * as PgJobStore from "./PgJobStore.ts"
-import * as Postgres from "./Postgres.ts"
+import type * as Postgres from "./Postgres.ts"
 import * as QueueEntity from "./QueueEntity.ts"
 
-/** What both runtimes take. */
+export { ClusterError } from "./internal/clusterError.ts"
+export type { Timing, Transport } from "./internal/runnerSettings.ts"
+
+/** What all runtimes take. */
 export interface ClientOptions extends PgJobStore.Options {
   /** The queues of this program. `default` is always there. */
   readonly queues?: ReadonlyArray<JobQueue>
@@ -50,13 +47,31 @@ export interface Options extends ClientOptions {
   readonly handlerGracePeriod?: Duration.Input
 }
 
+/** What {@link layerCluster} takes. */
+export interface ClusterOptions extends Options, RunnerSettings.RunnerOptions {}
+
 /** What a runtime gives. */
 export type Services = Jobs.Jobs | JobHandlers.JobHandlers | EventBus.EventBus | JobStore
 
-const lockExpiration = Duration.seconds(10)
+/** The part of this process that runs jobs. */
+export class Runner extends Context.Service<Runner, {
+  /**
+   * Leaves: starts nothing more, gives running jobs their grace period, and hands each partition over as soon as its jobs have ended, while
+   * all handlers are still there. Returns when nothing runs here any more; the process still submits.
+   */
+  readonly drain: Effect.Effect<void>
+}>()("millrace/Runner") {}
 
-/** One fixed address: of several single-process runtimes on one database one owns all queues, the others stand by. */
-const address = RunnerAddress.make("millrace", 1)
+/**
+ * Runs until it is interrupted, as by SIGTERM, and then drains before any layer closes: the program of a worker.
+ *
+ * @example
+ * JobRuntime.run.pipe(Effect.provide(WorkerLive), NodeRuntime.runMain)
+ */
+export const run: Effect.Effect<never, never, Runner> = Effect.flatMap(
+  Runner,
+  ({ drain }) => Effect.onInterrupt(Effect.never, () => drain)
+)
 
 const schemaOf = (options: ClientOptions) => options.schema ?? "millrace"
 
@@ -80,131 +95,26 @@ export const layerClient = (
     Layer.provideMerge(base(options))
   )
 
-/** The cluster of one process, always on the real clock: its locks must not expire when a test moves time. */
-const cluster = (options: ClientOptions) => {
-  const config = ShardingConfig.layer({
-    runnerAddress: Option.some(address),
-    runnerListenAddress: Option.none(),
-    // One process owns them all: a few spread its locks' work, more would only be more to lose when the database goes away.
-    shardsPerGroup: 16,
-    shardLockExpiration: lockExpiration,
-    shardLockRefreshInterval: Duration.seconds(2),
-    refreshAssignmentsInterval: Duration.seconds(1),
-    entityMessagePollInterval: Duration.seconds(1),
-    entityMailboxCapacity: "unbounded",
-    maxResidentEntities: "unbounded",
-    entityTerminationTimeout: Duration.seconds(5),
-    simulateRemoteSerialization: false,
-    // The entities end first, with their grace period, while the locks are still held and refreshed.
-    preemptiveShutdown: false
-  })
-  // Its tables lie in our schema, so the migrations have to come first. Two connections: with one it hangs.
-  const pool = Postgres.layerPool({
-    maxConnections: 2,
-    applicationName: "millrace locks",
-    startupParameters: { search_path: schemaOf(options) }
-  })
-  const storage = Layer.unwrap(Effect.as(
-    JobStore,
-    // Advisory locks are numbered by this name in the whole database: two schemas must not share it.
-    SqlRunnerStorage.layerWith({ prefix: `${schemaOf(options)}_cluster` }).pipe(
-      Layer.provide(pool),
-      Layer.orDie,
-      Layer.provide(Layer.succeed(References.TracerEnabled, false))
-    )
-  ))
-  return Sharding.layer.pipe(
-    Layer.provideMerge(Runners.layerNoop),
-    Layer.provideMerge(MessageStorage.layerNoop),
-    Layer.provide(RunnerHealth.layerNoop),
-    Layer.provideMerge(Supervisor.layer(lockExpiration)),
-    Layer.provide(storage),
-    Layer.provide(config),
-    Layer.provide(Layer.succeed(Clock.Clock, liveClock))
-  )
-}
-
-/** Passes on what submitters in other processes announce. */
-const listener = Layer.effectDiscard(Effect.gen(function*() {
-  const store = yield* JobStore
-  const owners = yield* Owners.Owners
-  const queues = yield* Queues.Queues
-  yield* Effect.gen(function*() {
-    const announcements = yield* store.announcements
-    while (true) {
-      for (const ready of yield* Queue.take(announcements)) {
-        const known = queues.declared.find(({ row }) => row.queueId === ready.queueId)
-        if (known === undefined) continue
-        const to = { queue: known.row.name, partition: ready.partition }
-        if (owners.isReachable(to)) yield* owners.wake(to, [ready])
-      }
-    }
-  }).pipe(
-    Effect.scoped,
-    Effect.tapError((error) => Effect.logWarning("Not listening for submitters: trying again", error)),
-    Effect.retry(Schedule.spaced("1 second")),
-    onLiveClock,
-    Effect.withTracerEnabled(false),
-    Effect.forkScoped
-  )
-}))
-
-/** Prepares the days ahead and drops those that are over, once an hour. */
-const retention = Layer.effectDiscard(Effect.gen(function*() {
-  const store = yield* JobStore
-  yield* Effect.flatMap(store.now, store.purge).pipe(
-    Effect.tapError((error) => Effect.logWarning("Could not purge finished jobs", error)),
-    Effect.ignore,
-    Effect.repeat(Schedule.spaced("1 hour")),
-    onLiveClock,
-    Effect.withTracerEnabled(false),
-    Effect.forkScoped
-  )
-}))
-
-/** Says who owns the queues when it is someone else. */
-const standby = Layer.effectDiscard(Effect.gen(function*() {
-  const owners = yield* Owners.Owners
-  const { declared } = yield* Queues.Queues
-  const isOwner = () => declared.every(({ row }) => owners.isReachable({ queue: row.name, partition: 0 }))
-  yield* Effect.gen(function*() {
-    yield* Effect.sleep("3 seconds")
-    if (isOwner()) return
-    yield* Effect.logInfo(
-      "Another process owns the queues of this schema: standing by. Programs with other queues need a `schema` of their own"
-    )
-    yield* Effect.sync(isOwner).pipe(
-      Effect.repeat({ until: (isOwner) => isOwner, schedule: Schedule.spaced("1 second") })
-    )
-    yield* Effect.logInfo("The other process is gone: taken over")
-  }).pipe(onLiveClock, Effect.forkScoped)
-}))
-
-/** Whoever owns the queues owns all of the database's: says so when jobs wait in one that it does not declare, once a queue. */
-const undeclared = Layer.effectDiscard(Effect.gen(function*() {
-  const store = yield* JobStore
-  const owners = yield* Owners.Owners
-  const { declared } = yield* Queues.Queues
-  const known = new Set(declared.map(({ row }) => row.name))
-  const look = Effect.gen(function*() {
-    if (!declared.every(({ row }) => owners.isReachable({ queue: row.name, partition: 0 }))) return
-    for (const { name, queueId } of yield* store.queues) {
-      if (known.has(name) || !(yield* store.depth({ queueId, partition: 0 }, 1)).some((count) => count > 0)) continue
-      known.add(name)
-      yield* Effect.logWarning(
-        `Jobs wait in the queue "${name}", and this process, which owns the queues of this database, does not declare it: ` +
-          "give it to JobRuntime.layer({ queues }), with the handlers of its jobs"
-      )
-    }
-  })
-  yield* Effect.ignore(look).pipe(
-    Effect.repeat(Schedule.spaced("10 seconds")),
-    Effect.delay("5 seconds"),
-    onLiveClock,
-    Effect.withTracerEnabled(false),
-    Effect.forkScoped
-  )
-}))
+/** The queues' entities, in a scope of their own: they end before anything that they or their handlers stand on. */
+const entities = (
+  options: Options,
+  { groupOf, isClustered }: Pick<QueueEntity.Options, "groupOf" | "isClustered">
+) =>
+  Layer.effectContext(Effect.gen(function*() {
+    const scope = yield* Scope.fork(yield* Effect.scope)
+    const services = yield* Effect.context()
+    const layer = QueueEntity.layer({
+      graceMs: Duration.toMillis(Duration.fromInputUnsafe(options.gracePeriod ?? "25 seconds")),
+      handlerGraceMs: Duration.toMillis(Duration.fromInputUnsafe(options.handlerGracePeriod ?? "15 minutes")),
+      services,
+      groupOf,
+      isClustered
+    })
+    const built = yield* Layer.buildWithScope(layer, scope)
+    // Once: whoever asks again waits for the same end.
+    const drain = yield* Effect.cached(Effect.uninterruptible(Scope.close(scope, Exit.void)))
+    return Context.add(built, Runner, Runner.of({ drain }))
+  }))
 
 /**
  * Submits and runs, in one process. Of several on one database one owns all queues and the others stand by: give each the same queues and
@@ -216,18 +126,48 @@ const undeclared = Layer.effectDiscard(Effect.gen(function*() {
  *   Layer.provideMerge(Postgres.layer())
  * )
  */
-export const layer = (options: Options = {}): Layer.Layer<Services, StoreError | MigrationError, Postgres.Client> => {
-  const entities = Layer.unwrap(Effect.map(Effect.context(), (services) =>
-    QueueEntity.layer({
-      runner: `${address.host}:${address.port}`,
-      graceMs: Duration.toMillis(Duration.fromInputUnsafe(options.gracePeriod ?? "25 seconds")),
-      handlerGraceMs: Duration.toMillis(Duration.fromInputUnsafe(options.handlerGracePeriod ?? "15 minutes")),
-      services
-    })))
-  return Layer.mergeAll(Jobs.layer, listener, retention, standby, undeclared).pipe(
+export const layer = (
+  options: Options = {}
+): Layer.Layer<Services | Runner, StoreError | MigrationError, Postgres.Client> =>
+  Layer.mergeAll(Jobs.layer, Watchers.listener, Watchers.retention, Watchers.standby, Watchers.undeclared).pipe(
     Layer.provide(Waker.layer),
-    Layer.provide(entities),
-    Layer.provide(cluster(options)),
+    Layer.provideMerge(entities(options, { groupOf: () => ShardGroups.single, isClustered: false })),
+    Layer.provide(Cluster.layerSingle(schemaOf(options))),
     Layer.provideMerge(base(options))
   )
-}
+
+/**
+ * Submits and runs, as one of several processes that share the work: each partition of a queue is owned by one of them at a time, and moves
+ * when one joins, leaves or dies. They find each other through the database and talk to each other directly.
+ *
+ * @example
+ * const WorkerLive = IndexFileLive.pipe(
+ *   Layer.provideMerge(JobRuntime.layerCluster({ queues: [Documents], host: "10.0.0.7" })),
+ *   Layer.provideMerge(Postgres.layer())
+ * )
+ */
+export const layerCluster = (
+  options: ClusterOptions = {}
+): Layer.Layer<Services | Runner, StoreError | MigrationError | ClusterError, Postgres.Client> =>
+  Layer.mergeAll(Jobs.layer, Watchers.listener, Watchers.retention, Watchers.undeclared).pipe(
+    Layer.provide(Waker.layer),
+    Layer.provideMerge(entities(options, { groupOf: () => ShardGroups.nameOf(0), isClustered: true })),
+    Layer.provide(runner(options)),
+    Layer.provideMerge(base(options))
+  )
+
+/** The settings are checked first. The transports are loaded only where there is a cluster: they take a while. */
+const runner = (options: ClusterOptions) =>
+  Layer.unwrap(Effect.gen(function*() {
+    const settings = yield* RunnerSettings.resolve(options)
+    const { byName } = yield* Effect.promise(() => import("./internal/transport.ts"))
+    const schema = schemaOf(options)
+    switch (settings.transport) {
+      case "socket":
+        return Cluster.layerRunner(schema, settings, byName.socket)
+      case "http":
+        return Cluster.layerRunner(schema, settings, byName.http)
+      case "websocket":
+        return Cluster.layerRunner(schema, settings, byName.websocket)
+    }
+  }))

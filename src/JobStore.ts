@@ -301,6 +301,8 @@ export class JobStore extends Context.Service<JobStore, {
     readonly owner: string
     readonly now: number
   }) => Effect.Effect<{ readonly owner: Owner; readonly isCareful: boolean }, StoreError>
+  /** Whether nobody has taken over since. */
+  readonly isOwner: (owner: Owner) => Effect.Effect<boolean, StoreError>
   /** After every handler has stopped. `false`: superseded meanwhile. */
   readonly handOver: (owner: Owner) => Effect.Effect<boolean, StoreError>
   /** Counts one crash for each run noted by an earlier epoch and still live. Never those of `held`. */

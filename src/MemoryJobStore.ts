@@ -260,6 +260,7 @@ const make = (): JobStore["Service"] => {
     announcements: listen(tables),
     find: (id) => Effect.sync(() => find(tables, id)),
     takeOver: (partition, options) => Effect.sync(() => takeOver(tables, partition, options.owner)),
+    isOwner: (owner) => Effect.sync(() => tables.owns(owner)),
     handOver: (owner) => Effect.sync(() => handOver(tables, owner)),
     countCrashes: (owner, held) => Effect.sync(() => countCrashes(tables, owner, held)),
     intake: (owner, demand) => Effect.sync(() => intake(tables, owner, demand)),

@@ -22,7 +22,7 @@ import * as Retention from "./internal/sql/retention.ts"
 import { nextDue, promote } from "./internal/sql/schedule.ts"
 import { settle } from "./internal/sql/settle.ts"
 import * as Submit from "./internal/sql/submit.ts"
-import { countCrashes, handOver, noteDone, noteRunning, takeOver } from "./internal/sql/takeOver.ts"
+import { countCrashes, handOver, isOwner, noteDone, noteRunning, takeOver } from "./internal/sql/takeOver.ts"
 import { refence, transact } from "./internal/sql/transact.ts"
 import { JobStore, type StoreError } from "./JobStore.ts"
 import * as Migrations from "./Migrations.ts"
@@ -78,6 +78,7 @@ export const make = Effect.fnUntraced(function*(
     announcements: announcements(pool, schema),
     find: find(db),
     takeOver: takeOver(db),
+    isOwner: isOwner(db),
     handOver: handOver(db),
     countCrashes: countCrashes(db),
     intake: intake(db),

@@ -8,21 +8,24 @@ import * as Entity from "effect/cluster/Entity"
 import { EntityId } from "effect/cluster/EntityId"
 import * as Sharding from "effect/cluster/Sharding"
 import type * as Context from "effect/Context"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as Rpc from "effect/rpc/Rpc"
-import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import { EventBus } from "./EventBus.ts"
-import { type Address, entityId, notOwner, Owners } from "./internal/owners.ts"
+import { type Address, addressOf, entityId, notOwner, Owners, type Reach } from "./internal/owners.ts"
 import * as Partition from "./internal/partition.ts"
 import { type KnownQueue, Queues } from "./internal/queues.ts"
+import { isDone } from "./internal/submitter.ts"
 import { ShardLocks, shardName } from "./internal/supervisor.ts"
 import { onLiveClock } from "./internal/time/liveClock.ts"
 import { PartitionUnavailable } from "./JobError.ts"
 import { JobHandlers } from "./JobHandlers.ts"
 import { JobId } from "./JobId.ts"
-import { JobStore } from "./JobStore.ts"
+import { JobStore, type QueueRow } from "./JobStore.ts"
 
 const Ready = Schema.Struct({
   queueId: Schema.Int,
@@ -51,21 +54,28 @@ export const Snapshot = Schema.Struct({
   running: Schema.Array(JobId)
 })
 
-/** The entity. Its ids are `queue/partition`; its messages are volatile. */
+/** The entity. Its ids are `queue/partition`; its messages are volatile, and only ever gain optional keys: runners of two versions talk. */
 export const QueueEntity = Entity.make("Queue", [
   Rpc.make("Wake", { payload: { ready: Schema.Array(Ready) } }),
-  Rpc.make("Cancel", { payload: { jobId: JobId, by: Schema.optionalKey(Schema.String) }, success: Schema.Boolean }),
-  Rpc.make("View", { payload: { jobId: JobId }, success: Schema.NullOr(View) }),
-  Rpc.make("Snapshot", { success: Snapshot })
+  Rpc.make("Cancel", {
+    payload: { jobId: JobId, by: Schema.optionalKey(Schema.String) },
+    success: Schema.Boolean,
+    error: PartitionUnavailable
+  }),
+  Rpc.make("View", { payload: { jobId: JobId }, success: Schema.NullOr(View), error: PartitionUnavailable }),
+  Rpc.make("Snapshot", { success: Snapshot, error: PartitionUnavailable })
 ]).annotateRpcs(ClusterSchema.ClientTracingEnabled, false)
 
 /** How partitions are run. */
 export interface Options {
-  readonly runner: string
   readonly graceMs: number
   readonly handlerGraceMs: number
   /** Services of the runtime for attempts and timers, its Clock among them. */
   readonly services: Context.Context<never>
+  /** The shard group that a queue's partitions are in. */
+  readonly groupOf: (row: QueueRow) => string
+  /** Whether other runners can be reached by messages. */
+  readonly isClustered: boolean
 }
 
 const definedOnly = (view: Partition.View) => ({
@@ -78,41 +88,72 @@ const definedOnly = (view: Partition.View) => ({
 const addressesOf = ({ row }: KnownQueue): ReadonlyArray<Address> =>
   Array.from({ length: row.partitions }, (_, partition) => ({ queue: row.name, partition }))
 
+/** What a partition may run at once of what its queue may in all; one that the queue no longer counts runs out with one at a time. */
+export const shareOf = (concurrency: number, partition: number, partitions: number): number =>
+  partition >= partitions
+    ? 1
+    : Math.max(1, Math.floor(concurrency / partitions) + (partition < concurrency % partitions ? 1 : 0))
+
 /** The partitions that this process owns now. */
 type Local = Map<string, Partition.Partition>
 
 const localKey = (queueId: number, partition: number) => `${queueId}/${partition}`
 
+type Groups = (id: string) => string
+
+/** The shard group of an entity. That of a queue nobody has heard of here is a guess: its messages time out. */
+const groupsOf = (queues: Queues["Service"], { groupOf }: Options): Groups => (id) => {
+  const known = queues.byName(addressOf(id).queue)
+  return isDone(known) && Exit.isSuccess(known) && Option.isSome(known.value)
+    ? groupOf(known.value.value.row)
+    : groupOf({ queueId: 0, name: "", partitions: 1 })
+}
+
+const entityOf = (groups: Groups) => QueueEntity.annotate(ClusterSchema.ShardGroup, groups)
+
+/** A partition of a queue that this process does not declare, though its shard is here: nobody takes it over, and whoever asks is told so. */
+const unserved = (id: string) => {
+  const unavailable = Effect.fail(new PartitionUnavailable({ entity: id }))
+  return QueueEntity.of({
+    Wake: () => Effect.void,
+    Cancel: () => unavailable,
+    View: () => unavailable,
+    Snapshot: () => unavailable
+  })
+}
+
 /** Registers the entity: whoever owns a partition's shard runs it. */
-const layerEntity = (options: Options, local: Local) =>
-  QueueEntity.toLayer(
+const layerEntity = (options: Options, groups: Groups, local: Local) =>
+  entityOf(groups).toLayer(
     Effect.gen(function*() {
       const address = yield* Entity.CurrentAddress
+      const { host, port } = yield* Entity.CurrentRunnerAddress
       const queues = yield* Queues
       const locks = yield* ShardLocks
-      const [known, index] = queues.declared.flatMap((known) =>
-        addressesOf(known).flatMap((candidate): ReadonlyArray<readonly [KnownQueue, number]> =>
-          entityId(candidate) === address.entityId ? [[known, candidate.partition]] : []
-        )
-      )[0] ?? (yield* Effect.die(new Error(`No queue of this process has a partition ${address.entityId}`)))
+      const { partition: index, queue: name } = addressOf(address.entityId)
+      const known = queues.declared.find(({ row }) => row.name === name)
+      if (known === undefined || !Number.isInteger(index)) {
+        yield* Effect.logWarning(`This process has the shard of ${address.entityId} and does not declare its queue`)
+        return unserved(address.entityId)
+      }
+      const { queue, row } = known
       const partition = yield* Partition.make({
         store: yield* JobStore,
         handlers: yield* JobHandlers,
         bus: yield* EventBus,
-        queue: known.queue,
-        queueId: known.row.queueId,
+        queue: { ...queue, concurrency: shareOf(queue.concurrency, index, row.partitions) },
+        queueId: row.queueId,
         partition: index,
-        position: { runner: options.runner, shard: shardName(address.shardId), entity: address.entityId },
+        position: { runner: `${host}:${port}`, shard: shardName(address.shardId), entity: address.entityId },
         services: options.services,
         graceMs: options.graceMs,
         handlerGraceMs: options.handlerGraceMs,
-        lockLost: locks.lost(address.shardId)
+        lock: locks.of(address.shardId)
       })
-      const key = localKey(known.row.queueId, index)
+      const key = localKey(row.queueId, index)
       yield* Effect.acquireRelease(
         Effect.sync(() => local.set(key, partition)),
-        () =>
-          Effect.sync(() => local.get(key) === partition && local.delete(key))
+        () => Effect.sync(() => local.get(key) === partition && local.delete(key))
       )
       return QueueEntity.of({
         Wake: ({ payload }) => partition.wake(payload.ready),
@@ -127,61 +168,95 @@ const layerEntity = (options: Options, local: Local) =>
     { concurrency: "unbounded", disableFatalDefects: true, maxIdleTime: "24855 days" }
   )
 
-/** One activator a partition: starts where and when its shard is acquired, and wakes the entity; again, should a wake have been lost. */
-const layerActivators = Layer.effectDiscard(Effect.gen(function*() {
-  const sharding = yield* Sharding.Sharding
-  const owners = yield* Owners
-  const { declared } = yield* Queues
-  yield* Effect.forEach(
-    declared.flatMap(addressesOf),
-    (address) =>
-      sharding.registerSingleton(
-        entityId(address),
-        onLiveClock(Effect.repeat(owners.wake(address, []), Schedule.spaced("30 seconds")))
-      ),
-    { discard: true }
-  )
-}))
+/**
+ * One activator a partition: starts where and when its shard is acquired, and wakes the entity until it is there. Right after a move the
+ * message may still go to the former owner.
+ */
+const layerActivators = (groups: Groups, local: Local) =>
+  Layer.effectDiscard(Effect.gen(function*() {
+    const sharding = yield* Sharding.Sharding
+    const owners = yield* Owners
+    const { declared } = yield* Queues
+    const activate = ({ queueId }: QueueRow, address: Address) =>
+      Effect.gen(function*() {
+        yield* owners.wake(address, [])
+        yield* Effect.sleep(local.has(localKey(queueId, address.partition)) ? "30 seconds" : "500 millis")
+      }).pipe(Effect.forever, onLiveClock)
+    yield* Effect.forEach(
+      declared.flatMap((known) => addressesOf(known).map((address) => ({ address, row: known.row }))),
+      ({ address, row }) => {
+        const id = entityId(address)
+        return sharding.registerSingleton(id, activate(row, address), { shardGroup: groups(id) })
+      },
+      { discard: true }
+    )
+  }))
+
+/** How long a question to an owner waits. An owner that does not answer is frozen or gone. */
+const patience = { cancel: "40 seconds", view: "1 second" } as const
 
 /** Messages to partitions, bounded in time. */
-const layerOwners = (local: Local): Layer.Layer<Owners, never, Sharding.Sharding> =>
+const layerOwners = (options: Options, groups: Groups, local: Local): Layer.Layer<Owners, never, Sharding.Sharding> =>
   Layer.effect(Owners)(Effect.gen(function*() {
     const sharding = yield* Sharding.Sharding
-    const client = yield* QueueEntity.client
-    const bounded = <A, E>(address: Address, effect: Effect.Effect<A, E>): Effect.Effect<A, PartitionUnavailable> =>
+    const client = yield* entityOf(groups).client
+    const bounded = <A, E>(
+      address: Address,
+      within: Duration.Input,
+      effect: Effect.Effect<A, E>
+    ): Effect.Effect<A, PartitionUnavailable> =>
       Effect.suspend(() => {
-        const unavailable = new PartitionUnavailable({ entity: entityId(address) })
+        const unavailable = Effect.fail(new PartitionUnavailable({ entity: entityId(address) }))
         return effect.pipe(
-          Effect.mapError(() => unavailable),
-          Effect.timeoutOrElse({ duration: "40 seconds", orElse: () => Effect.fail(unavailable) }),
+          Effect.catch(() => unavailable),
+          // Of a runner whose version does not know the message.
+          Effect.catchDefect(() => unavailable),
+          Effect.timeoutOrElse({ duration: within, orElse: () => unavailable }),
           onLiveClock,
           Effect.withTracerEnabled(false)
         )
       })
-    const isReachable = (address: Address) =>
-      sharding.hasShardId(sharding.getShardId(EntityId.make(entityId(address)), "default"))
+    const isHere = (address: Address) => {
+      const id = entityId(address)
+      return sharding.hasShardId(sharding.getShardId(EntityId.make(id), groups(id)))
+    }
+    const reach = (address: Address): Reach => isHere(address) ? "here" : options.isClustered ? "cluster" : "database"
     return Owners.of({
-      isReachable,
+      reach,
       tell: (queueId, partition, ready) => {
         const owner = local.get(localKey(queueId, partition))
         owner?.tell(ready)
         return owner !== undefined
       },
       wake: (address, ready) =>
-        client(entityId(address)).Wake({ ready }, { discard: true }).pipe(
-          Effect.timeoutOption("1 second"),
+        // While it leaves the cluster messages are dropped, and that looks like success.
+        Effect.flatMap(
+          sharding.isShutdown,
+          (isLeaving) =>
+            isLeaving
+              ? Effect.succeedNone
+              : Effect.timeoutOption(client(entityId(address)).Wake({ ready }, { discard: true }), "1 second")
+        ).pipe(
+          Effect.map(Option.isSome),
+          Effect.catchCause(() => Effect.succeed(false)),
           onLiveClock,
-          Effect.withTracerEnabled(false),
-          Effect.ignoreCause
+          Effect.withTracerEnabled(false)
         ),
       cancel: (address, jobId, by) =>
-        isReachable(address)
-          ? bounded(address, client(entityId(address)).Cancel({ jobId, ...(by === undefined ? {} : { by }) }))
-          : notOwner(address, jobId),
+        reach(address) === "database"
+          ? notOwner(address, jobId)
+          : bounded(
+            address,
+            patience.cancel,
+            client(entityId(address)).Cancel({ jobId, ...(by === undefined ? {} : { by }) })
+          ),
       view: (address, jobId) =>
-        isReachable(address)
-          ? Effect.map(bounded(address, client(entityId(address)).View({ jobId })), (view) => view ?? undefined)
-          : notOwner(address, jobId)
+        reach(address) === "database"
+          ? notOwner(address, jobId)
+          : Effect.map(
+            bounded(address, patience.view, client(entityId(address)).View({ jobId })),
+            (view) => view ?? undefined
+          )
     })
   }))
 
@@ -189,7 +264,10 @@ const layerOwners = (local: Local): Layer.Layer<Owners, never, Sharding.Sharding
 export const layer = (
   options: Options
 ): Layer.Layer<Owners, never, Sharding.Sharding | ShardLocks | JobStore | JobHandlers | EventBus | Queues> =>
-  Layer.unwrap(Effect.sync(() => {
+  Layer.unwrap(Effect.map(Queues, (queues) => {
     const local: Local = new Map()
-    return Layer.mergeAll(layerEntity(options, local), layerActivators).pipe(Layer.provideMerge(layerOwners(local)))
+    const groups = groupsOf(queues, options)
+    return Layer.mergeAll(layerEntity(options, groups, local), layerActivators(groups, local)).pipe(
+      Layer.provideMerge(layerOwners(options, groups, local))
+    )
   }))

@@ -18,6 +18,7 @@ import * as Stream from "effect/Stream"
 import * as CurrentJob from "../src/CurrentJob.ts"
 import * as EventBus from "../src/EventBus.ts"
 import * as Partition from "../src/internal/partition.ts"
+import * as Supervisor from "../src/internal/supervisor.ts"
 import * as Job from "../src/Job.ts"
 import { Snooze } from "../src/JobError.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
@@ -906,7 +907,7 @@ const ownChanged = Effect.fnUntraced(
       services: yield* Effect.context(),
       graceMs: 0,
       handlerGraceMs: 1_000,
-      lockLost: Effect.never
+      lock: Supervisor.always
     }).pipe(Scope.provide(scope))
     const job = newJob({ queueId, type })
     yield* store.submit([job], { batchId: undefined, now: yield* store.now })

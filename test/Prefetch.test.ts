@@ -14,6 +14,7 @@ import { SqlClient } from "effect/sql/SqlClient"
 import * as CurrentJob from "../src/CurrentJob.ts"
 import * as EventBus from "../src/EventBus.ts"
 import * as Partition from "../src/internal/partition.ts"
+import * as Supervisor from "../src/internal/supervisor.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import type { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
@@ -106,7 +107,7 @@ const own = Effect.fnUntraced(function*(queue: JobQueue.JobQueue, graceMs: numbe
     services: yield* Effect.context(),
     graceMs,
     handlerGraceMs: 60_000,
-    lockLost: Effect.never
+    lock: Supervisor.always
   }).pipe(Scope.provide(scope))
   return { ids: jobs.map(({ id }) => id), partition, queueId, scope, seqs: stored.map(({ seq }) => seq), store }
 })

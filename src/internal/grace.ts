@@ -5,7 +5,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type { Attempts } from "./attempts.ts"
 import type { Run } from "./run.ts"
-import { liveClock, onLiveClock } from "./time/liveClock.ts"
+import { monotonicMillis, onLiveClock } from "./time/liveClock.ts"
 
 /** Handlers that leave within this time of each other leave together, as at a shutdown, and share one grace period. */
 export const togetherMs = 2_000
@@ -24,10 +24,10 @@ export const make = (options: {
   readonly lockLost: Effect.Effect<void>
 }): End => {
   let usedMs = 0
-  let endedAt = 0
+  let endedAt = -Infinity
   return (attempts, choose, onGraceOver = Effect.void) =>
     Effect.suspend(() => {
-      const begunAt = liveClock.currentTimeMillisUnsafe()
+      const begunAt = monotonicMillis()
       const used = begunAt - endedAt < togetherMs ? usedMs : 0
       const left = Duration.millis(Math.max(options.graceMs - used, 0))
       const ended = Effect.raceFirst(
@@ -50,7 +50,7 @@ export const make = (options: {
         Effect.andThen(onGraceOver),
         Effect.andThen(attempts.stop(choose)),
         Effect.ensuring(Effect.sync(() => {
-          endedAt = liveClock.currentTimeMillisUnsafe()
+          endedAt = monotonicMillis()
           usedMs = used + endedAt - begunAt
         }))
       )

@@ -25,14 +25,25 @@ export interface View {
 /** The entity id of a partition. */
 export const entityId = ({ partition, queue }: Address): string => `${queue}/${partition}`
 
+/** The partition of an entity id. */
+export const addressOf = (id: string): Address => {
+  const slash = id.lastIndexOf("/")
+  return { queue: id.slice(0, slash), partition: Number(id.slice(slash + 1)) }
+}
+
+/**
+ * How an owner is reached. `here`: this process owns the partition. `cluster`: by a message to another runner, if anybody owns it.
+ * `database`: not at all from here, it only hears what is announced.
+ */
+export type Reach = "here" | "cluster" | "database"
+
 /** Reaches owners of partitions. */
 export class Owners extends Context.Service<Owners, {
-  /** Whether the owner is in reach. */
-  readonly isReachable: (address: Address) => boolean
+  readonly reach: (address: Address) => Reach
   /** Tells an owner in this very process, at once. `false`: it is not here. */
   readonly tell: (queueId: number, partition: number, ready: ReadonlyArray<Ready>) => boolean
-  /** Best effort, bounded: a lost wake is found by the owner's sweep. */
-  readonly wake: (address: Address, ready: ReadonlyArray<Ready>) => Effect.Effect<void>
+  /** Bounded, never fails. `false`: nobody has surely heard of it; a lost wake is found by the owner's sweep. */
+  readonly wake: (address: Address, ready: ReadonlyArray<Ready>) => Effect.Effect<boolean>
   /** `false`: the job is neither ready nor running there. */
   readonly cancel: (
     address: Address,
@@ -50,9 +61,9 @@ export const notOwner = ({ queue }: Address, jobId: JobId): Effect.Effect<never,
 export const layerNone: Layer.Layer<Owners> = Layer.succeed(
   Owners,
   Owners.of({
-    isReachable: () => false,
+    reach: () => "database",
     tell: () => false,
-    wake: () => Effect.void,
+    wake: () => Effect.succeed(false),
     cancel: notOwner,
     view: notOwner
   })

@@ -26,6 +26,7 @@ import * as Grace from "./grace.ts"
 import * as Listener from "./listener.ts"
 import * as PartitionState from "./partitionState.ts"
 import * as Settler from "./settler.ts"
+import type { Lock } from "./supervisor.ts"
 import { liveClock, onLiveClock } from "./time/liveClock.ts"
 import * as Timers from "./timers.ts"
 import { untilAvailable } from "./untilAvailable.ts"
@@ -46,8 +47,8 @@ export interface Options {
   readonly graceMs: number
   /** How long a job waits for a handler of its type. */
   readonly handlerGraceMs: number
-  /** Ends when this process can no longer be sure that it owns the partition. */
-  readonly lockLost: Effect.Effect<void>
+  /** Says whether this process can be sure that it owns the partition. */
+  readonly lock: Lock
 }
 
 /** A job as its owner sees it. */
@@ -73,6 +74,8 @@ export interface Partition {
 const crashLimit = 5
 const carefulMs = 60_000
 const noteMs = 250
+/** How often an owner makes sure that it is one. */
+const checkSeconds = 5
 const dispatchAtOnce = 64
 /** How long a job that may kill its process holds back others: before its start, and after it. */
 const suspectPatienceMs = 30_000
@@ -80,12 +83,12 @@ const suspectPatienceMs = 30_000
 /** Owns the partition until the scope closes. Returns at once; the take-over is tried until the store answers. */
 export const make = (options: Options): Effect.Effect<Partition, never, Scope.Scope> =>
   Effect.gen(function*() {
-    const { bus, handlers, partition, position, queue, queueId, services, store } = options
+    const { bus, handlers, lock, partition, position, queue, queueId, services, store } = options
     const loops = yield* Scope.make()
     const attemptsScope = yield* Scope.make()
     const state = yield* PartitionState.make(queue)
     const { dispatchDue, held, intakeDue, mailbox, offer, parking, release, timerDue } = state
-    const end = Grace.make({ queue: queue.name, graceMs: options.graceMs, lockLost: options.lockLost })
+    const end = Grace.make({ queue: queue.name, graceMs: options.graceMs, lockLost: lock.lost })
     const announcer = Announcer.make(bus, queue.name, services)
     const intakeLock = yield* Semaphore.make(1)
     const blocked = new Set<JobId>()
@@ -185,7 +188,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const stays = (job: ReadyJob): boolean => leaving.size === 0 || !leaving.has(job.type)
 
     const next = (attempts: Attempts.Attempts): ReadyJob | undefined => {
-      if (state.isStopping || !attempts.hasPlace()) return undefined
+      if (state.isStopping || !attempts.hasPlace() || !lock.isHeld()) return undefined
       const live = liveClock.currentTimeMillisUnsafe()
       if (attempts.size() > 0 && live < aloneUntil) return undefined
       if (state.suspect === undefined) return mailbox.take(stays)
@@ -260,11 +263,41 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
 
     // ---------------------------------------------------------------------------------------------- ownership
 
-    const own = Effect.gen(function*() {
-      const { isCareful, owner } = yield* Effect.flatMap(
-        store.now,
-        (now) => untilAvailable(store.takeOver({ queueId, partition }, { owner: position.runner, now }), "Taking over")
+    /** Somebody else may own the partition from now on: nothing more starts here, and what runs cannot commit. It ends at once. */
+    const stopWhenLost = Effect.gen(function*() {
+      yield* lock.lost
+      state.isStopping = true
+      const attempts = state.owned?.attempts
+      if (attempts === undefined || attempts.size() === 0) return
+      yield* Effect.logWarning(
+        `The lock of ${position.entity} is lost: ${attempts.size()} jobs under way are interrupted, and run again where it is owned next`
       )
+      yield* attempts.stop(() => true)
+    })
+
+    /**
+     * Somebody's late take-over may have ended this ownership, though the lock is here: a process that was frozen between its look at the
+     * lock and the statement. Nothing could run here any more, so the partition is taken over again.
+     */
+    const checkTurn = (owner: Owner) =>
+      Effect.gen(function*() {
+        yield* onLiveClock(Effect.sleep(Duration.seconds(checkSeconds)))
+        if (yield* Effect.orElseSucceed(store.isOwner(owner), () => true)) return
+        yield* Effect.logWarning(
+          `${position.entity} was taken over by another process that had lost its lock: taking over again`
+        )
+        lock.giveUp()
+        yield* Effect.never
+      })
+
+    const own = Effect.gen(function*() {
+      const takeOver = Effect.flatMap(
+        store.now,
+        (now) =>
+          // Too late, a take-over would end the ownership of whoever has the lock by now.
+          lock.isHeld() ? store.takeOver({ queueId, partition }, { owner: position.runner, now }) : Effect.never
+      )
+      const { isCareful, owner } = yield* untilAvailable(takeOver, "Taking over")
       if (isCareful) {
         carefulUntil = liveClock.currentTimeMillisUnsafe() + carefulMs
         yield* Crashes.count({
@@ -312,7 +345,14 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
           })
       }).pipe(Scope.provide(loops))
       yield* Effect.forEach(
-        [intakeTurn(owner), dispatchTurn(attempts), timers.turn(owner), timers.sweep, noteTurn(attempts)],
+        [
+          intakeTurn(owner),
+          dispatchTurn(attempts),
+          timers.turn(owner),
+          timers.sweep,
+          noteTurn(attempts),
+          checkTurn(owner)
+        ],
         (turn) => Effect.forkIn(forEver(turn), loops),
         { discard: true }
       )
@@ -350,13 +390,18 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       })
     )
     // The message that activated the entity has references of its sender's: none of them may reach the loops and the attempts.
-    yield* own.pipe(
-      Effect.annotateLogs({ queue: queue.name, partition }),
-      Effect.setContext(services),
-      Effect.forkIn(loops)
+    yield* Effect.forEach(
+      [own, stopWhenLost],
+      (loop) =>
+        loop.pipe(
+          Effect.annotateLogs({ queue: queue.name, partition }),
+          Effect.setContext(services),
+          Effect.forkIn(loops)
+        ),
+      { discard: true }
     )
 
-    const tell = Listener.make(state)
+    const tell = Listener.make(state, lock.isHeld)
 
     return {
       wake: (ready) =>

@@ -1,73 +1,155 @@
 /**
  * Watches the shard locks: rebalancing and the loss of a lock look alike to an entity, and only the first leaves time for grace.
+ *
+ * Promise: a lock that is not surely held is lost, at once and for good; who wants it again acquires it anew, with a new epoch. All by the
+ * monotonic clock, from the moment a request for it was sent. A crash leaves the locks to the database, which ends them with the session.
  */
+import type { RunnerAddress } from "effect/cluster/RunnerAddress"
 import { RunnerStorage } from "effect/cluster/RunnerStorage"
 import type { ShardId } from "effect/cluster/ShardId"
 import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Equal from "effect/Equal"
 import * as Layer from "effect/Layer"
 import * as Schedule from "effect/Schedule"
-import { liveClock, onLiveClock } from "./time/liveClock.ts"
+import { monotonicMillis, onLiveClock } from "./time/liveClock.ts"
 
 /** A shard as text: its group and number. */
 export const shardName = ({ group, id }: ShardId): string => `${group}:${id}`
 
+/** One holding of one lock. */
+export interface Lock {
+  /** Whether it is surely held at this moment. A process that wakes up asks this before it takes anything: no timer of it has fired yet. */
+  readonly isHeld: () => boolean
+  /** Ends when it is not surely held any more: a refresh failed, came back short, or is overdue. */
+  readonly lost: Effect.Effect<void>
+  /** Treats it as lost: it is acquired anew, and its partitions are taken over again. */
+  readonly giveUp: () => void
+}
+
+/** The lock of who needs none. */
+export const always: Lock = { isHeld: () => true, lost: Effect.never, giveUp: () => {} }
+
 /** What is known of the shard locks of this process. */
 export class ShardLocks extends Context.Service<ShardLocks, {
-  /** Ends when the lock is not surely held: a refresh failed, came back short, or is overdue. */
-  readonly lost: (shardId: ShardId) => Effect.Effect<void>
+  /** The holding of a shard's lock that is current now. */
+  readonly of: (shardId: ShardId) => Lock
 }>()("millrace/internal/ShardLocks") {}
+
+interface Holding extends Lock {
+  confirmedAt: number
+  readonly ended: Deferred.Deferred<void>
+}
+
+const lostAlready: Lock = { isHeld: () => false, lost: Effect.void, giveUp: () => {} }
+
+const watchMs = 100
 
 /** Decorates the runner storage; `expiration` is the lock's. */
 export const layer = (expiration: Duration.Duration): Layer.Layer<RunnerStorage | ShardLocks, never, RunnerStorage> =>
-  Layer.effectContext(Effect.map(RunnerStorage, (storage) => {
-    const confirmedAt = new Map<string, number>()
-    const confirm = (shards: Iterable<ShardId>) => {
-      const now = liveClock.currentTimeMillisUnsafe()
-      for (const shard of shards) confirmedAt.set(shardName(shard), now)
-    }
+  Layer.effectContext(Effect.gen(function*() {
+    const storage = yield* RunnerStorage
+    // The server ends a session that has been idle for the whole of it.
     const overdueMs = Duration.toMillis(expiration) * 0.9
-    const isHeld = (shardId: ShardId) => {
-      const at = confirmedAt.get(shardName(shardId))
-      return at !== undefined && liveClock.currentTimeMillisUnsafe() - at < overdueMs
+    const holdings = new Map<string, Holding>()
+
+    const lose = (shard: string) => {
+      const holding = holdings.get(shard)
+      if (holding === undefined) return
+      holdings.delete(shard)
+      Deferred.doneUnsafe(holding.ended, Effect.void)
     }
-    // Once this runner has left, who else is there concerns it no more; asking would only log that no runner is healthy.
-    let hasLeft = false
+
+    /** The holding of a shard, if it is surely held now: whoever finds it overdue ends it. */
+    const current = (shard: string): Holding | undefined => {
+      const holding = holdings.get(shard)
+      if (holding === undefined || monotonicMillis() - holding.confirmedAt < overdueMs) return holding
+      lose(shard)
+      return undefined
+    }
+
+    const hold = (shard: string, confirmedAt: number) => {
+      const ended = Deferred.makeUnsafe<void>()
+      const holding: Holding = {
+        confirmedAt,
+        ended,
+        isHeld: () => current(shard) === holding,
+        lost: Deferred.await(ended),
+        giveUp: () => current(shard) === holding && lose(shard)
+      }
+      holdings.set(shard, holding)
+    }
+
+    /** Of the shards named those that are held still. One that was lost is not, whatever the database says: its attempts were told so. */
+    const confirmed = (shards: ReadonlyArray<ShardId>, sentAt: number): Array<ShardId> =>
+      shards.filter((shardId) => {
+        const holding = current(shardName(shardId))
+        if (holding !== undefined) holding.confirmedAt = Math.max(holding.confirmedAt, sentAt)
+        return holding !== undefined
+      })
+
+    /** Once this runner has left, only who takes its place concerns it; with nobody there it keeps its locks until its work has ended. */
+    let left: RunnerAddress | undefined
+    const others: typeof storage.getRunners = Effect.flatMap(storage.getRunners, (runners) => {
+      const rest = runners.filter(([runner]) => !Equal.equals(runner.address, left))
+      return rest.some(([, isHealthy]) => isHealthy) ? Effect.succeed(rest) : Effect.never
+    })
+
     const decorated = RunnerStorage.of({
       ...storage,
       unregister: (address) =>
         Effect.tap(storage.unregister(address), () =>
           Effect.sync(() => {
-            hasLeft = true
+            left = address
           })),
-      getRunners: Effect.suspend(() => hasLeft ? Effect.never : storage.getRunners),
+      getRunners: Effect.suspend(() => left === undefined ? storage.getRunners : others),
       acquire: (address, shards) =>
-        Effect.tap(storage.acquire(address, shards), (acquired) => Effect.sync(() => confirm(acquired))),
-      refresh: (address, shards) => {
-        const asked = [...shards]
-        return storage.refresh(address, asked).pipe(
-          Effect.tap((refreshed) =>
+        Effect.suspend(() => {
+          const sentAt = monotonicMillis()
+          return Effect.tap(storage.acquire(address, shards), (acquired) =>
             Effect.sync(() => {
-              for (const shard of asked) confirmedAt.delete(shardName(shard))
-              confirm(refreshed)
-            })
-          ),
-          Effect.tapError(() => Effect.sync(() => confirmedAt.clear()))
-        )
-      }
-    })
-    return Context.make(RunnerStorage, decorated).pipe(
-      Context.add(
-        ShardLocks,
-        ShardLocks.of({
-          lost: (shardId) =>
-            Effect.sync(() => isHeld(shardId)).pipe(
-              Effect.repeat({ while: (isHeld) => isHeld, schedule: Schedule.spaced("100 millis") }),
-              Effect.asVoid,
-              onLiveClock
-            )
+              for (const shardId of acquired) {
+                lose(shardName(shardId))
+                hold(shardName(shardId), sentAt)
+              }
+            }))
+        }),
+      refresh: (address, shards) =>
+        Effect.suspend(() => {
+          const asked = [...shards]
+          const sentAt = monotonicMillis()
+          return storage.refresh(address, asked).pipe(
+            Effect.map((refreshed) => {
+              const kept = new Set(refreshed.map(shardName))
+              for (const shard of asked.map(shardName)) if (!kept.has(shard)) lose(shard)
+              return confirmed(refreshed, sentAt)
+            }),
+            // The session is replaced, and its locks went with it.
+            Effect.tapError(() => Effect.sync(() => asked.map(shardName).forEach(lose)))
+          )
+        }),
+      release: (address, shardId) =>
+        Effect.suspend(() => {
+          lose(shardName(shardId))
+          return storage.release(address, shardId)
+        }),
+      releaseAll: (address) =>
+        Effect.suspend(() => {
+          for (const shard of holdings.keys()) lose(shard)
+          return storage.releaseAll(address)
         })
-      )
+    })
+
+    yield* Effect.sync(() => [...holdings.keys()].forEach(current)).pipe(
+      Effect.repeat(Schedule.spaced(Duration.millis(watchMs))),
+      onLiveClock,
+      Effect.withTracerEnabled(false),
+      Effect.forkScoped
+    )
+
+    return Context.make(RunnerStorage, decorated).pipe(
+      Context.add(ShardLocks, ShardLocks.of({ of: (shardId) => current(shardName(shardId)) ?? lostAlready }))
     )
   }))

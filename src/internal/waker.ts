@@ -1,15 +1,17 @@
 /**
- * Carries "rows have become ready" from submitters to owners: at once within the process, else by one fiber, coalesced, never waited for.
+ * Carries "rows have become ready" from submitters to owners: at once within the process, else coalesced, by a fiber of each partition's
+ * own, and never waited for: an owner that does not answer delays nobody else's wakes.
  *
  * A crash here loses a wake; the owner's sweep finds the rows.
  */
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as FiberSet from "effect/FiberSet"
 import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import { JobStore, type Ready } from "../JobStore.ts"
-import { type Address, Owners } from "./owners.ts"
+import { type Address, entityId, Owners } from "./owners.ts"
 import { type KnownQueue, Queues } from "./queues.ts"
 import { onLiveClock } from "./time/liveClock.ts"
 
@@ -34,7 +36,18 @@ const byPartition = (all: ReadonlyArray<Ready>): Iterable<ReadonlyArray<Ready>> 
   return groups.values()
 }
 
-/** Owners in this process are told at once, those in reach get a message; the others hear of it through the database. */
+/** What is to be told, each row once: of those alike the first in order. */
+type Pending = Map<string, Ready>
+
+const add = (pending: Pending, ready: ReadonlyArray<Ready>): void => {
+  for (const { job: _, ...one } of ready) {
+    const key = keyOf(one)
+    const other = pending.get(key)
+    if (other === undefined || one.seq < other.seq) pending.set(key, one)
+  }
+}
+
+/** Owners in this process are told at once, other runners get a message; who cannot be reached hears of it through the database. */
 export const layer: Layer.Layer<Waker, never, JobStore | Owners | Queues> = Layer.effect(
   Waker,
   Effect.gen(function*() {
@@ -42,7 +55,18 @@ export const layer: Layer.Layer<Waker, never, JobStore | Owners | Queues> = Laye
     const owners = yield* Owners
     const queues = yield* Queues
     const latch = yield* Latch.make(false)
-    const pending = new Map<string, Ready>()
+    const fork = yield* FiberSet.runtime(yield* FiberSet.make())()
+    const pending: Pending = new Map()
+    /** Partitions with a message under way, and what is to follow it. */
+    const sending = new Map<string, Pending>()
+
+    const bestEffort = <E>(effect: Effect.Effect<void, E>) =>
+      effect.pipe(
+        Effect.timeoutOption("2 seconds"),
+        onLiveClock,
+        Effect.catchCause((cause) => Effect.logDebug("A wake was lost; the sweep will find the jobs", cause)),
+        Effect.asVoid
+      )
 
     const addressOf = (ready: Ready) =>
       Effect.map(
@@ -50,28 +74,49 @@ export const layer: Layer.Layer<Waker, never, JobStore | Owners | Queues> = Laye
         Option.map(({ row }): Address => ({ queue: row.name, partition: ready.partition }))
       )
 
+    const sendAll = (address: Address, next: Pending): Effect.Effect<void> =>
+      Effect.suspend(() => {
+        if (next.size === 0) {
+          sending.delete(entityId(address))
+          return Effect.void
+        }
+        const ready = [...next.values()]
+        next.clear()
+        const sent = Effect.flatMap(
+          owners.wake(address, ready),
+          (isHeard) => isHeard ? Effect.void : bestEffort(store.announce(ready))
+        )
+        return Effect.andThen(sent, sendAll(address, next))
+      })
+
+    const send = (address: Address, ready: ReadonlyArray<Ready>): void => {
+      const key = entityId(address)
+      const known = sending.get(key)
+      if (known !== undefined) return add(known, ready)
+      const next: Pending = new Map()
+      sending.set(key, next)
+      add(next, ready)
+      fork(Effect.withTracerEnabled(sendAll(address, next), false))
+    }
+
     const tell = (all: ReadonlyArray<Ready>) =>
       Effect.gen(function*() {
         const unreached: Array<Ready> = []
         for (const group of byPartition(all)) {
           const [first] = group
           const address = first === undefined ? Option.none<Address>() : yield* addressOf(first)
-          if (Option.isSome(address) && owners.isReachable(address.value)) yield* owners.wake(address.value, group)
+          if (Option.isSome(address) && owners.reach(address.value) !== "database") send(address.value, group)
           else unreached.push(...group)
         }
         if (unreached.length > 0) yield* store.announce(unreached)
-      }).pipe(
-        Effect.timeoutOption("2 seconds"),
-        onLiveClock,
-        Effect.catchCause((cause) => Effect.logDebug("A wake was lost; the sweep will find the jobs", cause))
-      )
+      })
 
     yield* Effect.gen(function*() {
       yield* latch.await
       latch.closeUnsafe()
       const all = [...pending.values()]
       pending.clear()
-      yield* tell(all)
+      yield* bestEffort(tell(all))
     }).pipe(Effect.forever, Effect.withTracerEnabled(false), Effect.forkScoped)
 
     return Waker.of({
@@ -81,11 +126,7 @@ export const layer: Layer.Layer<Waker, never, JobStore | Owners | Queues> = Laye
           const [first] = group
           if (first === undefined || owners.tell(first.queueId, first.partition, group)) continue
           isPending = true
-          for (const { job: _, ...one } of group) {
-            const key = keyOf(one)
-            const other = pending.get(key)
-            if (other === undefined || one.seq < other.seq) pending.set(key, one)
-          }
+          add(pending, group)
         }
         if (isPending) latch.openUnsafe()
       }

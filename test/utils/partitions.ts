@@ -11,6 +11,7 @@ import * as EventBus from "../../src/EventBus.ts"
 import { entityId, Owners } from "../../src/internal/owners.ts"
 import * as Partition from "../../src/internal/partition.ts"
 import * as Queues from "../../src/internal/queues.ts"
+import * as Supervisor from "../../src/internal/supervisor.ts"
 import * as Waker from "../../src/internal/waker.ts"
 import * as JobHandlers from "../../src/JobHandlers.ts"
 import type { JobQueue } from "../../src/JobQueue.ts"
@@ -61,7 +62,7 @@ const layerPartitions = (options: Options) =>
           services,
           graceMs: 0,
           handlerGraceMs: options.handlerGraceMs ?? 900_000,
-          lockLost: Effect.never
+          lock: Supervisor.always
         })
         owned.set(entity, partition)
         return partition
@@ -75,7 +76,7 @@ const layerPartitions = (options: Options) =>
     return Context.make(
       Owners,
       Owners.of({
-        isReachable: (address) => owned.has(entityId(address)),
+        reach: (address) => owned.has(entityId(address)) ? "here" : "database",
         tell: (queueId, _, ready) => {
           const known = declared.find(({ row }) => row.queueId === queueId)
           const partition = known === undefined
@@ -84,7 +85,7 @@ const layerPartitions = (options: Options) =>
           partition?.tell(ready)
           return partition !== undefined
         },
-        wake: (address, ready) => at(entityId(address)).wake(ready),
+        wake: (address, ready) => Effect.as(at(entityId(address)).wake(ready), true),
         cancel: (address, jobId, by) => at(entityId(address)).cancel(jobId, by),
         view: (address, jobId) =>
           Effect.sync(() => {

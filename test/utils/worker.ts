@@ -20,8 +20,10 @@ import * as RetryPolicy from "../../src/RetryPolicy.ts"
 /** What a worker is started with. */
 export const WorkerOptions = Schema.Struct({
   url: Schema.String,
-  /** `worker` runs jobs; `submitter` submits until it is killed; `client` submits what it is told to. */
-  role: Schema.Literals(["worker", "submitter", "client"]),
+  /** `worker` runs jobs, `runner` as one of a cluster; `submitter` submits until it is killed; `client` submits what it is told to. */
+  role: Schema.Literals(["worker", "runner", "submitter", "client"]),
+  /** Of a runner. */
+  port: Schema.optionalKey(Schema.Int),
   /** Of the queue. */
   concurrency: Schema.Int,
   graceMs: Schema.Int
@@ -188,10 +190,16 @@ const listen = Effect.gen(function*() {
 })
 
 const program = (options: WorkerOptions) => {
-  const declared = { queues: [queue(options.concurrency)] }
+  const declared = { queues: [queue(options.concurrency)], gracePeriod: options.graceMs }
   const database = Postgres.layer({ url: options.url, maxConnections: options.concurrency + 5 })
+  if (options.role === "runner") {
+    const runtime = JobRuntime.layerCluster({ ...declared, host: "127.0.0.1", port: options.port ?? 0 })
+    return Effect.andThen(listen, JobRuntime.run).pipe(
+      Effect.provide(handlers.pipe(Layer.provideMerge(runtime), Layer.provideMerge(database)))
+    )
+  }
   if (options.role === "worker") {
-    const runtime = JobRuntime.layer({ ...declared, gracePeriod: options.graceMs })
+    const runtime = JobRuntime.layer(declared)
     return Effect.andThen(listen, Effect.never).pipe(
       Effect.provide(handlers.pipe(Layer.provideMerge(runtime), Layer.provideMerge(database)))
     )

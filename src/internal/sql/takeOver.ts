@@ -55,6 +55,13 @@ returning epoch::float8 as epoch, careful`
     )
 }
 
+// Serving index: partitions_pkey.
+export const isOwner = (db: Database) => {
+  const sql = `select epoch from ${db.schema}.partitions where queue_id = $1 and partition = $2 and epoch = $3`
+  return ({ epoch, partition, queueId }: Owner): Effect.Effect<boolean, StoreError> =>
+    Effect.map(db.run("isOwner", sql, [int4(queueId), int2(partition), int8(epoch)]), (rows) => rows.length > 0)
+}
+
 // After every handler has stopped and every note has returned. Nothing of this epoch is left to count; zero rows: superseded.
 // Serving index: running_jobs_owner.
 export const handOver = (db: Database) => {

@@ -10,3 +10,6 @@ export const liveClock: Clock.Clock = Clock.Clock.defaultValue()
 /** Runs an effect on the real Clock. */
 export const onLiveClock = <A, E, R>(effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.provideService(effect, Clock.Clock, liveClock)
+
+/** Milliseconds since some moment: for how long ago something was, which no correction of the system's clock changes. */
+export const monotonicMillis = (): number => Number(liveClock.monotonicTimeNanosUnsafe()) / 1e6

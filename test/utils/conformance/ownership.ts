@@ -39,8 +39,11 @@ export const ownership = (it: Suite): void => {
         const two = yield* stored()
         const later = yield* stored({ dueAt: t0 + 1 })
         const before = yield* Effect.all([one, two, later].map(({ id }) => get(id)))
+        assert.isTrue(yield* store.isOwner(owner))
         const successor = yield* takeOver()
 
+        assert.isFalse(yield* store.isOwner(owner))
+        assert.isTrue(yield* store.isOwner(successor))
         assert.deepStrictEqual(yield* store.intake(owner, everything()), { jobs: [], visited: [] })
         assert.deepStrictEqual(yield* settle(owner, finish(one)), [])
         assert.deepStrictEqual(yield* settle(owner, retry(one)), [])

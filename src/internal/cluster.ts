@@ -1,0 +1,147 @@
+/**
+ * The cluster of a runtime: whose is which shard, by locks in the database. One process that owns all of them, or a runner among others.
+ *
+ * It always runs on the real clock: its locks must not expire when a test moves time. A process that dies leaves its locks to the database,
+ * which ends them with the session; the others see that it is gone by its heartbeat, or by asking it.
+ */
+import * as Clock from "effect/Clock"
+import * as MessageStorage from "effect/cluster/MessageStorage"
+import * as RunnerAddress from "effect/cluster/RunnerAddress"
+import * as RunnerHealth from "effect/cluster/RunnerHealth"
+import * as Runners from "effect/cluster/Runners"
+import type { RunnerStorage } from "effect/cluster/RunnerStorage"
+import * as Sharding from "effect/cluster/Sharding"
+import * as ShardingConfig from "effect/cluster/ShardingConfig"
+import * as SqlRunnerStorage from "effect/cluster/SqlRunnerStorage"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as References from "effect/References"
+import { JobStore } from "../JobStore.ts"
+import * as Postgres from "../Postgres.ts"
+import type { ClusterError } from "./clusterError.ts"
+import type { Settings } from "./runnerSettings.ts"
+import * as ShardGroups from "./shardGroups.ts"
+import * as Supervisor from "./supervisor.ts"
+import { liveClock } from "./time/liveClock.ts"
+import type * as Transport from "./transport.ts"
+
+/** What the entities of a runtime stand on. */
+export type Cluster = Sharding.Sharding | Supervisor.ShardLocks
+
+const common = {
+  ...ShardingConfig.defaults,
+  runnerListenAddress: Option.none(),
+  // How often it tries for the locks of shards that are its own and still another's.
+  entityMessagePollInterval: Duration.seconds(1),
+  sendRetryInterval: Duration.millis(100),
+  entityMailboxCapacity: "unbounded",
+  maxResidentEntities: "unbounded",
+  entityTerminationTimeout: Duration.seconds(5),
+  simulateRemoteSerialization: false
+} satisfies ShardingConfig.ShardingConfig["Service"]
+
+/** The locks and the list of runners, in our schema, so the migrations have to come first. Two connections: with one it hangs. */
+const layerStorage = (schema: string) =>
+  Layer.unwrap(Effect.as(
+    JobStore,
+    // Advisory locks are numbered by this name in the whole database: two schemas must not share it.
+    SqlRunnerStorage.layerWith({ prefix: `${schema}_cluster` }).pipe(
+      Layer.provide(Postgres.layerPool({
+        maxConnections: 2,
+        applicationName: "millrace locks",
+        startupParameters: { search_path: schema }
+      })),
+      Layer.orDie,
+      Layer.provide(Layer.succeed(References.TracerEnabled, false))
+    )
+  ))
+
+const supervised = (
+  schema: string,
+  expiration: Duration.Duration
+): Layer.Layer<
+  RunnerStorage | Supervisor.ShardLocks,
+  never,
+  JobStore | Postgres.Client | ShardingConfig.ShardingConfig
+> => Supervisor.layer(expiration).pipe(Layer.provide(layerStorage(schema)))
+
+const onLiveClock = Layer.provide(Layer.succeed(Clock.Clock, liveClock))
+
+/** One fixed address: of several single-process runtimes on one database one owns all queues, the others stand by. */
+const singleAddress = RunnerAddress.make("millrace", 1)
+
+/** The cluster of one process. */
+export const layerSingle = (schema: string): Layer.Layer<Cluster, never, JobStore | Postgres.Client> => {
+  const expiration = Duration.seconds(10)
+  const config = Layer.succeed(ShardingConfig.ShardingConfig, {
+    ...common,
+    runnerAddress: Option.some(singleAddress),
+    availableShardGroups: [ShardGroups.single],
+    assignedShardGroups: [ShardGroups.single],
+    // One process owns them all: a few spread its locks' work, more would only be more to lose when the database goes away.
+    shardsPerGroup: 16,
+    shardLockExpiration: expiration,
+    shardLockRefreshInterval: Duration.seconds(2),
+    refreshAssignmentsInterval: Duration.seconds(1),
+    // The entities end first, with their grace period, while the locks are still held and refreshed.
+    preemptiveShutdown: false
+  })
+  return Sharding.layer.pipe(
+    Layer.provide(Runners.layerNoop),
+    Layer.provide(MessageStorage.layerNoop),
+    Layer.provide(RunnerHealth.layerNoop),
+    Layer.provideMerge(supervised(schema, expiration)),
+    Layer.provide(config),
+    onLiveClock
+  )
+}
+
+/** Asks the runner itself. One that is frozen does not answer; that it does not for a moment is no reason to take its partitions away. */
+const layerHealth = Layer.effect(
+  RunnerHealth.RunnerHealth,
+  Effect.map(Runners.Runners, (runners) =>
+    RunnerHealth.RunnerHealth.of({
+      isAlive: (address) =>
+        runners.ping(address).pipe(Effect.timeout("2 seconds"), Effect.retry({ times: 2 }), Effect.isSuccess)
+    }))
+).pipe(Layer.provide(Runners.layerRpc), Layer.provide(Layer.succeed(References.TracerEnabled, false)))
+
+const runnerConfig = (
+  { host, port, shards, timing, weight }: Settings,
+  boundPort: number
+): ShardingConfig.ShardingConfig["Service"] => ({
+  ...common,
+  runnerAddress: Option.some(RunnerAddress.make(host, port === 0 ? boundPort : port)),
+  runnerShardWeight: weight,
+  availableShardGroups: ShardGroups.all,
+  assignedShardGroups: [ShardGroups.nameOf(0), ShardGroups.health],
+  shardsPerGroup: shards,
+  shardLockExpiration: timing.lockExpiration,
+  shardLockRefreshInterval: timing.lockRefresh,
+  refreshAssignmentsInterval: timing.assignments,
+  runnerHealthCheckInterval: timing.health,
+  runnerJoinDebounce: timing.joinDebounce,
+  // It leaves the list first: what of its partitions has ended moves while the rest uses its grace period.
+  preemptiveShutdown: true
+})
+
+/** A runner among others. It listens before it is on the list. */
+export const layerRunner = <Server>(
+  schema: string,
+  settings: Settings,
+  transport: Transport.Transport<Server>
+): Layer.Layer<Cluster, ClusterError, JobStore | Postgres.Client> =>
+  transport.runner.pipe(
+    Layer.provide(layerHealth),
+    Layer.provideMerge(supervised(schema, settings.timing.lockExpiration)),
+    Layer.provide(transport.client),
+    Layer.provide(MessageStorage.layerNoop),
+    Layer.provide(Layer.effect(
+      ShardingConfig.ShardingConfig,
+      Effect.map(transport.boundPort, (boundPort) => runnerConfig(settings, boundPort))
+    )),
+    Layer.provide(transport.server(settings.listen)),
+    onLiveClock
+  )

@@ -1,0 +1,171 @@
+/**
+ * From what the user gave, or else the environment, to the settings of a runner: each checked, the first wrong one named.
+ */
+import * as Config from "effect/Config"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import { ClusterError } from "./clusterError.ts"
+
+/** How runners reach each other. */
+export const transports = ["socket", "http", "websocket"] as const
+export type Transport = (typeof transports)[number]
+
+/** How soon things are noticed. What each trades stands in the README, "Several processes". */
+export interface Timing {
+  /** How long a runner that is not heard of keeps its partitions. Default 6 seconds, at least 3. */
+  readonly lockExpiration?: Duration.Input
+  /** How often it confirms that it has them: at most a third of the expiration. Default 2 seconds. */
+  readonly lockRefresh?: Duration.Input
+  /** How often runners look who is there. Default 1 second. */
+  readonly assignments?: Duration.Input
+  /** How often they ask each other whether they are alive. Default 2 seconds. */
+  readonly health?: Duration.Input
+  /** How long to wait for further runners before partitions move to one that joins. Default 0. */
+  readonly joinDebounce?: Duration.Input
+}
+
+/** What `JobRuntime.layerCluster` takes of a runner. An option wins over its setting. */
+export interface RunnerOptions {
+  /**
+   * Name or address at which the other runners reach this one. `MILLRACE_RUNNER_HOST`. One of the two has to be given: no default is right
+   * on two machines.
+   */
+  readonly host?: string
+  /** `MILLRACE_RUNNER_PORT`, default 34431; 0 takes any free one. */
+  readonly port?: number
+  /** Where it listens, if not there: behind NAT, or on all interfaces (`0.0.0.0`). `MILLRACE_RUNNER_LISTEN_HOST`. */
+  readonly listenHost?: string
+  /** `MILLRACE_RUNNER_LISTEN_PORT`. */
+  readonly listenPort?: number
+  /** `MILLRACE_RUNNER_TRANSPORT`, default `socket`. The same in all runners. */
+  readonly transport?: Transport
+  /** Its share of the partitions beside runners of weight 1: 1 to 100. `MILLRACE_RUNNER_WEIGHT`, default 1. */
+  readonly weight?: number
+  /** How many shards partitions are spread over: 1 to 1,000. The same in all runners, always. `MILLRACE_RUNNER_SHARDS`, default 16. */
+  readonly shards?: number
+  /** `MILLRACE_RUNNER_LOCK_EXPIRATION`, `_LOCK_REFRESH`, `_ASSIGNMENTS`, `_HEALTH`, `_JOIN_DEBOUNCE`, such as "6 seconds". */
+  readonly timing?: Timing
+}
+
+/** The settings of one runner. */
+export interface Settings {
+  readonly host: string
+  /** 0: the one that is listened at. */
+  readonly port: number
+  readonly listen: { readonly host: string; readonly port: number }
+  readonly transport: Transport
+  readonly weight: number
+  readonly shards: number
+  readonly timing: { readonly [Name in keyof Timing]-?: Duration.Duration }
+}
+
+const invalid = (field: string, variable: string, expected: string, received: unknown) =>
+  new ClusterError({
+    reason: "InvalidConfig",
+    field,
+    message: `JobRuntime.layerCluster: ${field} (${variable}): expected ${expected}, received ${String(received)}`
+  })
+
+interface Kind<A> {
+  readonly expected: string
+  /** From what an option or a setting says; none where it is wrong. */
+  readonly read: (given: unknown) => Option.Option<A>
+}
+
+const kind = <A>(expected: string, read: (given: unknown) => A | undefined): Kind<A> => ({
+  expected,
+  read: (given) => Option.fromUndefinedOr(read(given))
+})
+
+const integer = (least: number, most: number): Kind<number> =>
+  kind(`an integer from ${least} to ${most}`, (given) => {
+    const value = typeof given === "string" && /^\d+$/.test(given) ? Number(given) : given
+    return typeof value === "number" && Number.isInteger(value) && value >= least && value <= most ? value : undefined
+  })
+
+const hostName: Kind<string> = kind(
+  "a host name or an address",
+  (given) => typeof given === "string" && /^[^\s/]{1,255}$/.test(given) ? given : undefined
+)
+
+const oneOf = <const Values extends ReadonlyArray<string>>(values: Values): Kind<Values[number]> =>
+  kind(`one of ${values.join(", ")}`, (given) => values.find((value) => value === given))
+
+const duration = (leastMs: number): Kind<Duration.Duration> =>
+  kind(`a duration from ${Duration.format(Duration.millis(leastMs))} to 1 hour, such as "6 seconds"`, (given) => {
+    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- any text may be given, and what is no duration is none
+    const value = Duration.fromInput(given as Duration.Input)
+    if (Option.isNone(value)) return undefined
+    const millis = Duration.toMillis(value.value)
+    return millis >= leastMs && millis <= 3_600_000 ? value.value : undefined
+  })
+
+/** What the option says, or else the variable, or else nothing. */
+const settingOf = Effect.fnUntraced(function*<A>(
+  field: string,
+  variable: string,
+  given: unknown,
+  { expected, read }: Kind<A>
+): Effect.fn.Return<A | undefined, ClusterError> {
+  const name = `MILLRACE_RUNNER_${variable}`
+  const found = given ?? Option.getOrUndefined(
+    yield* Config.option(Config.String(name)).pipe(
+      Effect.mapError((error) => invalid(field, name, expected, error.message))
+    )
+  )
+  if (found === undefined || found === "") return undefined
+  const value = read(found)
+  return Option.isSome(value) ? value.value : yield* invalid(field, name, expected, found)
+})
+
+/** Addresses to listen at that are none to be reached at. */
+const unspecified: ReadonlySet<string> = new Set(["0.0.0.0", "::", "[::]", "*"])
+
+/** Reads `options`, and the environment where they say nothing. */
+export const resolve = Effect.fnUntraced(function*(
+  options: RunnerOptions
+): Effect.fn.Return<Settings, ClusterError> {
+  const { timing = {} } = options
+  const anyPort = integer(0, 65_535)
+  const reachable = "the host at which the other runners reach this one"
+  const host = yield* settingOf("host", "HOST", options.host, hostName)
+  if (host === undefined) return yield* invalid("host", "MILLRACE_RUNNER_HOST", reachable, "nothing")
+  if (unspecified.has(host)) {
+    return yield* invalid("host", "MILLRACE_RUNNER_HOST", `${reachable} (${host} may be the listenHost)`, host)
+  }
+  const port = (yield* settingOf("port", "PORT", options.port, anyPort)) ?? 34_431
+  const listenHost = (yield* settingOf("listenHost", "LISTEN_HOST", options.listenHost, hostName)) ?? host
+  const listenPort = (yield* settingOf("listenPort", "LISTEN_PORT", options.listenPort, anyPort)) ?? port
+  const time = (field: keyof Timing, variable: string, least: number, otherwise: number) =>
+    Effect.map(
+      settingOf(`timing.${field}`, variable, timing[field], duration(least)),
+      (value) => value ?? Duration.millis(otherwise)
+    )
+  const lockExpiration = yield* time("lockExpiration", "LOCK_EXPIRATION", 3_000, 6_000)
+  const third = Duration.toMillis(lockExpiration) / 3
+  const lockRefresh = yield* time("lockRefresh", "LOCK_REFRESH", 100, Math.min(2_000, third))
+  if (Duration.toMillis(lockRefresh) > third) {
+    return yield* invalid(
+      "timing.lockRefresh",
+      "MILLRACE_RUNNER_LOCK_REFRESH",
+      `at most a third of lockExpiration (${Duration.format(lockExpiration)})`,
+      Duration.format(lockRefresh)
+    )
+  }
+  return {
+    host,
+    port,
+    listen: { host: listenHost, port: listenPort },
+    transport: (yield* settingOf("transport", "TRANSPORT", options.transport, oneOf(transports))) ?? "socket",
+    weight: (yield* settingOf("weight", "WEIGHT", options.weight, integer(1, 100))) ?? 1,
+    shards: (yield* settingOf("shards", "SHARDS", options.shards, integer(1, 1_000))) ?? 16,
+    timing: {
+      lockExpiration,
+      lockRefresh,
+      assignments: yield* time("assignments", "ASSIGNMENTS", 100, 1_000),
+      health: yield* time("health", "HEALTH", 100, 2_000),
+      joinDebounce: yield* time("joinDebounce", "JOIN_DEBOUNCE", 0, 0)
+    }
+  }
+})

@@ -1,0 +1,106 @@
+/**
+ * What a runtime does beside its queues: passes on what other processes announce, drops finished days, says who owns what.
+ *
+ * Nothing depends on them: a crash leaves nothing behind, and what is missed is found by sweeps.
+ */
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Queue from "effect/Queue"
+import * as Schedule from "effect/Schedule"
+import { JobStore } from "../JobStore.ts"
+import { Owners } from "./owners.ts"
+import { type KnownQueue, Queues } from "./queues.ts"
+import { onLiveClock } from "./time/liveClock.ts"
+
+/** Passes on what submitters in other processes announce. Of several runners that hear it only the owner acts. */
+export const listener = Layer.effectDiscard(Effect.gen(function*() {
+  const store = yield* JobStore
+  const owners = yield* Owners
+  const queues = yield* Queues
+  yield* Effect.gen(function*() {
+    const announcements = yield* store.announcements
+    while (true) {
+      for (const ready of yield* Queue.take(announcements)) {
+        if (owners.tell(ready.queueId, ready.partition, [ready])) continue
+        const known = queues.declared.find(({ row }) => row.queueId === ready.queueId)
+        if (known === undefined) continue
+        const to = { queue: known.row.name, partition: ready.partition }
+        if (owners.reach(to) === "here") yield* owners.wake(to, [ready])
+      }
+    }
+  }).pipe(
+    Effect.scoped,
+    Effect.tapError((error) => Effect.logWarning("Not listening for submitters: trying again", error)),
+    Effect.retry(Schedule.spaced("1 second")),
+    onLiveClock,
+    Effect.withTracerEnabled(false),
+    Effect.forkScoped
+  )
+}))
+
+/** Prepares the days ahead and drops those that are over, once an hour. */
+export const retention = Layer.effectDiscard(Effect.gen(function*() {
+  const store = yield* JobStore
+  yield* Effect.flatMap(store.now, store.purge).pipe(
+    Effect.tapError((error) => Effect.logWarning("Could not purge finished jobs", error)),
+    Effect.ignore,
+    Effect.repeat(Schedule.spaced("1 hour")),
+    onLiveClock,
+    Effect.withTracerEnabled(false),
+    Effect.forkScoped
+  )
+}))
+
+const partitionsOf = ({ row }: KnownQueue) =>
+  Array.from({ length: row.partitions }, (_, partition) => ({ queue: row.name, partition }))
+
+/** Of a runtime of one process: says who owns the queues when it is someone else. */
+export const standby = Layer.effectDiscard(Effect.gen(function*() {
+  const owners = yield* Owners
+  const { declared } = yield* Queues
+  const isOwner = () => declared.flatMap(partitionsOf).every((address) => owners.reach(address) === "here")
+  yield* Effect.gen(function*() {
+    yield* Effect.sleep("3 seconds")
+    if (isOwner()) return
+    yield* Effect.logInfo(
+      "Another process owns the queues of this schema: standing by. Programs with other queues need a `schema` of their own"
+    )
+    yield* Effect.sync(isOwner).pipe(
+      Effect.repeat({ until: (isOwner) => isOwner, schedule: Schedule.spaced("1 second") })
+    )
+    yield* Effect.logInfo("The other process is gone: taken over")
+  }).pipe(onLiveClock, Effect.forkScoped)
+}))
+
+/** Shards are given to processes whatever queues they declare: says so when jobs wait here in one that is not declared, once a queue. */
+export const undeclared = Layer.effectDiscard(Effect.gen(function*() {
+  const store = yield* JobStore
+  const owners = yield* Owners
+  const queues = yield* Queues
+  const told = new Set(queues.declared.map(({ row }) => row.name))
+  const look = Effect.gen(function*() {
+    for (const name of yield* queues.names) {
+      const known = told.has(name) ? undefined : Option.getOrUndefined(yield* queues.byName(name))
+      if (known === undefined) continue
+      for (const address of partitionsOf(known)) {
+        if (owners.reach(address) !== "here") continue
+        const waiting = yield* store.depth({ queueId: known.row.queueId, partition: address.partition }, 1)
+        if (told.has(name) || !waiting.some((count) => count > 0)) continue
+        told.add(name)
+        yield* Effect.logWarning(
+          `Jobs wait in the queue "${name}", and this process, which owns ${
+            known.row.partitions === 1 ? "it" : "a part of it"
+          }, does not declare it: give it to the runtime as one of its \`queues\`, with the handlers of its jobs`
+        )
+      }
+    }
+  })
+  yield* Effect.ignore(look).pipe(
+    Effect.repeat(Schedule.spaced("10 seconds")),
+    Effect.delay("5 seconds"),
+    onLiveClock,
+    Effect.withTracerEnabled(false),
+    Effect.forkScoped
+  )
+}))
