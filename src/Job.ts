@@ -32,6 +32,11 @@ export interface RequestOptions {
   readonly priority?: Lane | number
   /** At most one live job of this key, tenant and queue: submitting another returns the id of the live one. 1 to 512 characters. */
   readonly dedupeKey?: string
+  /**
+   * For a queue with `partitionBy: "key"`: all jobs of one key and tenant are in the same partition, and run one after another where the queue
+   * is `ordered`. 1 to 512 characters.
+   */
+  readonly key?: string
   /** Not before this time: a `DateTime`, a `Date` or milliseconds since 1970. */
   readonly runAt?: DateTime.DateTime | Date | number
   /** Not before this long from now. */
@@ -114,6 +119,8 @@ export interface Options<Payload extends Codec, Success extends Codec, Error ext
   readonly timeout?: Duration.Input
   /** See {@link RequestOptions.dedupeKey}. */
   readonly dedupeKey?: (payload: Payload["Type"]) => string
+  /** See {@link RequestOptions.key}. */
+  readonly key?: (payload: Payload["Type"]) => string
   readonly expiresIn?: Duration.Input
   /** Default `"job"`: the handler's statements and the completion are one transaction. `"grouped"`, for short ones: see {@link Transaction}. */
   readonly transaction?: Transaction
@@ -168,7 +175,23 @@ export const make = <
   const successCodec = Schema.toCodecJson(success)
   const errorCodec = Schema.toCodecJson(error)
   const decodePayload = Schema.decodeUnknownEffect(payloadCodec)
-  const { dedupeKey } = options
+  const queue = options.queue ?? JobQueue.fallback
+  check(
+    options.key === undefined || queue.partitionBy === "key",
+    "key",
+    `a queue with partitionBy "key"`,
+    `a key, and the queue "${queue.name}", which goes by ${queue.partitionBy}`
+  )
+
+  const keyBy =
+    (choose: ((payload: Payload["Type"]) => string) | undefined): Definition["keyOf"] => (value, isDecoded) =>
+      choose === undefined
+        ? Effect.undefined
+        : (isDecoded ? Effect.succeed(value as Payload["Type"]) : decodePayload(value)).pipe(
+          Effect.map(choose),
+          Effect.option,
+          Effect.map(Option.getOrUndefined)
+        )
 
   const handlerOf = (
     run: Handler["run"],
@@ -197,7 +220,7 @@ export const make = <
     payload,
     success,
     error,
-    queue: options.queue ?? JobQueue.fallback,
+    queue,
     priority: options.priority,
     expiresIn: options.expiresIn,
     request: (value, requestOptions) => ({ type, payload: value, ...requestOptions, definition: statics }),
@@ -208,14 +231,8 @@ export const make = <
         yield* handlers.add(handlerOf(handler as Handler["run"], context))
       })),
     encodePayload: textEncoder(payloadCodec),
-    dedupeKeyOf: (value, isDecoded) =>
-      dedupeKey === undefined
-        ? Effect.undefined
-        : (isDecoded ? Effect.succeed(value as Payload["Type"]) : decodePayload(value)).pipe(
-          Effect.map(dedupeKey),
-          Effect.option,
-          Effect.map(Option.getOrUndefined)
-        ),
+    dedupeKeyOf: keyBy(options.dedupeKey),
+    keyOf: keyBy(options.key),
     decodeSuccess: Schema.decodeUnknownEffect(successCodec),
     decodeError: Schema.decodeUnknownEffect(errorCodec)
   }

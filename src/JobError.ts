@@ -24,6 +24,60 @@ export class StoreUnavailable extends Schema.TaggedError<StoreUnavailable>()("St
   }
 }
 
+// ------------------------------------------------------------------------------------------------ of the layout
+
+/** How a queue is divided by tenant or key cannot be changed while jobs are in it: they have their partitions already. */
+export class QueueNotEmpty extends Schema.TaggedError<QueueNotEmpty>()("QueueNotEmpty", {
+  queue: Schema.String,
+  field: Schema.Literals(["partitions", "partitionBy", "ordered", "group"]),
+  stored: Schema.String,
+  asked: Schema.String
+}) {
+  readonly isRetryable = true
+  override get message() {
+    return `queue "${this.queue}": ${this.field} is ${this.stored} in the database and ${this.asked} in this program; that can only be changed while no job is in the queue. Let it run empty, or keep ${this.stored}`
+  }
+}
+
+/** Other runners live that count the shards otherwise: the number of a lock would mean something else to each. */
+export class ShardsDiffer extends Schema.TaggedError<ShardsDiffer>()("ShardsDiffer", {
+  stored: Schema.Int,
+  asked: Schema.Int,
+  living: Schema.Array(Schema.String)
+}) {
+  readonly isRetryable = true
+  override get message() {
+    return `shards: ${this.stored} in the database and ${this.asked} in this program, and runners with ${this.stored} are there (${
+      this.living.join(", ")
+    }): use the same number everywhere, or stop all runners first`
+  }
+}
+
+/** There is no number left for another shard group. */
+export class TooManyGroups extends Schema.TaggedError<TooManyGroups>()("TooManyGroups", {
+  group: Schema.String,
+  known: Schema.Array(Schema.String)
+}) {
+  readonly isRetryable = false
+  override get message() {
+    return `group "${this.group}": ${this.known.length} groups are known already, which is all there can be: ${
+      this.known.join(", ")
+    }. Delete from shard_groups what no queue and no runner uses any more`
+  }
+}
+
+/** This program and the database do not agree on how work is divided; nothing was started. */
+export class LayoutError extends Schema.TaggedError<LayoutError>()("LayoutError", {
+  reason: Schema.Union([QueueNotEmpty, ShardsDiffer, TooManyGroups])
+}) {
+  get isRetryable(): boolean {
+    return this.reason.isRetryable
+  }
+  override get message() {
+    return this.reason.message
+  }
+}
+
 // ------------------------------------------------------------------------------------------------ of submit
 
 /** `submit([])`. */

@@ -53,6 +53,8 @@ export interface Definition {
   readonly encodePayload: (payload: unknown) => Effect.Effect<string, Schema.SchemaError>
   /** The dedupe key of a payload, decoded (from a typed request) or stored as given; none where it does not decode. */
   readonly dedupeKeyOf: (payload: unknown, isDecoded: boolean) => Effect.Effect<string | undefined>
+  /** The same for the key that its queue goes by. */
+  readonly keyOf: (payload: unknown, isDecoded: boolean) => Effect.Effect<string | undefined>
 }
 
 /** What the runtime needs to run a type. All functions are total: their failures are data. */

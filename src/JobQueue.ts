@@ -13,11 +13,27 @@ export interface Retention {
   readonly expiredMs: number
 }
 
+/**
+ * What decides on a job's partition: its id, which spreads them evenly; its tenant, so that all jobs of one tenant are in one partition; or
+ * its tenant and `key` together. A job without a key goes by its id.
+ */
+export type PartitionBy = "job" | "tenant" | "key"
+
+/** All of them, as numbered in the table `queues`. */
+export const partitionings: ReadonlyArray<PartitionBy> = ["job", "tenant", "key"]
+
 /** A declared queue. */
 export interface JobQueue {
   readonly name: string
   /** How many handlers of this queue run at once, in all. */
   readonly concurrency: number
+  /** Into how many partitions its jobs are divided, each owned by one runner. */
+  readonly partitions: number
+  readonly partitionBy: PartitionBy
+  /** Whether jobs of one key run in the order of their submission, one at a time. */
+  readonly isOrdered: boolean
+  /** The shard group: only runners that name it host the queue. */
+  readonly group: string
   readonly weights: Priority.Weights
   readonly retention: Retention
   readonly maxPayloadBytes: number
@@ -25,8 +41,23 @@ export interface JobQueue {
 
 /** What {@link make} takes. */
 export interface Options {
-  /** How many handlers run at once. Default 10. */
+  /** How many handlers run at once, in all partitions together: each gets its share. Default 10. */
   readonly concurrency?: number
+  /**
+   * Into how many partitions its jobs are divided: each runs in one process at a time. Default 1, at most 1,000 and not more than
+   * `concurrency`. The latest program to start decides, for all; a program that does not declare the queue leaves it as it is.
+   */
+  readonly partitions?: number
+  /** What decides on a job's partition. Default `"job"`. The other two, and `ordered`, can only be changed while the queue is empty, their `partitions` too. */
+  readonly partitionBy?: PartitionBy
+  /**
+   * For `partitionBy: "key"`: jobs of one key (and tenant) start in the order of their submission, one at a time. One that waits for its next
+   * attempt holds back those behind it, a dead letter lets them go. A delayed one joins when it is due. Submissions that overlap in time
+   * have no order. Default false.
+   */
+  readonly ordered?: boolean
+  /** The shard group: only runners that name it host the queue, so that some machines take only their own queues. Default `"default"`. */
+  readonly group?: string
   /** Weights of the lanes. Default 8:4:2:1. */
   readonly weights?: Partial<Priority.Weights>
   /** How long final jobs are kept at least: they go when the day (UTC) on which that ends is over. Default 7 days each. */
@@ -59,6 +90,29 @@ const positive = (name: string, field: string, value: number, most: number): num
     ? value
     : refuse(name, field, `an integer from 1 to ${most}`, value)
 
+/** The most partitions of one queue. Its runners hold a lock and a few timers for each. */
+const mostPartitions = 1_000
+
+const divided = (name: string, partitions: number, concurrency: number): number =>
+  positive(name, "partitions", partitions, mostPartitions) <= concurrency
+    ? partitions
+    : refuse(
+      name,
+      "partitions",
+      `at most the concurrency of ${concurrency}, of which each partition gets its share`,
+      partitions
+    )
+
+const oneOf = (name: string, partitionBy: PartitionBy): PartitionBy =>
+  partitionings.includes(partitionBy)
+    ? partitionBy
+    : refuse(name, "partitionBy", `one of ${partitionings.join(", ")}`, partitionBy)
+
+const orderedBy = (name: string, isOrdered: boolean, partitionBy: PartitionBy): boolean =>
+  typeof isOrdered === "boolean" && (!isOrdered || partitionBy === "key")
+    ? isOrdered
+    : refuse(name, "ordered", "true only with partitionBy \"key\"", isOrdered)
+
 const mostDays = 36_500
 
 /** Forever would put the day of purge beyond any date, and no job could be settled. */
@@ -81,10 +135,19 @@ const keptFor = (
  * const Documents = JobQueue.make("documents", { concurrency: 20 })
  */
 export const make = (name: string, options: Options = {}): JobQueue => {
-  if (!isName(name)) refuse(name, "name", "1 to 100 letters, digits, '.', '_' or '-'", name)
+  const words = "1 to 100 letters, digits, '.', '_' or '-'"
+  if (!isName(name)) refuse(name, "name", words, name)
+  const group = options.group ?? "default"
+  if (!isName(group)) refuse(name, "group", words, group)
+  const concurrency = positive(name, "concurrency", options.concurrency ?? 10, 10_000)
+  const partitionBy = oneOf(name, options.partitionBy ?? "job")
   return {
     name,
-    concurrency: positive(name, "concurrency", options.concurrency ?? 10, 10_000),
+    concurrency,
+    partitions: divided(name, options.partitions ?? 1, concurrency),
+    partitionBy,
+    isOrdered: orderedBy(name, options.ordered ?? false, partitionBy),
+    group,
     weights: Result.getOrElse(
       Priority.makeWeights({ ...Priority.defaultWeights, ...options.weights }),
       (issue) => refuse(name, "weights", "an integer from 1 to 1000 for each lane", String(issue))
@@ -96,6 +159,40 @@ export const make = (name: string, options: Options = {}): JobQueue => {
     },
     maxPayloadBytes: positive(name, "maxPayloadBytes", options.maxPayloadBytes ?? 1024 * 1024, maxJsonBytes)
   }
+}
+
+/**
+ * How many handlers one of `partitions` runs at once: together they run `concurrency` of them. Never less than one, also where the table has
+ * more partitions than this program's concurrency, or one left over from a larger count.
+ */
+export const shareOf = ({ concurrency }: JobQueue, partition: number, partitions: number): number =>
+  partition < partitions
+    ? Math.max(1, Math.floor(concurrency / partitions) + (partition < concurrency % partitions ? 1 : 0))
+    : 1
+
+/** How a queue is divided, and among whom: what all programs have to agree on. */
+export type Layout = Pick<JobQueue, "partitions" | "partitionBy" | "isOrdered" | "group">
+
+/** A field of a layout, as {@link Options} calls it. */
+export type LayoutField = "partitions" | "partitionBy" | "ordered" | "group"
+
+/** What the table says of a queue that no program has declared otherwise. */
+export const defaultLayout: Layout = { partitions: 1, partitionBy: "job", isOrdered: false, group: "default" }
+
+export const isSameLayout = (one: Layout, other: Layout): boolean =>
+  one.partitions === other.partitions && one.partitionBy === other.partitionBy &&
+  one.isOrdered === other.isOrdered && one.group === other.group
+
+/**
+ * The first difference that jobs in the queue forbid: where a job's partition means something, its tenant's or key's others must not be in
+ * another one. Which processes host it matters to order only: two of them may run at the same time for a moment.
+ */
+export const fixedWhileUsed = (stored: Layout, wanted: Layout): LayoutField | undefined => {
+  if (stored.partitionBy !== wanted.partitionBy) return "partitionBy"
+  if (stored.partitionBy === "job") return undefined
+  if (stored.partitions !== wanted.partitions) return "partitions"
+  if (stored.isOrdered !== wanted.isOrdered) return "ordered"
+  return stored.isOrdered && stored.group !== wanted.group ? "group" : undefined
 }
 
 /** The queue of requests that name none. Declared by every runtime. */

@@ -19,6 +19,7 @@ import * as RunnerSettings from "./internal/runnerSettings.ts"
 import * as ShardGroups from "./internal/shardGroups.ts"
 import * as Waker from "./internal/waker.ts"
 import * as Watchers from "./internal/watchers.ts"
+import type { LayoutError } from "./JobError.ts"
 import * as JobHandlers from "./JobHandlers.ts"
 import type { JobQueue } from "./JobQueue.ts"
 import * as Jobs from "./Jobs.ts"
@@ -88,7 +89,7 @@ const base = (options: ClientOptions) =>
  */
 export const layerClient = (
   options: ClientOptions = {}
-): Layer.Layer<Services, StoreError | MigrationError, Postgres.Client> =>
+): Layer.Layer<Services, StoreError | MigrationError | LayoutError, Postgres.Client> =>
   Jobs.layer.pipe(
     Layer.provide(Waker.layer),
     Layer.provide(Owners.layerNone),
@@ -128,7 +129,7 @@ const entities = (
  */
 export const layer = (
   options: Options = {}
-): Layer.Layer<Services | Runner, StoreError | MigrationError, Postgres.Client> =>
+): Layer.Layer<Services | Runner, StoreError | MigrationError | LayoutError, Postgres.Client> =>
   Layer.mergeAll(Jobs.layer, Watchers.listener, Watchers.retention, Watchers.standby, Watchers.undeclared).pipe(
     Layer.provide(Waker.layer),
     Layer.provideMerge(entities(options, { groupOf: () => ShardGroups.single, isClustered: false })),
@@ -148,10 +149,10 @@ export const layer = (
  */
 export const layerCluster = (
   options: ClusterOptions = {}
-): Layer.Layer<Services | Runner, StoreError | MigrationError | ClusterError, Postgres.Client> =>
+): Layer.Layer<Services | Runner, StoreError | MigrationError | LayoutError | ClusterError, Postgres.Client> =>
   Layer.mergeAll(Jobs.layer, Watchers.listener, Watchers.retention, Watchers.undeclared).pipe(
     Layer.provide(Waker.layer),
-    Layer.provideMerge(entities(options, { groupOf: () => ShardGroups.nameOf(0), isClustered: true })),
+    Layer.provideMerge(entities(options, { groupOf: ShardGroups.nameOf, isClustered: true })),
     Layer.provide(runner(options)),
     Layer.provideMerge(base(options))
   )

@@ -11,9 +11,10 @@ import type * as Option from "effect/Option"
 import type * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
-import type { CommitFailed, JobFailure } from "./JobError.ts"
+import type { CommitFailed, JobFailure, LayoutError } from "./JobError.ts"
 import type { Entry } from "./JobHistory.ts"
 import type { BatchId, JobId } from "./JobId.ts"
+import type { Layout } from "./JobQueue.ts"
 import type { JobState, Outcome } from "./JobState.ts"
 
 /**
@@ -48,11 +49,23 @@ export const tenantKey = (tenantId: string | undefined): TenantKey => tenantId =
 /** The tenant id of a stored tenant; none for the system. */
 export const tenantId = (tenant: TenantKey): string | undefined => tenant === "=" ? undefined : tenant.slice(1)
 
-/** A registered queue. */
-export interface QueueRow {
+/** A registered queue. What it says here counts, for all programs. */
+export interface QueueRow extends Layout {
   readonly queueId: number
   readonly name: string
-  readonly partitions: number
+  /** The number of its group, from 0 to {@link shardGroupCount} - 1. */
+  readonly shardGroup: number
+  /** Raised by every change of the layout. */
+  readonly layout: number
+}
+
+/** How many shard groups there can be. `default` is number 0. */
+export const shardGroupCount = 32
+
+/** A partition of a queue. */
+export interface PartitionKey {
+  readonly queueId: number
+  readonly partition: number
 }
 
 /** One ownership of one partition. */
@@ -74,6 +87,10 @@ export interface NewJob {
   readonly dueAt: number | undefined
   readonly expiresAt: number | undefined
   readonly dedupeKey: string | undefined
+  /** In queues that go by key, and given there. */
+  readonly key: string | undefined
+  /** Where the job's tenant or key belongs, from 0 to 2^31 - 1: the partition is then its remainder, by the count there is at that moment. */
+  readonly place: number | undefined
   readonly payload: string
   readonly context: string | undefined
 }
@@ -84,6 +101,8 @@ export interface Submitted {
   readonly isNew: boolean
   /** Arrival order; 0 where not new. */
   readonly seq: number
+  /** Where it is, if the store has chosen: of a job with a `place`. */
+  readonly partition?: number
 }
 
 /** Rows of this lane and tenant at or above `seq` have become ready, or will at `dueAt`. */
@@ -238,6 +257,7 @@ export interface JobRecord {
   readonly attempt: number
   readonly crashes: number
   readonly dedupeKey: string | undefined
+  readonly key: string | undefined
   readonly batchId: BatchId | undefined
   readonly createdAt: number
   readonly dueAt: number | undefined
@@ -270,10 +290,28 @@ export class JobStore extends Context.Service<JobStore, {
   /** The current time: Effect's Clock plus the database's offset, measured at the start and by each purge, in whole milliseconds. */
   readonly now: Effect.Effect<number>
 
-  /** Makes the queue known. The partition count stored first wins; the caller's is a request. */
-  readonly declareQueue: (name: string, partitions: number) => Effect.Effect<QueueRow, StoreError>
+  /**
+   * Makes the queue known, and as it is wanted: the latest to ask decides. Without a wish it stays as it is. `QueueNotEmpty`: of a queue that
+   * goes by tenant or key, before or after, nothing but the group changes while jobs are in it; of an ordered one not even that.
+   */
+  readonly declareQueue: (name: string, wanted?: Layout) => Effect.Effect<QueueRow, StoreError | LayoutError>
   /** All queues ever declared. */
   readonly queues: Effect.Effect<ReadonlyArray<QueueRow>, StoreError>
+  /** Partitions beyond the count of their queue that have jobs still: left over when it was lowered, or stored by who had not heard of it. */
+  readonly leftovers: Effect.Effect<ReadonlyArray<PartitionKey>, StoreError>
+  /** The numbers of these shard groups, in their order. One that is new gets a number, for ever. */
+  readonly shardGroups: (names: ReadonlyArray<string>) => Effect.Effect<ReadonlyArray<number>, StoreError | LayoutError>
+  /**
+   * Every runner says this before it joins: how many shards a group has. `ShardsDiffer` while runners live that count otherwise. Two that join
+   * at once may both be let in: each looks at `shards` again when it has locked some, and lets go of them where the number is not its own.
+   * `expirationMs`: how long a runner may be silent and count as living.
+   */
+  readonly agreeOnShards: (ours: {
+    readonly shards: number
+    readonly expirationMs: number
+  }) => Effect.Effect<void, StoreError | LayoutError>
+  /** The number agreed on; none before the first runner. */
+  readonly shards: Effect.Effect<Option.Option<number>, StoreError>
 
   /**
    * Stores all or nothing, answers in the caller's order. Inside a transaction of the caller's `SqlClient` it is part of that

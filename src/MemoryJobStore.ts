@@ -10,12 +10,12 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
+import { declareQueue, groupNumber, leftovers, partitionOf } from "./internal/memory/layout.ts"
 import { depth, find, intake, payload, reread, waiting } from "./internal/memory/reading.ts"
 import {
   dayOf,
   dedupeKeyOf,
   fenceKey,
-  type PartitionKey,
   refused,
   refuseJson,
   refuseText,
@@ -29,7 +29,7 @@ import {
   JobStore,
   type NewJob,
   type Owner,
-  type QueueRow,
+  type PartitionKey,
   type Ready,
   type RunNote,
   type Settlement,
@@ -71,12 +71,28 @@ const submit = (
     const key = dedupeKeyOf(job)
     const holder = key === undefined ? undefined : tables.holders.get(key)
     // Its own row: an earlier sending had arrived.
-    if (holder === job.id) return { id: holder, isNew: true, seq: tables.live.get(holder)?.seq ?? 0 }
+    if (holder === job.id) {
+      const { partition = job.partition, seq = 0 } = tables.live.get(holder) ?? {}
+      return { id: holder, isNew: true, seq, partition }
+    }
     if (holder !== undefined) return { id: holder, isNew: false, seq: 0 }
     const seq = tables.nextSeq()
-    const state = job.dueAt !== undefined && job.dueAt > now ? "scheduled" : "queued"
-    tables.put({ ...job, state, seq, version: 0, attempt: 0, crashes: 0, batchId, createdAt: now, history: [] })
-    return { id: job.id, isNew: true, seq }
+    const state: Row["state"] = job.dueAt !== undefined && job.dueAt > now ? "scheduled" : "queued"
+    const placed = job.place === undefined ? {} : { partition: partitionOf(tables, job) }
+    const row = {
+      ...job,
+      ...placed,
+      state,
+      seq,
+      version: 0,
+      attempt: 0,
+      crashes: 0,
+      batchId,
+      createdAt: now,
+      history: []
+    }
+    tables.put(row)
+    return { id: job.id, isNew: true, seq, ...placed }
   })
 
 const takeOver = (tables: Tables, { partition, queueId }: PartitionKey, name: string) => {
@@ -186,6 +202,7 @@ const replay = (tables: Tables, id: JobId, tenant: TenantKey, entry: Entry): Opt
   if (key !== undefined && tables.holders.has(key)) return "taken"
   const again: Row = {
     ...dead.row,
+    partition: partitionOf(tables, dead.row),
     state: "queued",
     seq: tables.nextSeq(),
     version: dead.row.version + 1,
@@ -215,14 +232,6 @@ const refence = (tables: Tables, owner: Owner, id: JobId, version: number): Opti
   return Option.some(version + 1)
 }
 
-const declareQueue = (tables: Tables, name: string, partitions: number): QueueRow => {
-  const known = tables.queues.get(name)
-  if (known !== undefined) return known
-  const row = { queueId: tables.queues.size + 1, name, partitions }
-  tables.queues.set(name, row)
-  return row
-}
-
 const listen = (tables: Tables) =>
   Effect.acquireRelease(
     Effect.tap(
@@ -242,8 +251,13 @@ const make = (): JobStore["Service"] => {
   const tables = new Tables()
   return {
     now: Clock.currentTimeMillis,
-    declareQueue: (name, partitions) => Effect.sync(() => declareQueue(tables, name, partitions)),
+    declareQueue: (name, wanted) => Effect.suspend(() => declareQueue(tables, name, wanted)),
     queues: Effect.sync(() => [...tables.queues.values()]),
+    leftovers: Effect.sync(() => leftovers(tables)),
+    shardGroups: (names) => Effect.forEach(names, (name) => groupNumber(tables, name)),
+    // There is one process only.
+    agreeOnShards: ({ shards }) => Effect.sync(() => void (tables.shards = shards)),
+    shards: Effect.sync(() => Option.fromUndefinedOr(tables.shards)),
     submit: (jobs, options) =>
       Effect.andThen(
         Effect.forEach(jobs, refuseJob(tables), { discard: true }),

@@ -17,10 +17,12 @@ import * as Database from "./internal/sql/database.ts"
 import { cancel, replay } from "./internal/sql/deadLetter.ts"
 import { transactGrouped } from "./internal/sql/group.ts"
 import { intake, payload, reread } from "./internal/sql/intake.ts"
-import { declareQueue, depth, find, queues } from "./internal/sql/query.ts"
+import { declareQueue, leftovers, queues, shardGroups } from "./internal/sql/layout.ts"
+import { depth, find } from "./internal/sql/query.ts"
 import * as Retention from "./internal/sql/retention.ts"
 import { nextDue, promote } from "./internal/sql/schedule.ts"
 import { settle } from "./internal/sql/settle.ts"
+import { agreeOnShards, shards } from "./internal/sql/shards.ts"
 import * as Submit from "./internal/sql/submit.ts"
 import { countCrashes, handOver, isOwner, noteDone, noteRunning, takeOver } from "./internal/sql/takeOver.ts"
 import { refence, transact } from "./internal/sql/transact.ts"
@@ -71,6 +73,10 @@ export const make = Effect.fnUntraced(function*(
     now: clock.now,
     declareQueue: declareQueue(db),
     queues: queues(db),
+    leftovers: leftovers(db),
+    shardGroups: shardGroups(db),
+    agreeOnShards: agreeOnShards(db),
+    shards: shards(db),
     submit: Submit.make(db, client, Math.ceil(Duration.toMillis(lockTimeout)), Database.runOn(planned)),
     isInTransaction: Submit.isInTransaction(client),
     afterCommit: (effect) => client.afterCommit(effect),

@@ -72,8 +72,8 @@ export interface Options {
   readonly handlerGraceMs: number
   /** Services of the runtime for attempts and timers, its Clock among them. */
   readonly services: Context.Context<never>
-  /** The shard group that a queue's partitions are in. */
-  readonly groupOf: (row: QueueRow) => string
+  /** The shard group that a queue's partitions are in, by the number that the table has. */
+  readonly groupOf: (shardGroup: number) => string
   /** Whether other runners can be reached by messages. */
   readonly isClustered: boolean
 }
@@ -88,12 +88,6 @@ const definedOnly = (view: Partition.View) => ({
 const addressesOf = ({ row }: KnownQueue): ReadonlyArray<Address> =>
   Array.from({ length: row.partitions }, (_, partition) => ({ queue: row.name, partition }))
 
-/** What a partition may run at once of what its queue may in all; one that the queue no longer counts runs out with one at a time. */
-export const shareOf = (concurrency: number, partition: number, partitions: number): number =>
-  partition >= partitions
-    ? 1
-    : Math.max(1, Math.floor(concurrency / partitions) + (partition < concurrency % partitions ? 1 : 0))
-
 /** The partitions that this process owns now. */
 type Local = Map<string, Partition.Partition>
 
@@ -105,8 +99,8 @@ type Groups = (id: string) => string
 const groupsOf = (queues: Queues["Service"], { groupOf }: Options): Groups => (id) => {
   const known = queues.byName(addressOf(id).queue)
   return isDone(known) && Exit.isSuccess(known) && Option.isSome(known.value)
-    ? groupOf(known.value.value.row)
-    : groupOf({ queueId: 0, name: "", partitions: 1 })
+    ? groupOf(known.value.value.row.shardGroup)
+    : groupOf(0)
 }
 
 const entityOf = (groups: Groups) => QueueEntity.annotate(ClusterSchema.ShardGroup, groups)
@@ -136,12 +130,12 @@ const layerEntity = (options: Options, groups: Groups, local: Local) =>
         yield* Effect.logWarning(`This process has the shard of ${address.entityId} and does not declare its queue`)
         return unserved(address.entityId)
       }
-      const { queue, row } = known
+      const { row } = known
       const partition = yield* Partition.make({
         store: yield* JobStore,
         handlers: yield* JobHandlers,
         bus: yield* EventBus,
-        queue: { ...queue, concurrency: shareOf(queue.concurrency, index, row.partitions) },
+        queue: queues.partOf(known, index),
         queueId: row.queueId,
         partition: index,
         position: { runner: `${host}:${port}`, shard: shardName(address.shardId), entity: address.entityId },

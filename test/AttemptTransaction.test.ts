@@ -277,7 +277,7 @@ layer(tests, { excludeTestServices: true })("in a handler", (it) => {
         Effect.gen(function*() {
           const store = yield* JobStore
           const { jobId } = yield* CurrentJob.CurrentJob
-          const { queueId } = yield* store.declareQueue("ten", 1)
+          const { queueId } = yield* store.declareQueue("ten")
           yield* store.refence({ queueId, partition: 0, epoch: 1 }, jobId, 0)
         })
       ]

@@ -894,7 +894,7 @@ layer(layerBusiness.pipe(Layer.provideMerge(layerPostgres({ queues: [Taken] })))
 const ownChanged = Effect.fnUntraced(
   function*(type: string, change: (memory: JobStore["Service"]) => JobStore["Service"]) {
     const store = change(yield* JobStore)
-    const { queueId } = yield* store.declareQueue(One.name, 1)
+    const { queueId } = yield* store.declareQueue(One.name)
     const scope = yield* Scope.fork(yield* Effect.scope)
     const partition = yield* Partition.make({
       store,

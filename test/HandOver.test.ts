@@ -31,7 +31,7 @@ const counted = Effect.fnUntraced(function*(type: string) {
 /** The owner looks for everything of this lane again, as its sweep does. */
 const sweep = Effect.gen(function*() {
   const store = yield* JobStore
-  const { queueId } = yield* store.declareQueue(Ten.name, 1)
+  const { queueId } = yield* store.declareQueue(Ten.name)
   const { of } = yield* Partitions
   yield* of(Ten).wake([{ queueId, partition: 0, lane: 2, tenant: tenantKey(undefined), seq: 0 }])
 })

@@ -24,6 +24,10 @@ describe("JobQueue", () => {
     assert.deepStrictEqual(JobQueue.make("documents"), {
       name: "documents",
       concurrency: 10,
+      partitions: 1,
+      partitionBy: "job",
+      isOrdered: false,
+      group: "default",
       weights: { critical: 8, high: 4, normal: 2, low: 1 },
       retention: { completedMs: week, cancelledMs: week, expiredMs: week },
       maxPayloadBytes: 1024 * 1024
@@ -55,6 +59,35 @@ describe("JobQueue", () => {
     )
     assert.include(complaint({ weights: { low: 0 } }), "weights: expected")
     assert.include(complaint({ weights: { high: 1.5 } }), "weights: expected")
+  })
+
+  it("a division that cannot be is refused by the name of its field", () => {
+    for (const partitions of [0, 1.5, 1_001, NaN]) {
+      assert.include(complaint({ partitions, concurrency: 10_000 }), "partitions: expected an integer from 1 to 1000")
+    }
+    assert.strictEqual(
+      complaint({ partitions: 11 }),
+      "JobQueue.make(\"documents\"): partitions: expected at most the concurrency of 10, of which each partition gets its share, received 11"
+    )
+    // @ts-expect-error a word that is no partitioning
+    assert.include(complaint({ partitionBy: "user" }), "partitionBy: expected one of job, tenant, key, received user")
+    assert.include(complaint({ ordered: true }), "ordered: expected true only with partitionBy \"key\"")
+    assert.include(complaint({ ordered: true, partitionBy: "tenant" }), "ordered: expected")
+    assert.include(complaint({ group: "a b" }), "group: expected 1 to 100 letters")
+  })
+
+  it("partitions share the concurrency: together they have all of it, and none has more than one beyond another's", () => {
+    for (const concurrency of [1, 2, 7, 10, 64]) {
+      for (const partitions of [1, 2, 3, 7].filter((count) => count <= concurrency)) {
+        const queue = JobQueue.make("documents", { concurrency, partitions })
+        const shares = Array.from({ length: partitions }, (_, index) => JobQueue.shareOf(queue, index, partitions))
+        assert.strictEqual(shares.reduce((sum, share) => sum + share, 0), concurrency)
+        assert.isAtMost(Math.max(...shares) - Math.min(...shares), 1)
+      }
+    }
+    // Another program has divided it further than this one's concurrency goes; or less far, and one is left over.
+    assert.strictEqual(JobQueue.shareOf(JobQueue.make("documents", { concurrency: 2 }), 3, 4), 1)
+    assert.strictEqual(JobQueue.shareOf(JobQueue.make("documents", { concurrency: 9 }), 5, 2), 1)
   })
 
   it("a retention without an end, which no date can hold, is refused: it would keep every job from being settled", () => {

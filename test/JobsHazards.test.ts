@@ -82,7 +82,7 @@ layer(layerRuntime({ queues: [Large] }), { excludeTestServices: true })("hazards
     Effect.gen(function*() {
       const jobs = yield* Jobs.Jobs
       const store = yield* JobStore
-      const { queueId } = yield* store.declareQueue("large", 1)
+      const { queueId } = yield* store.declareQueue("large")
       const seen: Array<RequestContext.RequestContext> = []
       yield* register("Undecodable", () =>
         Effect.gen(function*() {

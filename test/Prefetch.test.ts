@@ -52,8 +52,8 @@ const makeHeld = () => {
   const seen = { settlements: 0, onSubmitted: () => {}, onIntake: noIntake }
   const change = (store: JobStore["Service"]): JobStore["Service"] => ({
     ...store,
-    declareQueue: (name, partitions) =>
-      Effect.tap(store.declareQueue(name, partitions), ({ queueId }) =>
+    declareQueue: (name, wanted) =>
+      Effect.tap(store.declareQueue(name, wanted), ({ queueId }) =>
         Effect.sync(() => {
           if (name === Other.name) other = queueId
         })),
@@ -92,7 +92,7 @@ const stateOf = (id: JobId) =>
 /** Owns a queue of the test's own, in which so many jobs of this type wait. */
 const own = Effect.fnUntraced(function*(queue: JobQueue.JobQueue, graceMs: number, type: string, count: number) {
   const store = yield* JobStore
-  const { queueId } = yield* store.declareQueue(`own ${type}`, 1)
+  const { queueId } = yield* store.declareQueue(`own ${type}`)
   const jobs = Array.from({ length: count }, () => newJob({ queueId, type }))
   const stored = yield* store.submit(jobs, { batchId: undefined, now: yield* store.now })
   const scope = yield* Scope.fork(yield* Effect.scope)

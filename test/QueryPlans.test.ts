@@ -12,7 +12,9 @@ import * as Schema from "effect/Schema"
 import * as Database from "../src/internal/sql/database.ts"
 import { cancel, replay } from "../src/internal/sql/deadLetter.ts"
 import { intake, reread } from "../src/internal/sql/intake.ts"
+import { isEmptySql, leftovers } from "../src/internal/sql/layout.ts"
 import { depth, find } from "../src/internal/sql/query.ts"
+import { int4 } from "../src/internal/sql/rows.ts"
 import { nextDue, promote } from "../src/internal/sql/schedule.ts"
 import { settle } from "../src/internal/sql/settle.ts"
 import * as Submit from "../src/internal/sql/submit.ts"
@@ -143,7 +145,7 @@ const indexesOf = (nodes: ReadonlyArray<Node>) => new Set(nodes.flatMap((node) =
 /** No table is read from end to end, only these indexes are used, and no more than `atMost` rows are looked at. */
 const check = (nodes: ReadonlyArray<Node>, indexes: ReadonlyArray<string>, atMost: number) => {
   for (const node of nodes) {
-    if (node["Node Type"] === "Seq Scan") assert.include(["partitions", undefined], node["Relation Name"])
+    if (node["Node Type"] === "Seq Scan") assert.include(["partitions", "queues", undefined], node["Relation Name"])
     assert.notInclude(["Hash Join", "Merge Join", "Bitmap Heap Scan"], node["Node Type"])
   }
   const used = [...indexesOf(nodes)].filter((name) => !/^(?:partitions_pkey|finished_jobs_\d+_pkey)$/.test(name)).sort()
@@ -198,6 +200,17 @@ for (const statistics of ["empty", "full"] as const) {
             check(yield* plansOf((db) => depth(db)(owner, 100)), ["jobs_ready"], 400)
             check(yield* plansOf((db) => nextDue(db)(owner)), ["jobs_due"], 1)
           }))
+
+        it.effect("what is left over, and whether a queue is empty, is seen without reading its jobs", () =>
+          Effect.gen(function*() {
+            // All 100,000 are in a partition that there is no more.
+            const leftOver = yield* plansOf((db) =>
+              Effect.andThen(Effect.orDie(db.pool`update millrace.queues set partitions = 0`), leftovers(db))
+            )
+            check(leftOver, ["jobs_due", "jobs_ready"], 10)
+            const empty = yield* plansOf((db) => db.run("empty", isEmptySql("millrace"), [int4(1)]))
+            check(empty, ["jobs_due", "jobs_ready"], 1)
+          }))
       })
 
       describe("settling", () => {
@@ -221,7 +234,10 @@ for (const statistics of ["empty", "full"] as const) {
               purgeAt: t0 + 30 * day
             }
             check(yield* plansOf((db) => cancel(db, inDays)(one)), ["jobs_pkey"], 1)
-            check(yield* plansOf((db) => replay(db)(idOf(1), "=big", noted("replayed"))), ["dead_letters_pkey"], 1)
+            check(yield* plansOf((db) => replay(db)(idOf(1), "=big", noted("replayed"))), [
+              "dead_letters_pkey",
+              "queues_pkey"
+            ], 2)
           }))
 
         it.effect("a handler's session that planned settle on an empty table settles by id on a full one", () =>
@@ -273,6 +289,18 @@ for (const statistics of ["empty", "full"] as const) {
               "jobs_pkey",
               "dead_letters_pkey"
             ], 0)
+          }))
+
+        it.effect("jobs of tenants and keys are placed by the count of their queue, which is one row", () =>
+          Effect.gen(function*() {
+            const statements = Submit.makeStatements("millrace")
+            const placed = Array.from(
+              { length: 50 },
+              (_, index) => newJob({ id: idOf(800_000 + index), queueId: 1, key: `k${index}`, place: index })
+            )
+            const options = { batchId: undefined, now: t0 }
+            const nodes = yield* plansOf((db) => statements.sendUnkeyed(db.run, placed, options))
+            check(nodes, ["queues_pkey"], 50)
           }))
 
         it.effect("and does so in a caller's transaction, on a session with settings of its own", () =>

@@ -1,5 +1,14 @@
 -- Written by npm run schema, from src/migrations. Do not edit.
 
+create table millrace.cluster (
+  one boolean not null default true,
+  shards integer not null,
+  expiration_ms integer not null,
+  changed_at timestamp with time zone not null default now(),
+  constraint cluster_one CHECK (one),
+  constraint cluster_pkey PRIMARY KEY (one)
+);
+
 create table millrace.dead_letters (
   id uuid not null,
   version integer not null,
@@ -20,6 +29,8 @@ create table millrace.dead_letters (
   payload json not null,
   context json,
   history jsonb not null,
+  key text,
+  place integer,
   constraint dead_letters_pkey PRIMARY KEY (id)
 );
 
@@ -65,6 +76,8 @@ create table millrace.jobs (
   payload json not null,
   context json,
   history jsonb not null default '[]'::jsonb,
+  key text,
+  place integer,
   constraint jobs_due_at CHECK (((state = 0) OR (due_at IS NOT NULL))),
   constraint jobs_lane CHECK (((lane >= 0) AND (lane <= 3))),
   constraint jobs_pkey PRIMARY KEY (id),
@@ -112,8 +125,14 @@ create table millrace.queues (
   partitions smallint not null default 1,
   layout integer not null default 1,
   paused_at timestamp with time zone,
+  shard_group smallint not null default 0,
+  partition_by smallint not null default 0,
+  ordered boolean not null default false,
   constraint queues_name_key UNIQUE (name),
-  constraint queues_pkey PRIMARY KEY (id)
+  constraint queues_ordered CHECK (((NOT ordered) OR (partition_by = 2))),
+  constraint queues_partition_by CHECK ((partition_by = ANY (ARRAY[0, 1, 2]))),
+  constraint queues_pkey PRIMARY KEY (id),
+  constraint queues_shard_group_fkey FOREIGN KEY (shard_group) REFERENCES millrace.shard_groups(number)
 );
 
 create table millrace.running_jobs (
@@ -134,11 +153,21 @@ create table millrace.running_jobs (
   fillfactor=70
 );
 
+create table millrace.shard_groups (
+  number smallint not null,
+  name text not null,
+  constraint shard_groups_name_key UNIQUE (name),
+  constraint shard_groups_number CHECK (((number >= 0) AND (number <= 31))),
+  constraint shard_groups_pkey PRIMARY KEY (number)
+);
+
 create sequence millrace.jobs_seq;
 
 CREATE INDEX dead_letters_list ON millrace.dead_letters USING btree (tenant_id, queue_id, dead_at, id);
 
 CREATE INDEX jobs_due ON millrace.jobs USING btree (queue_id, partition, due_at) WHERE (state = ANY (ARRAY[1, 2]));
+
+CREATE INDEX jobs_key ON millrace.jobs USING btree (queue_id, tenant_id, key, seq) WHERE ((key IS NOT NULL) AND (state = ANY (ARRAY[0, 2])));
 
 CREATE INDEX jobs_ready ON millrace.jobs USING btree (queue_id, partition, lane, tenant_id, seq) WHERE (state = 0);
 
@@ -181,6 +210,15 @@ AS $function$
 begin
   return query select f.* from millrace.finished_jobs f where f.id = job;
 end $function$
+;
+
+CREATE OR REPLACE FUNCTION millrace.place(tenant text, key text)
+ RETURNS integer
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+AS $function$
+  select ('x' || encode(substr(sha256(convert_to(coalesce(tenant || chr(10) || key, tenant), 'UTF8')), 1, 4), 'hex'))::bit(32)::int & 2147483647
+$function$
 ;
 
 CREATE OR REPLACE FUNCTION millrace.settle(job uuid, ver integer, queue integer, part smallint, ep bigint, how smallint, at timestamp with time zone, purge date, res text, entry jsonb)

@@ -5,22 +5,29 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import type { LayoutError } from "../JobError.ts"
 import * as JobQueue from "../JobQueue.ts"
 import { JobStore, type QueueRow, type StoreError } from "../JobStore.ts"
 
 /** A queue with its identity in the database. `isDeclared`: in this process's code. */
 export interface KnownQueue {
   readonly queue: JobQueue.JobQueue
+  /** As last read: other programs may have changed it since. */
   readonly row: QueueRow
   readonly isDeclared: boolean
 }
 
 /** Looks queues up. */
 export class Queues extends Context.Service<Queues, {
+  /** Those of this process's code, as they are now. */
   readonly declared: ReadonlyArray<KnownQueue>
   readonly byName: (name: string) => Effect.Effect<Option.Option<KnownQueue>, StoreError>
   readonly byId: (queueId: number) => Effect.Effect<Option.Option<KnownQueue>, StoreError>
   readonly names: Effect.Effect<ReadonlyArray<string>, StoreError>
+  /** Reads again what the table says. */
+  readonly refresh: Effect.Effect<void, StoreError>
+  /** The queue as one of its partitions runs it: with its share of the concurrency, which follows the count. */
+  readonly partOf: (known: KnownQueue, partition: number) => JobQueue.JobQueue
 }>()("millrace/internal/Queues") {}
 
 const unique = (queues: ReadonlyArray<JobQueue.JobQueue>): ReadonlyArray<JobQueue.JobQueue> => {
@@ -35,20 +42,24 @@ const unique = (queues: ReadonlyArray<JobQueue.JobQueue>): ReadonlyArray<JobQueu
   return [...byName.values()]
 }
 
-/** Makes the declared queues known to the database, and `default` with them. */
-export const layer = (queues: ReadonlyArray<JobQueue.JobQueue>): Layer.Layer<Queues, StoreError, JobStore> =>
+/** Makes the declared queues known to the database as they are declared, and `default` with them. */
+export const layer = (
+  queues: ReadonlyArray<JobQueue.JobQueue>
+): Layer.Layer<Queues, StoreError | LayoutError, JobStore> =>
   Layer.effect(
     Queues,
     Effect.gen(function*() {
       const store = yield* JobStore
       const known = new Map<string, KnownQueue>()
       for (const queue of unique(queues)) {
-        const row = yield* store.declareQueue(queue.name, 1)
+        // Nobody has asked for the one of ours: whoever divides it otherwise is right.
+        const row = yield* store.declareQueue(queue.name, queue === JobQueue.fallback ? undefined : queue)
         known.set(queue.name, { queue, row, isDeclared: true })
       }
       const refresh = Effect.map(store.queues, (rows) => {
         for (const row of rows) {
-          if (!known.has(row.name)) known.set(row.name, { queue: JobQueue.make(row.name), row, isDeclared: false })
+          const { isDeclared, queue } = known.get(row.name) ?? { queue: JobQueue.make(row.name), isDeclared: false }
+          known.set(row.name, { queue, row, isDeclared })
         }
       })
       const find = (choose: (queue: KnownQueue) => boolean) => {
@@ -59,13 +70,22 @@ export const layer = (queues: ReadonlyArray<JobQueue.JobQueue>): Layer.Layer<Que
         )
       }
       return Queues.of({
-        declared: [...known.values()],
+        get declared() {
+          return [...known.values()].filter(({ isDeclared }) => isDeclared)
+        },
         byName: (name) => {
           const queue = known.get(name)
           return queue === undefined ? find(({ row }) => row.name === name) : Effect.succeedSome(queue)
         },
         byId: (queueId) => find(({ row }) => row.queueId === queueId),
-        names: Effect.map(refresh, () => [...known.keys()])
+        names: Effect.map(refresh, () => [...known.keys()]),
+        refresh,
+        partOf: ({ queue, row: { name, partitions } }, partition) => ({
+          ...queue,
+          get concurrency() {
+            return JobQueue.shareOf(queue, partition, known.get(name)?.row.partitions ?? partitions)
+          }
+        })
       })
     })
   )

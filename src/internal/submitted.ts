@@ -60,13 +60,18 @@ const readyOf = (
   const all: Array<Ready> = []
   const areFew = !isJoined && prepared.length <= handedOver
   prepared.forEach((one, index) => {
-    const { dueAt, lane, partition, payload, queueId, tenant } = one.job
-    const { isNew = false, seq = 0 } = submitted[index] ?? {}
+    const { dueAt, key, lane, payload, queueId, tenant } = one.job
+    const { isNew = false, partition = one.job.partition, seq = 0 } = submitted[index] ?? {}
     if (!isNew) return
     const ready: Ready = { queueId, partition, lane, tenant, seq, ...(dueAt === undefined ? {} : { dueAt }) }
-    // At most three bytes a character: what might be large is read when it starts.
-    if (areFew && payload.length * 3 <= inlinePayloadBytes) all.push({ ...ready, job: () => jobOf(one, seq) })
-    else if (!isBehind(ready, all.at(-1))) all.push(ready)
+    // At most three bytes a character: what might be large is read when it starts. Whether a key's job is the first of its line only the table
+    // knows.
+    if (areFew && key === undefined && payload.length * 3 <= inlinePayloadBytes) {
+      all.push({
+        ...ready,
+        job: () => jobOf(one, seq)
+      })
+    } else if (!isBehind(ready, all.at(-1))) all.push(ready)
   })
   return all
 }

@@ -24,9 +24,10 @@ import {
 import { type Definition, jsonText } from "../JobHandlers.ts"
 import type { JobId } from "../JobId.ts"
 import * as JobQueue from "../JobQueue.ts"
-import { type NewJob, type StoreError, type TenantKey, tenantKey } from "../JobStore.ts"
+import { type NewJob, type QueueRow, type StoreError, type TenantKey, tenantKey } from "../JobStore.ts"
 import * as Priority from "../Priority.ts"
 import { RequestContext, type Stored, system, type Trace } from "../RequestContext.ts"
+import { placeOf } from "./place.ts"
 import type { KnownQueue, Queues } from "./queues.ts"
 
 /** What all requests of one submission share. */
@@ -196,38 +197,37 @@ export const prepare = (
         const reason = new PayloadTooLarge({ field: `${at}payload`, bytes, limitBytes: queue.maxPayloadBytes })
         return Exit.fail(new SubmitError({ reason }))
       }
-      return andThen(keyOf(request, definition, at), (dedupeKey) => {
-        if (
-          dedupeKey !== undefined &&
-          (typeof dedupeKey !== "string" || dedupeKey.length === 0 || dedupeKey.length > maxKey || !isWhole(dedupeKey))
-        ) {
-          return invalid(`${at}dedupeKey`, `1 to ${maxKey} characters ${wholeText}`, dedupeKey)
-        }
-        return andThen(
-          dueTime(request, submission.now, at),
-          (dueAt) =>
-            andThen(expiryTime(request, definition, submission.now, at), (expiresAt) =>
-              Exit.succeed<Prepared>({
-                queue: row.name,
-                at: submission.now,
-                bytes,
-                job: {
-                  id,
-                  queueId: row.queueId,
-                  partition: partitionOf(id, row.partitions),
-                  lane: Priority.laneIndex(lane.value),
-                  tenant: submission.tenant,
-                  type,
-                  dueAt,
-                  expiresAt,
-                  dedupeKey,
-                  payload,
-                  context: dueAt === undefined
-                    ? submission.context
-                    : contextOf({ ...submission.stored, scheduledFor: dueAt })
-                }
-              }))
-        )
+      return andThen(dedupeKeyOf(request, definition, at), (dedupeKey) => {
+        return andThen(keyOf(request, definition, row, at), (key) =>
+          andThen(
+            dueTime(request, submission.now, at),
+            (dueAt) => {
+              const place = placeIn(row, submission.tenant, key)
+              return andThen(expiryTime(request, definition, submission.now, at), (expiresAt) =>
+                Exit.succeed<Prepared>({
+                  queue: row.name,
+                  at: submission.now,
+                  bytes,
+                  job: {
+                    id,
+                    queueId: row.queueId,
+                    partition: place === undefined ? partitionOf(id, row.partitions) : place % row.partitions,
+                    lane: Priority.laneIndex(lane.value),
+                    tenant: submission.tenant,
+                    type,
+                    dueAt,
+                    expiresAt,
+                    dedupeKey,
+                    key,
+                    place,
+                    payload,
+                    context: dueAt === undefined
+                      ? submission.context
+                      : contextOf({ ...submission.stored, scheduledFor: dueAt })
+                  }
+                }))
+            }
+          ))
       })
     })
   })
@@ -247,15 +247,53 @@ const orInvalid = <A>(
   return Effect.catchCause(effect, (cause) => invalid(field, expected(), messageOf(cause)))
 }
 
-const keyOf = (request: JobRequest, definition: Definition | undefined, at: string) => {
-  if (request.dedupeKey !== undefined) return Exit.succeed(request.dedupeKey)
+/** A key that can be stored, and found by an index. */
+const checkedKey = (key: string | undefined, field: string): Exit.Exit<string | undefined, SubmitError> =>
+  key === undefined || (typeof key === "string" && key.length > 0 && key.length <= maxKey && isWhole(key))
+    ? Exit.succeed(key)
+    : invalid(field, `1 to ${maxKey} characters ${wholeText}`, key)
+
+const dedupeKeyOf = (request: JobRequest, definition: Definition | undefined, at: string) => {
+  const field = `${at}dedupeKey`
+  if (request.dedupeKey !== undefined) return checkedKey(request.dedupeKey, field)
   if (definition === undefined) return nothing
-  return orInvalid(
+  const key = orInvalid(
     definition.dedupeKeyOf(request.payload, request.definition !== undefined),
-    `${at}dedupeKey`,
+    field,
     () => `the dedupeKey function of ${request.type} to return a key`
   )
+  return andThen(key, (key) => checkedKey(key, field))
 }
+
+/** The key of a job in a queue that goes by key. A definition's is no concern of another queue's, one that was asked for is. */
+const keyOf = (
+  request: JobRequest,
+  definition: Definition | undefined,
+  { name, partitionBy }: QueueRow,
+  at: string
+): Effect.Effect<string | undefined, SubmitError> => {
+  const field = `${at}key`
+  if (partitionBy !== "key") {
+    if (request.key === undefined) return nothing
+    return invalid(
+      field,
+      `none: queue "${name}" goes by ${partitionBy} (see partitionBy of JobQueue.make)`,
+      request.key
+    )
+  }
+  if (request.key !== undefined) return checkedKey(request.key, field)
+  if (definition === undefined) return nothing
+  const key = orInvalid(
+    definition.keyOf(request.payload, request.definition !== undefined),
+    field,
+    () => `the key function of ${request.type} to return a key`
+  )
+  return andThen(key, (key) => checkedKey(key, field))
+}
+
+/** Of a job whose partition comes from something other than its id. */
+const placeIn = ({ partitionBy }: QueueRow, tenant: TenantKey, key: string | undefined): number | undefined =>
+  partitionBy === "tenant" || key !== undefined ? placeOf(tenant, key) : undefined
 
 const queueOf = (
   queues: Queues["Service"],

@@ -50,6 +50,8 @@ const makeWorld = (capacity: number) => {
         dueAt: undefined,
         expiresAt: undefined,
         dedupeKey: undefined,
+        key: undefined,
+        place: undefined,
         payload: "null",
         context: undefined,
         state: "queued",

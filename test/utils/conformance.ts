@@ -5,6 +5,7 @@ import { layer } from "@effect/vitest"
 import type * as Layer from "effect/Layer"
 import type { JobStore } from "../../src/JobStore.ts"
 import { intake } from "./conformance/intake.ts"
+import { layout } from "./conformance/layout.ts"
 import { outside } from "./conformance/outside.ts"
 import { ownership } from "./conformance/ownership.ts"
 import { settle } from "./conformance/settle.ts"
@@ -13,6 +14,7 @@ import { submit } from "./conformance/submit.ts"
 /** Runs the suite against a store. Tests share the layer, never a queue. */
 export const conformance = (name: string, store: Layer.Layer<JobStore, unknown>): void =>
   layer(store, { excludeTestServices: true, timeout: "60 seconds" })(`JobStore: ${name}`, (it) => {
+    layout(it)
     submit(it)
     intake(it)
     ownership(it)

@@ -113,7 +113,7 @@ export const live = Effect.fnUntraced(function*(
   watch?: (step: Step) => void
 ) {
   const store = yield* JobStore
-  const { queueId } = yield* store.declareQueue(`life-${newId()}`, 1)
+  const { queueId } = yield* store.declareQueue(`life-${newId()}`)
   const partition = { queueId, partition: 0 }
 
   const ids: Array<JobId> = []
@@ -171,6 +171,8 @@ export const live = Effect.fnUntraced(function*(
       dueAt: seconds < 4 ? undefined : dueIn(seconds - 4),
       expiresAt: expires ? now + 60_000 : undefined,
       dedupeKey: key === 0 ? undefined : `k${key}`,
+      key: undefined,
+      place: undefined,
       payload: `{"n":${ids.length}}`,
       context: expires ? "{\"userId\":\"ada\"}" : undefined
     }))

@@ -8,6 +8,7 @@ import { randomUUID } from "node:crypto"
 import type { JobFailure } from "../../src/JobError.ts"
 import type { Attempt, Note } from "../../src/JobHistory.ts"
 import { BatchId, JobId } from "../../src/JobId.ts"
+import { defaultLayout } from "../../src/JobQueue.ts"
 import {
   type Attempted,
   type DeadLetter,
@@ -134,6 +135,8 @@ export const newJob = (rest: Pick<NewJob, "queueId"> & Partial<NewJob>): NewJob 
   dueAt: undefined,
   expiresAt: undefined,
   dedupeKey: undefined,
+  key: undefined,
+  place: undefined,
   payload: "null",
   context: undefined,
   ...rest
@@ -142,7 +145,7 @@ export const newJob = (rest: Pick<NewJob, "queueId"> & Partial<NewJob>): NewJob 
 /** A queue nobody else uses, with an owner of its partition 0. */
 export const fresh = Effect.gen(function*() {
   const store = yield* JobStore
-  const { queueId } = yield* store.declareQueue(`test-${newId()}`, 2)
+  const { queueId } = yield* store.declareQueue(`test-${newId()}`, { ...defaultLayout, partitions: 2 })
 
   const takeOver = (partition = 0, owner = "here") =>
     Effect.map(store.takeOver({ queueId, partition }, { owner, now: t0 }), (taken) => taken.owner)

@@ -10,10 +10,11 @@ import {
   type JobRecord,
   type LiveRow,
   type Owner,
+  type PartitionKey,
   type TenantKey
 } from "../../JobStore.ts"
 import { lanes } from "../../Priority.ts"
-import { byCodePoint, type PartitionKey, read, type Row, type Tables } from "./tables.ts"
+import { byCodePoint, read, type Row, type Tables } from "./tables.ts"
 
 /** What every place keeps of a job; what only some keep is absent. */
 const recordOf = (row: Row) => ({
@@ -27,6 +28,7 @@ const recordOf = (row: Row) => ({
   attempt: row.attempt,
   crashes: 0,
   dedupeKey: undefined,
+  key: undefined,
   batchId: row.batchId,
   createdAt: row.createdAt,
   dueAt: undefined,
@@ -40,7 +42,13 @@ const recordOf = (row: Row) => ({
 })
 
 /** What is kept of a job that can still run, now or once replayed. */
-const runnableOf = (row: Row) => ({ ...recordOf(row), lane: row.lane, crashes: row.crashes, dedupeKey: row.dedupeKey })
+const runnableOf = (row: Row) => ({
+  ...recordOf(row),
+  lane: row.lane,
+  crashes: row.crashes,
+  dedupeKey: row.dedupeKey,
+  key: row.key
+})
 
 export const find = (tables: Tables, id: JobId): Option.Option<JobRecord> => {
   const row = tables.live.get(id)

@@ -14,6 +14,7 @@ import {
   type LiveRow,
   type NewJob,
   type Owner,
+  type PartitionKey,
   type QueueRow,
   type Ready,
   type RunNote,
@@ -67,6 +68,9 @@ export class Tables {
   readonly notes = new Map<JobId, NoteRow>()
   readonly fences = new Map<string, Fence>()
   readonly queues = new Map<string, QueueRow>()
+  /** Shard groups in the order of their numbers. */
+  readonly groups: Array<string> = ["default"]
+  shards: number | undefined
   readonly listeners = new Set<Queue.Queue<ReadonlyArray<Ready>, StoreError>>()
   /** Who holds a dedupe key. */
   readonly holders = new Map<string, JobId>()
@@ -104,8 +108,6 @@ export class Tables {
     return row?.version === version ? row : undefined
   }
 }
-
-export type PartitionKey = Pick<Owner, "queueId" | "partition">
 
 export const fenceKey = ({ partition, queueId }: PartitionKey): string => `${queueId}/${partition}`
 

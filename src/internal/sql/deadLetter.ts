@@ -28,17 +28,17 @@ export const toReady = ({ lane, partition, queue_id, seq, tenant_id }: ReadyRow)
 })
 
 // Same id, a version beyond every earlier attempt's, a new seq (the end of its line); it never expires. No ON CONFLICT: a dedupe key held by
-// another live job is 23505, and the dead letter stays. Serving index: dead_letters_pkey.
+// another live job is 23505, and the dead letter stays. The partition is one of those there are now. Serving index: dead_letters_pkey.
 const replaySql = (schema: string) => `
 with d as (
   delete from ${schema}.dead_letters where id = $1 and tenant_id = $2 collate "C"
-  returning id, version, queue_id, partition, lane, tenant_id, type, dedupe_key, batch_id, created_at, payload, context, history
+  returning id, version, queue_id, partition, lane, tenant_id, type, dedupe_key, key, place, batch_id, created_at, payload, context, history
 )
-insert into ${schema}.jobs (id, version, queue_id, partition, lane, state, tenant_id, type, dedupe_key, batch_id, created_at, payload_bytes,
-  payload, context, history)
-select id, version + 1, queue_id, partition, lane, 0, tenant_id, type, dedupe_key, batch_id, created_at, octet_length(payload::text),
-  payload, context,
-  ${schema}.append_entry(history, $3::jsonb) from d
+insert into ${schema}.jobs (id, version, queue_id, partition, lane, state, tenant_id, type, dedupe_key, key, place, batch_id, created_at,
+  payload_bytes, payload, context, history)
+select d.id, version + 1, queue_id, mod(coalesce(place, partition), q.partitions), lane, 0, tenant_id, type, dedupe_key, key, place, batch_id,
+  created_at, octet_length(payload::text), payload, context, ${schema}.append_entry(history, $3::jsonb)
+from d join ${schema}.queues q on q.id = d.queue_id
 returning queue_id, partition, lane, tenant_id, seq::float8 as seq`
 
 const isTaken = (error: StoreError) => isDuplicate(error, "jobs_dedupe")

@@ -7,10 +7,10 @@ import type { JobFailure } from "../../JobError.ts"
 import type { Entry } from "../../JobHistory.ts"
 import type { BatchId, JobId } from "../../JobId.ts"
 import { type Outcome, outcomeCodes } from "../../JobState.ts"
-import type { JobRecord, QueueRow, StoreError, TenantKey } from "../../JobStore.ts"
+import type { JobRecord, PartitionKey, StoreError, TenantKey } from "../../JobStore.ts"
 import type { Database } from "./database.ts"
 import { liveState } from "./intake.ts"
-import { int2, int4, millis, text, uuid } from "./rows.ts"
+import { int2, int4, millis, uuid } from "./rows.ts"
 
 interface FoundRow {
   readonly place: "live" | "dead" | "finished"
@@ -25,6 +25,7 @@ interface FoundRow {
   readonly attempt: number
   readonly crashes: number
   readonly dedupe_key: string | null
+  readonly key: string | null
   readonly batch_id: BatchId | null
   readonly created_at: Date
   readonly due_at: Date | null
@@ -42,14 +43,14 @@ interface FoundRow {
 // started_at only for runs noted; a ready job without it may be waiting or have started less than a second ago: only its owner can tell.
 // Serving indexes: the primary keys.
 export const findSql = (schema: string) => `
-select 'live' as place, j.state as code, j.id, j.queue_id, j.partition, j.lane, j.tenant_id, j.type, j.version, j.attempt, j.crashes, j.dedupe_key,
+select 'live' as place, j.state as code, j.id, j.queue_id, j.partition, j.lane, j.tenant_id, j.type, j.version, j.attempt, j.crashes, j.dedupe_key, j.key,
   j.batch_id, j.created_at, j.due_at, null::timestamptz as ended_at, j.payload, j.context, null::json as result, null::json as failure, j.history,
   r.started_at, r.progress, r.message
 from ${schema}.jobs j left join ${schema}.running_jobs r on r.id = j.id and r.version = j.version where j.id = $1
-union all select 'dead', null, id, queue_id, partition, lane, tenant_id, type, version, attempt, crashes, dedupe_key,
+union all select 'dead', null, id, queue_id, partition, lane, tenant_id, type, version, attempt, crashes, dedupe_key, key,
   batch_id, created_at, null, dead_at, payload, context, null, failure, history,
   null, null, null from ${schema}.dead_letters where id = $1
-union all select 'finished', outcome, id, queue_id, partition, null, tenant_id, type, version, attempt, 0, null,
+union all select 'finished', outcome, id, queue_id, partition, null, tenant_id, type, version, attempt, 0, null, null,
   batch_id, created_at, null, finished_at, payload, context, result, null, history,
   null, null, null from ${schema}.find_finished($1)`
 
@@ -78,6 +79,7 @@ const toRecord = (row: FoundRow): JobRecord => ({
   attempt: row.attempt,
   crashes: row.crashes,
   dedupeKey: row.dedupe_key ?? undefined,
+  key: row.key ?? undefined,
   batchId: row.batch_id ?? undefined,
   createdAt: row.created_at.getTime(),
   dueAt: millis(row.due_at),
@@ -112,31 +114,11 @@ from generate_series(0, 3) as l(lane) order by l.lane`
 export const depth = (db: Database) => {
   const sql = depthSql(db.schema)
   return (
-    { partition, queueId }: { readonly queueId: number; readonly partition: number },
+    { partition, queueId }: PartitionKey,
     atMost: number
   ): Effect.Effect<ReadonlyArray<number>, StoreError> =>
     Effect.map(
       db.run<{ readonly ready: number }>("depth", sql, [int4(queueId), int2(partition), int4(atMost)]),
       (rows) => rows.map(({ ready }) => ready)
     )
-}
-
-const queueColumns = "id as \"queueId\", name, partitions::int4 as partitions"
-
-export const queues = (db: Database): Effect.Effect<ReadonlyArray<QueueRow>, StoreError> =>
-  db.run<QueueRow>("queues", `select ${queueColumns} from ${db.schema}.queues order by id`, [])
-
-// The partition count stored first wins. Read first: an insert that meets a row would burn an id each time a process starts.
-export const declareQueue = (db: Database) => {
-  const read = `select ${queueColumns} from ${db.schema}.queues where name = $1`
-  const add =
-    `insert into ${db.schema}.queues (name, partitions) values ($1, $2) on conflict (name) do nothing returning ${queueColumns}`
-  return Effect.fnUntraced(function*(name: string, partitions: number): Effect.fn.Return<QueueRow, StoreError> {
-    while (true) {
-      const [known] = yield* db.run<QueueRow>("declareQueue", read, [text(name)])
-      if (known !== undefined) return known
-      const [added] = yield* db.run<QueueRow>("declareQueue", add, [text(name), int2(partitions)])
-      if (added !== undefined) return added
-    }
-  })
 }

@@ -11,6 +11,7 @@ const array = (elementOid: number) => (values: ReadonlyArray<unknown>): PgTypes.
 
 const nullable = <A>(one: (value: A | null) => PgTypes.Parameter) => (value: A | undefined) => one(value ?? null)
 
+export const bool = PgTypes.bool
 export const int2 = PgTypes.int2
 export const int4 = PgTypes.int4
 export const int8 = (value: number | undefined) => PgTypes.int8(value === undefined ? null : BigInt(value))

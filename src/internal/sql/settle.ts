@@ -67,12 +67,12 @@ const deadLetterSql = (schema: string) => `
 with d as (
   delete from ${schema}.jobs j using unnest($4, $5, $7, $8, $9, $10, $11) as s(id, version, tag, class, failure, entry, attempts)
   where ${fenced(schema)}
-  returning j.id, j.version, j.queue_id, j.partition, j.lane, j.tenant_id, j.type, j.attempt, j.crashes, j.dedupe_key, j.batch_id, j.created_at,
-    j.payload, j.context, j.history, s.tag, s.class, s.failure, s.entry, s.attempts
+  returning j.id, j.version, j.queue_id, j.partition, j.lane, j.tenant_id, j.type, j.attempt, j.crashes, j.dedupe_key, j.key, j.place, j.batch_id,
+    j.created_at, j.payload, j.context, j.history, s.tag, s.class, s.failure, s.entry, s.attempts
 )
-insert into ${schema}.dead_letters (id, version, queue_id, partition, lane, tenant_id, type, attempt, crashes, dedupe_key, batch_id, created_at, dead_at,
-  error_tag, error_class, failure, payload, context, history)
-select id, version, queue_id, partition, lane, tenant_id, type, attempt + attempts, crashes, dedupe_key, batch_id, created_at, $6,
+insert into ${schema}.dead_letters (id, version, queue_id, partition, lane, tenant_id, type, attempt, crashes, dedupe_key, key, place, batch_id,
+  created_at, dead_at, error_tag, error_class, failure, payload, context, history)
+select id, version, queue_id, partition, lane, tenant_id, type, attempt + attempts, crashes, dedupe_key, key, place, batch_id, created_at, $6,
   tag, class, failure::json, payload, context, ${schema}.append_entry(history, entry::jsonb) from d
 returning id`
 

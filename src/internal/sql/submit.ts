@@ -27,9 +27,11 @@ const columns =
 const input = `unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
       with ordinality as u(id, queue_id, partition, lane, tenant_id, type, due_at, expires_at, dedupe_key, payload, context, ord)`
 
-const values =
-  `id, queue_id, partition, lane, case when due_at > $13 then 1 else 0 end, tenant_id, type, due_at, expires_at, dedupe_key, $12, $13,
+const valuesAt = (partition: string) =>
+  `id, queue_id, ${partition}, lane, case when due_at > $13 then 1 else 0 end, tenant_id, type, due_at, expires_at, dedupe_key, $12, $13,
   octet_length(payload), payload::json, context::json`
+
+const values = valuesAt("partition")
 
 const parameters = (jobs: Jobs, { batchId, now }: Options) => [
   uuids(jobs.map(({ id }) => id)),
@@ -73,40 +75,68 @@ const alikeParameters = (first: NewJob, jobs: Jobs, { batchId, now }: Options) =
   timestamp(now)
 ]
 
+// Jobs of tenants and keys: the count of partitions is that of the statement's own snapshot, so that none is placed by an older one once the
+// count has changed (see changeEmpty in layout.ts). Serving index: queues_pkey.
+const placedColumns = `${columns}, key, place`
+
+const placedInput = `unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $14, $15)
+      with ordinality as u(id, queue_id, partition, lane, tenant_id, type, due_at, expires_at, dedupe_key, payload, context, key, place, ord)`
+
+const placedValues = (schema: string) => {
+  const counted = `(select mod(place, q.partitions) from ${schema}.queues q where q.id = queue_id)`
+  return `${valuesAt(`case when place is null then partition else ${counted} end`)}, key, place`
+}
+
+const placedParameters = (jobs: Jobs, options: Options) => [
+  ...parameters(jobs, options),
+  texts(jobs.map(({ key }) => key)),
+  int4s(jobs.map(({ place }) => place ?? null))
+]
+
+const insertPlacedSql = (schema: string) => `
+insert into ${schema}.jobs (${placedColumns})
+select ${placedValues(schema)} from ${placedInput} order by ord
+returning seq::float8 as seq, partition`
+
 /** The first of them, where the others are like it and none has a time or a key. */
 const alike = (jobs: Jobs): NewJob | undefined => {
   const [first, ...others] = jobs
   if (first === undefined || others.length === 0) return undefined
   const isAlike = (job: NewJob) =>
     job.dueAt === undefined && job.expiresAt === undefined && job.dedupeKey === undefined &&
-    job.queueId === first.queueId && job.lane === first.lane && job.type === first.type &&
+    job.place === undefined && job.queueId === first.queueId && job.lane === first.lane && job.type === first.type &&
     job.tenant === first.tenant && job.context === first.context
   return jobs.every(isAlike) ? first : undefined
 }
 
 // Rows are inserted in key order (no deadlock between batches with keys in common), seq is drawn in the caller's order. An id that does not
 // come back met a live key. Never DO UPDATE: it would lock a running job's row. Serving index: jobs_dedupe.
-const insertKeyedSql = (schema: string) => `
+const insertKeyedFrom = (schema: string, columns: string, values: string, input: string, returning: string) => `
 with input as materialized (
   select i.*, nextval('${schema}.jobs_seq') as seq from (select * from ${input} order by ord) i
 )
 insert into ${schema}.jobs (seq, ${columns})
 select seq, ${values} from input order by tenant_id collate "C", queue_id, dedupe_key nulls first, ord
 on conflict (tenant_id, queue_id, dedupe_key) where dedupe_key is not null do nothing
-returning id, seq::float8 as seq`
+returning ${returning}`
+
+const insertKeyedSql = (schema: string) => insertKeyedFrom(schema, columns, values, input, "id, seq::float8 as seq")
+
+const insertKeyedPlacedSql = (schema: string) =>
+  insertKeyedFrom(schema, placedColumns, placedValues(schema), placedInput, "id, seq::float8 as seq, partition")
 
 // Who holds these keys now. Always a NEW statement: the insert's snapshot may be older than the holder's commit. A found job may be gone the
 // moment after; that answer was still true. Serving index: jobs_dedupe.
 const existingSql = (schema: string) => `
-select k.id as asked, j.id, j.seq::float8 as seq from unnest($1, $2, $3, $4) as k(id, tenant_id, queue_id, dedupe_key)
+select k.id as asked, j.id, j.seq::float8 as seq, j.partition from unnest($1, $2, $3, $4) as k(id, tenant_id, queue_id, dedupe_key)
 join ${schema}.jobs j on j.tenant_id = k.tenant_id collate "C" and j.queue_id = k.queue_id and j.dedupe_key = k.dedupe_key`
 
 // After a connection lost during submit: it may have committed, and even finished. All three places, before sending it again.
 // Serving indexes: the primary keys.
 const knownSql = (schema: string) => `
-select j.id, j.seq::float8 as seq from unnest($1) as k(id) join ${schema}.jobs j on j.id = k.id
-union all select d.id, 0 from unnest($1) as k(id) join ${schema}.dead_letters d on d.id = k.id
-union all select f.id, 0 from unnest($1) as k(id) join ${schema}.finished_jobs f on f.id = k.id`
+select j.id, j.seq::float8 as seq, j.partition from unnest($1) as k(id) join ${schema}.jobs j on j.id = k.id
+union all select d.id, 0, d.partition from unnest($1) as k(id) join ${schema}.dead_letters d on d.id = k.id
+union all select f.id, 0, f.partition from unnest($1) as k(id) join ${schema}.finished_jobs f on f.id = k.id`
 
 export const existingParameters = (jobs: Jobs) => [
   uuids(jobs.map(({ id }) => id)),
@@ -117,17 +147,26 @@ export const existingParameters = (jobs: Jobs) => [
 
 export const knownParameters = (jobs: Jobs) => [uuids(jobs.map(({ id }) => id))]
 
-interface Stored {
-  readonly id: JobId
+interface Inserted {
   readonly seq: number
+  /** Of those that were placed. */
+  readonly partition?: number
+}
+
+interface Stored extends Inserted {
+  readonly id: JobId
 }
 
 interface Existing extends Stored {
   readonly asked: JobId
+  readonly partition: number
 }
 
+const answerOf = (id: JobId, { partition, seq }: Inserted = { seq: 0 }): Submitted =>
+  partition === undefined ? { id, isNew: true, seq } : { id, isNew: true, seq, partition }
+
 const answersOf = (stored: ReadonlyArray<Stored>): Answers =>
-  new Map(stored.map(({ id, seq }) => [id, { id, isNew: true, seq }]))
+  new Map(stored.map((one) => [one.id, answerOf(one.id, one)]))
 
 /**
  * The holder of a key had ended before it could be named. The key must not be inserted now: keys that this transaction holds already may
@@ -169,20 +208,26 @@ const collapse = (jobs: Jobs) => {
   })
 }
 
+const isPlaced = (jobs: Jobs) => jobs.some(({ place }) => place !== undefined)
+
 export const makeStatements = (schema: string) => {
   const insert = insertSql(schema)
   const insertAlike = insertAlikeSql(schema)
   const insertKeyed = insertKeyedSql(schema)
+  const insertPlaced = insertPlacedSql(schema)
+  const insertKeyedPlaced = insertKeyedPlacedSql(schema)
   const existing = existingSql(schema)
 
   const sendUnkeyed = (run: Run, jobs: Jobs, options: Options): Effect.Effect<Answers, StoreError> => {
     const first = alike(jobs)
-    const stored = first === undefined
-      ? run<{ readonly seq: number }>("submit", insert, parameters(jobs, options))
-      : run<{ readonly seq: number }>("submit", insertAlike, alikeParameters(first, jobs, options))
+    const stored = isPlaced(jobs)
+      ? run<Inserted>("submit", insertPlaced, placedParameters(jobs, options))
+      : first === undefined
+      ? run<Inserted>("submit", insert, parameters(jobs, options))
+      : run<Inserted>("submit", insertAlike, alikeParameters(first, jobs, options))
     return Effect.map(stored, (rows) => {
-      const seqs = rows.map(({ seq }) => seq).sort((left, right) => left - right)
-      return new Map(jobs.map(({ id }, index) => [id, { id, isNew: true, seq: seqs[index] ?? 0 }]))
+      const inOrder = rows.toSorted((left, right) => left.seq - right.seq)
+      return new Map(jobs.map(({ id }, index) => [id, answerOf(id, inOrder[index])]))
     })
   }
 
@@ -191,16 +236,19 @@ export const makeStatements = (schema: string) => {
     jobs: Jobs,
     options: Options
   ): Effect.fn.Return<Answers, StoreError | HolderGone> {
-    const answers = answersOf(yield* run<Stored>("submit", insertKeyed, parameters(jobs, options)))
+    const stored = isPlaced(jobs)
+      ? run<Stored>("submit", insertKeyedPlaced, placedParameters(jobs, options))
+      : run<Stored>("submit", insertKeyed, parameters(jobs, options))
+    const answers = answersOf(yield* stored)
     const held = jobs.filter(({ id }) => !answers.has(id))
     if (held.length === 0) return answers
-    for (const { asked, id, seq } of yield* run<Existing>("submit", existing, existingParameters(held))) {
+    for (const { asked, id, partition, seq } of yield* run<Existing>("submit", existing, existingParameters(held))) {
       // Its own row: an earlier sending had arrived.
-      answers.set(asked, id === asked ? { id, isNew: true, seq } : { id, isNew: false, seq: 0 })
+      answers.set(asked, id === asked ? { id, isNew: true, seq, partition } : { id, isNew: false, seq: 0 })
     }
     return jobs.every(({ id }) => answers.has(id)) ? answers : yield* Effect.fail(holderGone)
   })
-  return { existing, insert, insertKeyed, known: knownSql(schema), sendKeyed, sendUnkeyed }
+  return { existing, insert, insertKeyed, insertPlaced, known: knownSql(schema), sendKeyed, sendUnkeyed }
 }
 
 /** The row is there already: an earlier sending arrived after it was asked for. */

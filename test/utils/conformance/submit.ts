@@ -9,19 +9,6 @@ import { bury, everything, finish, fresh, newBatch, newId, retry, t0, times } fr
 import type { Suite } from "./suite.ts"
 
 export const submit = (it: Suite): void => {
-  describe("queues", () => {
-    it.effect("two versions of the code cannot disagree on the partitions of a queue: the first count wins", () =>
-      Effect.gen(function*() {
-        const { store } = yield* fresh
-        const called = `test-${newId()}`
-        const [first, ...others] = yield* Effect.all(times(10, (index) => store.declareQueue(called, index + 1)))
-        for (const other of others) assert.deepStrictEqual(other, first)
-        assert.strictEqual(first?.partitions, 1)
-        const all = yield* store.queues
-        assert.deepStrictEqual(all.filter((queue) => queue.name === called), [first])
-      }))
-  })
-
   describe("submit", () => {
     it.effect("what was submitted is found as it was given", () =>
       Effect.gen(function*() {
@@ -48,6 +35,7 @@ export const submit = (it: Suite): void => {
           attempt: 0,
           crashes: 0,
           dedupeKey: "a",
+          key: undefined,
           batchId,
           createdAt: t0,
           dueAt: t0 + 5000,
