@@ -11,6 +11,7 @@ import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import { ChaosError, messageOf } from "./ChaosError.ts"
 import type { Events } from "./Events.ts"
+import { freePort } from "./port.ts"
 import * as Process from "./Process.ts"
 
 export interface Postgres {
@@ -33,25 +34,24 @@ export const start = (folder: string, events: Events) =>
     const dataDir = join(folder, "postgres")
     const outer = yield* Effect.scope
 
-    const launch = (port: number | undefined) =>
-      Effect.gen(function*() {
-        const scope = yield* Scope.fork(outer)
-        const process = yield* Process.start({
-          script: "server.ts",
-          log: join(folder, "postgres.log"),
-          env: { CHAOS_OPTIONS: JSON.stringify({ dataDir, ...port !== undefined && { port } }) }
-        }).pipe(Scope.provide(scope))
-        const { url } = yield* Effect.flatMap(process.ready, Schema.decodeUnknownEffect(Said)).pipe(
-          Effect.mapError((error) => new ChaosError({ message: messageOf(error) }))
-        )
-        events.note({ what: "database", is: "up" })
-        return { process, url, scope }
-      })
+    const port = yield* freePort
+    const launch = Effect.gen(function*() {
+      const scope = yield* Scope.fork(outer)
+      const process = yield* Process.start({
+        script: "server.ts",
+        log: join(folder, "postgres.log"),
+        env: { CHAOS_OPTIONS: JSON.stringify({ dataDir, port }) }
+      }).pipe(Scope.provide(scope))
+      const { url } = yield* Effect.flatMap(process.ready, Schema.decodeUnknownEffect(Said)).pipe(
+        Effect.mapError((error) => new ChaosError({ message: messageOf(error) }))
+      )
+      events.note({ what: "database", is: "up" })
+      return { process, url, scope }
+    })
 
-    let running = yield* launch(undefined)
+    let running = yield* launch
     let isUp = true
     const { url } = running
-    const port = Number(new URL(url).port)
     // Registered after the process, hence before it is killed: in order, so that nothing of the server stays behind.
     yield* Effect.addFinalizer(() =>
       Effect.suspend(() => {
@@ -74,7 +74,7 @@ export const start = (folder: string, events: Events) =>
         running.process.signal("SIGTERM")
         yield* running.process.ended
         yield* Scope.close(running.scope, Exit.void)
-        running = yield* launch(port)
+        running = yield* launch
         isUp = true
       }).pipe(Effect.uninterruptible)
 

@@ -14,6 +14,8 @@ import type { Slot } from "./Slot.ts"
 export interface Runner {
   readonly slot: Slot
   readonly database: Proxy
+  /** Its addresses for other runners. */
+  readonly peers: ReadonlyArray<Proxy>
 }
 
 /** All that can be hurt. */
@@ -24,6 +26,8 @@ export interface World {
   /** Joins and leaves. */
   readonly guest: Runner
   readonly submitters: ReadonlyArray<Slot>
+  /** Of `tx`, for whoever starts next. */
+  readonly partitions: { wanted: number }
   /** Those that are stopped now. */
   readonly frozen: Set<Process>
 }
@@ -51,11 +55,13 @@ const frozen = ({ frozen }: World, process: Process | undefined, forMs: number):
     process.signal("SIGCONT")
   })))
 
-const stalled = (line: Proxy, forMs: number): Harm =>
-  line.isStalled() ? undefined : Effect.gen(function*() {
-    line.setStalled(true)
+const stalled = (lines: ReadonlyArray<Proxy>, forMs: number): Harm =>
+  lines.some((line) => line.isStalled()) ? undefined : Effect.gen(function*() {
+    for (const line of lines) line.setStalled(true)
     yield* Effect.sleep(forMs)
-  }).pipe(Effect.ensuring(Effect.sync(() => line.setStalled(false))))
+  }).pipe(Effect.ensuring(Effect.sync(() => {
+    for (const line of lines) line.setStalled(false)
+  })))
 
 const refused = ({ guest, runners }: World, forMs: number): Harm => {
   const lines = [...runners, guest].map(({ database }) => database)
@@ -92,7 +98,13 @@ const harmOf = (world: World, { forMs, kind, mode, target }: Fault): Harm => {
     case "cut":
       return runner === undefined || process === undefined ? undefined : Effect.sync(runner.database.cut)
     case "stall":
-      return runner === undefined || process === undefined ? undefined : stalled(runner.database, forMs)
+      return runner === undefined || process === undefined ? undefined : stalled([runner.database], forMs)
+    case "peerCut":
+      return runner === undefined || process === undefined ? undefined : Effect.sync(() => {
+        for (const line of runner.peers) line.cut()
+      })
+    case "peerStall":
+      return runner === undefined || process === undefined ? undefined : stalled(runner.peers, forMs)
     case "restart":
       return postgres.isUp() ? postgres.restart("fast") : undefined
     case "crash":
@@ -109,10 +121,9 @@ const harmOf = (world: World, { forMs, kind, mode, target }: Fault): Harm => {
       return process === undefined ? undefined : Effect.sync(() => process.tell({ setClock: Number(mode) }))
     case "join":
       return joined(world, forMs)
-    case "peerCut":
-    case "peerStall":
     case "repartition":
-      return undefined
+      world.partitions.wanted = Number(mode)
+      return signalled(process, "SIGTERM")
   }
 }
 

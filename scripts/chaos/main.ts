@@ -34,6 +34,10 @@ const command = Command.make("chaos", {
     Flag.withDescription("The schedule as a line of JSON, and the result as the last one"),
     Flag.withDefault(false)
   ),
+  runtime: Flag.Literals("runtime", ["cluster", "single"]).pipe(
+    Flag.withDescription("\"single\": one runner owns all queues, the others stand by. By default they share them"),
+    Flag.withDefault("cluster" as const)
+  ),
   runners: Flag.Int("runners").pipe(Flag.withDescription("By default 3"), positive("runners"), Flag.withDefault(3)),
   submitters: Flag.Int("submitters").pipe(
     Flag.withDescription("By default 2"),
@@ -59,10 +63,11 @@ const command = Command.make("chaos", {
     Flag.withDescription("Keeps the folder with data, logs and ledgers"),
     Flag.withDefault(false)
   )
-}, ({ breaks, json, keep, minutes, rate, runners, scenario, seconds, seed, submitters }) =>
+}, ({ breaks, json, keep, minutes, rate, runners, runtime, scenario, seconds, seed, submitters }) =>
   run({
     seed: Option.getOrElse(seed, () => Math.floor(Math.random() * 1_000_000)),
     ms: Option.match(seconds, { onNone: () => minutes * 60_000, onSome: (seconds) => seconds * 1_000 }),
+    runtime,
     runners,
     submitters,
     perSecond: rate,

@@ -12,7 +12,7 @@ import type { World } from "./faults.ts"
 import type { Order } from "./intents.ts"
 import * as Ledger from "./Ledger.ts"
 import { dice } from "./Seed.ts"
-import { queues, request } from "./work.ts"
+import { partitions, queues, request } from "./work.ts"
 
 /** Long enough to be frozen meanwhile. It runs in the server, which goes on: the answer waits for the frozen process. */
 const holdMs = 3_000
@@ -27,7 +27,9 @@ const submit = (url: string, folder: string, order: Order) =>
     const job = yield* Effect.flatMap(Jobs.Jobs, (jobs) => jobs.submit(request(order)))
     answer({ say: "ack", ids: [job] })
   }).pipe(
-    Effect.provide(JobRuntime.layerClient({ queues }).pipe(Layer.provideMerge(Database.layer({ url })))),
+    Effect.provide(
+      JobRuntime.layerClient({ queues: queues(partitions) }).pipe(Layer.provideMerge(Database.layer({ url })))
+    ),
     Effect.mapError((error) => new ChaosError({ message: messageOf(error) }))
   )
 

@@ -14,6 +14,7 @@ import * as Events from "./Events.ts"
 import * as Faults from "./faults.ts"
 import { maxAttempts } from "./intents.ts"
 import { pause } from "./pause.ts"
+import { freePort } from "./port.ts"
 import * as Postgres from "./Postgres.ts"
 import * as Process from "./Process.ts"
 import * as Proxy from "./Proxy.ts"
@@ -23,12 +24,13 @@ import { type Fault, schedule } from "./schedule.ts"
 import { dice } from "./Seed.ts"
 import * as Slot from "./Slot.ts"
 import type { SubmitterOptions } from "./submitter.ts"
-import { isOrdered, tables } from "./work.ts"
+import { isOrdered, partitions, tables } from "./work.ts"
 
 /** What the command line says. */
 export interface Options {
   readonly seed: number
   readonly ms: number
+  readonly runtime: "cluster" | "single"
   readonly runners: number
   readonly submitters: number
   readonly perSecond: number
@@ -46,57 +48,83 @@ const quietMs = 90_000
 
 const withOptions = (options: object) => ({ CHAOS_OPTIONS: JSON.stringify(options) })
 
-/** A place for a runner with a line of its own to the database. */
-const runnerOf =
-  (options: Options, folder: string, postgres: Postgres.Postgres, events: Events.Events) => (number: number) =>
-    Effect.gen(function*() {
-      const { join } = yield* Path.Path
-      const database = yield* Proxy.start(Number(new URL(postgres.url).port))
-      const slot = yield* Slot.make({
-        what: "runner",
-        number,
-        events,
-        dice: dice(options.seed, `runner/${number}`),
-        start: (incarnation) =>
-          Process.start({
+/** What all places of a run share. */
+interface Ground {
+  readonly options: Options
+  readonly folder: string
+  readonly postgres: Postgres.Postgres
+  readonly events: Events.Events
+  readonly partitions: Faults.World["partitions"]
+}
+
+/** How often a runner comes back at another address than it had. */
+const movesOften = 0.3
+
+/** A place for a runner with lines of its own: to the database, and from the others under two addresses. */
+const runnerOf = ({ events, folder, options, partitions, postgres }: Ground) => (number: number) =>
+  Effect.gen(function*() {
+    const { join } = yield* Path.Path
+    const own = dice(options.seed, `runner/${number}`)
+    const database = yield* Proxy.start(Number(new URL(postgres.url).port))
+    const listenPort = yield* freePort
+    const peers = [yield* Proxy.start(listenPort), yield* Proxy.start(listenPort)] as const
+    let [address] = peers
+    const slot = yield* Slot.make({
+      what: "runner",
+      number,
+      events,
+      dice: own,
+      start: (incarnation) =>
+        Effect.suspend(() => {
+          if (own.chance(movesOften)) address = own.pick(peers)
+          return Process.start({
             script: "runner.ts",
             preload: "skew.ts",
             log: join(folder, `runner-${number}.log`),
             env: withOptions(
-              { url: Proxy.through(postgres.url, database), runner: number, incarnation } satisfies RunnerOptions
-            )
-          })
-      })
-      return { slot, database } satisfies Faults.Runner
-    })
-
-const submitterOf =
-  (options: Options, folder: string, postgres: Postgres.Postgres, events: Events.Events) => (number: number) =>
-    Effect.gen(function*() {
-      const { join } = yield* Path.Path
-      return yield* Slot.make({
-        what: "submitter",
-        number,
-        events,
-        dice: dice(options.seed, `submitter/${number}`),
-        start: (incarnation) =>
-          Process.start({
-            script: "submitter.ts",
-            log: join(folder, `submitter-${number}.log`),
-            env: withOptions(
               {
-                url: postgres.url,
-                folder,
-                seed: options.seed,
-                submitter: number,
+                url: Proxy.through(postgres.url, database),
+                runner: number,
                 incarnation,
-                perSecond: options.perSecond / options.submitters,
-                dies: number === 0 && incarnation === 0 && options.ms >= leastForDying
-              } satisfies SubmitterOptions
+                runtime: options.runtime,
+                partitions: partitions.wanted,
+                port: address.port,
+                listenPort
+              } satisfies RunnerOptions
             )
           })
-      })
+        })
     })
+    return { slot, database, peers } satisfies Faults.Runner
+  })
+
+const submitterOf = ({ events, folder, options, partitions, postgres }: Ground) => (number: number) =>
+  Effect.gen(function*() {
+    const { join } = yield* Path.Path
+    return yield* Slot.make({
+      what: "submitter",
+      number,
+      events,
+      dice: dice(options.seed, `submitter/${number}`),
+      start: (incarnation) =>
+        Process.start({
+          script: "submitter.ts",
+          log: join(folder, `submitter-${number}.log`),
+          env: withOptions(
+            {
+              url: postgres.url,
+              folder,
+              seed: options.seed,
+              submitter: number,
+              incarnation,
+              perSecond: options.perSecond / options.submitters,
+              partitions: partitions.wanted,
+              dies: number === 0 && incarnation === 0 && options.ms >= leastForDying
+            } satisfies SubmitterOptions
+          )
+        })
+    })
+  })
 
 const untilUp = (slots: ReadonlyArray<Slot.Slot>) =>
   Effect.forEach(slots, (slot) =>
@@ -194,19 +222,19 @@ export const run = (options: Options) =>
     const folder = yield* makeFolder(options.isKept)
     const events = Events.open(join(folder, "events.jsonl"))
     yield* fs.writeFileString(join(folder, "terms.json"), JSON.stringify({ maxAttempts, crashLimit: 5, isOrdered }))
-    const faults = options.scenario === "pause" ? [] : schedule({ ...options, isCluster: false })
+    const faults = options.scenario === "pause"
+      ? []
+      : schedule({ ...options, isCluster: options.runtime === "cluster" })
     if (options.isJson) yield* Console.log(JSON.stringify({ schedule: faults }))
 
     const postgres = yield* Postgres.start(folder, events)
     yield* Effect.forEach(tables, postgres.query)
-    const makeRunner = runnerOf(options, folder, postgres, events)
-    const runners = yield* Effect.forEach(Array.from({ length: options.runners }, (_, number) => number), makeRunner)
-    const guest = yield* makeRunner(options.runners)
-    const submitters = yield* Effect.forEach(
-      Array.from({ length: options.submitters }, (_, number) => number),
-      submitterOf(options, folder, postgres, events)
-    )
-    const world: Faults.World = { postgres, events, runners, guest, submitters, frozen: new Set() }
+    const ground: Ground = { options, folder, postgres, events, partitions: { wanted: partitions } }
+    const numbers = (count: number) => Array.from({ length: count }, (_, number) => number)
+    const runners = yield* Effect.forEach(numbers(options.runners), runnerOf(ground))
+    const guest = yield* runnerOf(ground)(options.runners)
+    const submitters = yield* Effect.forEach(numbers(options.submitters), submitterOf(ground))
+    const world: Faults.World = { ...ground, runners, guest, submitters, frozen: new Set() }
 
     yield* untilUp(runners.map(({ slot }) => slot))
     if (options.breaks !== undefined) yield* Effect.forEach(statementsOf[options.breaks], postgres.query)
@@ -239,7 +267,7 @@ export const run = (options: Options) =>
       seed: options.seed,
       minutes: Math.round(options.ms / 6_000) / 10,
       runners: options.runners,
-      runtime: "single"
+      runtime: options.runtime
     }
     yield* Console.log(options.isJson ? Report.line(report) : Report.show(report))
     return report.breaches.length === 0

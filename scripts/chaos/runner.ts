@@ -16,7 +16,13 @@ import { Boom, DieJob, GroupedJob, KeyedJob, type Payload, PlainJob, queues, TxJ
 export const RunnerOptions = Schema.Struct({
   url: Schema.String,
   runner: Schema.Int,
-  incarnation: Schema.Int
+  incarnation: Schema.Int,
+  runtime: Schema.Literals(["cluster", "single"]),
+  /** Of `tx`. */
+  partitions: Schema.Int,
+  /** Where others reach it, and where it listens. */
+  port: Schema.Int,
+  listenPort: Schema.Int
 })
 export type RunnerOptions = typeof RunnerOptions.Type
 
@@ -120,8 +126,11 @@ const handlers = (options: RunnerOptions) =>
 
 const program = (options: RunnerOptions) => {
   const database = Postgres.layer({ url: options.url, maxConnections: 30, applicationName: "chaos handlers" })
-  const runtime = JobRuntime.layer({ queues, gracePeriod: "5 seconds" })
-  return Effect.andThen(Effect.sync(() => process.send?.({ say: "ready" })), Effect.never).pipe(
+  const shared = { queues: queues(options.partitions), gracePeriod: "5 seconds" } as const
+  const runtime = options.runtime === "single"
+    ? JobRuntime.layer(shared)
+    : JobRuntime.layerCluster({ ...shared, host: "127.0.0.1", port: options.port, listenPort: options.listenPort })
+  return Effect.andThen(Effect.sync(() => process.send?.({ say: "ready" })), JobRuntime.run).pipe(
     Effect.provide(handlers(options).pipe(Layer.provideMerge(runtime), Layer.provideMerge(database)))
   )
 }

@@ -44,7 +44,7 @@ export const kinds = {
   clock: { weight: 5, aim: "runner", modes: ["+90000", "-90000"] },
   /** One more runner for a while. */
   join: { weight: 5, aim: "nothing", forMs: [8_000, 20_000] },
-  /** A runner comes back with another count of partitions. */
+  /** A runner is ended in order and comes back with another count of partitions, and so does everybody after it. */
   repartition: { weight: 3, aim: "runner", modes: ["2", "3", "6", "4"], needsCluster: true },
   /** kill -9 of a submitter. */
   killSubmitter: { weight: 5, aim: "submitter" }

@@ -7,7 +7,7 @@ import * as Schema from "effect/Schema"
 import { EmbeddedPostgres } from "../../src/index.ts"
 
 /** What it is started with. */
-export const ServerOptions = Schema.Struct({ dataDir: Schema.String, port: Schema.optionalKey(Schema.Int) })
+export const ServerOptions = Schema.Struct({ dataDir: Schema.String, port: Schema.Int })
 
 const program = ({ dataDir, port }: typeof ServerOptions.Type) =>
   Effect.gen(function*() {

@@ -22,6 +22,8 @@ export const SubmitterOptions = Schema.Struct({
   submitter: Schema.Int,
   incarnation: Schema.Int,
   perSecond: Schema.Finite,
+  /** Of `tx`. */
+  partitions: Schema.Int,
   dies: Schema.Boolean
 })
 export type SubmitterOptions = typeof SubmitterOptions.Type
@@ -151,7 +153,7 @@ const program = (options: SubmitterOptions) =>
   }).pipe(
     Effect.scoped,
     Effect.provide(
-      JobRuntime.layerClient({ queues }).pipe(
+      JobRuntime.layerClient({ queues: queues(options.partitions) }).pipe(
         Layer.provideMerge(Postgres.layer({ url: options.url, applicationName: "chaos submitter" }))
       )
     )

@@ -6,12 +6,21 @@ import * as Schema from "effect/Schema"
 import { Job, JobQueue, RetryPolicy } from "../../src/index.ts"
 import { maxAttempts, type Order } from "./intents.ts"
 
-const Tx = JobQueue.make("tx", { concurrency: 24 })
+const Tx = JobQueue.make("tx", { concurrency: 24, partitions: 4 })
 const Plain = JobQueue.make("plain", { concurrency: 12 })
-const Keyed = JobQueue.make("keyed", { concurrency: 12 })
-const Batch = JobQueue.make("batch", { concurrency: 12 })
+const Keyed = JobQueue.make("keyed", { concurrency: 12, partitions: 3 })
+const Batch = JobQueue.make("batch", { concurrency: 12, partitions: 2 })
 
-export const queues = [Tx, Plain, Keyed, Batch]
+/** `partitions`: of `tx`, as this process wants it. */
+export const queues = (partitions: number) => [
+  JobQueue.make("tx", { concurrency: Tx.concurrency, partitions }),
+  Plain,
+  Keyed,
+  Batch
+]
+
+/** Of `tx`, until a fault changes it. */
+export const partitions = Tx.partitions
 
 /** Whether jobs of a key run in the order of their submission, one at a time. */
 export const isOrdered = false
