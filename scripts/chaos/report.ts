@@ -2,6 +2,7 @@
  * The result of a run, for people and for machines.
  */
 import type { Verdict } from "./checker/check.ts"
+import type { Stall } from "./checker/stalls.ts"
 import type { Counts } from "./faults.ts"
 
 export interface Report extends Verdict {
@@ -15,6 +16,9 @@ export interface Report extends Verdict {
 /** So many breaches are told of one by one. */
 const shown = 20
 
+const stall = ({ longestStallAt, longestStallMs, stallWithoutOutageMs }: Stall) =>
+  `${longestStallMs} ms at ${(longestStallAt / 1_000).toFixed(1)} s, ${stallWithoutOutageMs} ms without outages`
+
 const figures = (report: Report): ReadonlyArray<readonly [string, string | number]> => [
   ["jobs", report.jobs],
   ["acknowledged", report.acknowledged],
@@ -27,13 +31,12 @@ const figures = (report: Report): ReadonlyArray<readonly [string, string | numbe
   ["out of order", report.outOfOrder],
   ["illegal histories", report.illegal],
   ["given up for crashes of others", report.innocents],
-  ["longest stall", `${report.longestStallMs} ms`],
-  ["without outages", `${report.stallWithoutOutageMs} ms`],
+  ["longest stall", stall(report)],
   [
     "of one partition",
     report.worstPartition === undefined
       ? "-"
-      : `${report.worstPartition.longestStallMs} ms (${report.worstPartition.name})`
+      : `${stall(report.worstPartition)}, ${report.worstPartition.name}`
   ]
 ]
 

@@ -3,6 +3,13 @@
  */
 import type { Evidence, Row } from "./evidence.ts"
 
+/** A time of nothing, in milliseconds. `At`: since the run began. `WithoutOutage`: less the time in which the database was away. */
+export interface Stall {
+  readonly longestStallMs: number
+  readonly longestStallAt: number
+  readonly stallWithoutOutageMs: number
+}
+
 interface Span {
   readonly from: number
   readonly to: number
@@ -34,8 +41,10 @@ const without = (spans: ReadonlyArray<Span>, holes: ReadonlyArray<Span>): Readon
     spans
   )
 
-const longestOf = (spans: ReadonlyArray<Span>): number =>
-  spans.reduce((most, { from, to }) => Math.max(most, to - from), 0)
+const lengthOf = ({ from, to }: Span): number => to - from
+
+const longestOf = (spans: ReadonlyArray<Span>): Span =>
+  spans.reduce((longest, span) => lengthOf(span) > lengthOf(longest) ? span : longest, { from: 0, to: 0 })
 
 /** From when a job was ready to when it was started, for each of its runs. */
 const waits = (row: Row, starts: ReadonlyArray<number>, readyAt: number): ReadonlyArray<Span> => {
@@ -74,7 +83,7 @@ const gaps = (waits: ReadonlyArray<Span>, starts: ReadonlyArray<number>): Readon
   return found
 }
 
-/** In milliseconds. `withoutOutage`: less the time in which the database was away. */
+/** Of all partitions together, and of the worst one. */
 export const stalls = (evidence: Evidence) => {
   const readyAt = new Map<string, number>()
   for (const { answer, answeredAt, at, ids, op, orders } of evidence.calls) {
@@ -86,30 +95,26 @@ export const stalls = (evidence: Evidence) => {
   }
   const startsOf = Map.groupBy(evidence.starts, ({ job }) => job)
   const holes = outages(evidence)
-  const measured = (rows: ReadonlyArray<Row>) => {
+  const began = evidence.events.find(({ what }) => what === "began")?.at ?? 0
+  const measured = (rows: ReadonlyArray<Row>): Stall => {
     const runs = rows.map((row) => ({ row, starts: (startsOf.get(row.id) ?? []).map(({ at }) => at) }))
     const all = runs.flatMap(({ row, starts }) => {
       const at = readyAt.get(row.id)
       return at === undefined ? [] : waits(row, starts, at)
     })
     const found = gaps(all, runs.flatMap(({ starts }) => starts).toSorted((a, b) => a - b))
-    return { longest: longestOf(found), withoutOutage: longestOf(without(found, holes)) }
-  }
-  const together = measured(evidence.rows)
-  const apart = [...Map.groupBy(evidence.rows, ({ partition, queue }) => `${queue}/${partition}`)].map((
-    [name, rows]
-  ) => ({
-    name,
-    ...measured(rows)
-  }))
-  const worst = apart.toSorted((a, b) => b.longest - a.longest)[0]
-  return {
-    longestStallMs: Math.round(together.longest),
-    stallWithoutOutageMs: Math.round(together.withoutOutage),
-    worstPartition: worst === undefined ? undefined : {
-      name: worst.name,
-      longestStallMs: Math.round(worst.longest),
-      stallWithoutOutageMs: Math.round(worst.withoutOutage)
+    const longest = longestOf(found)
+    return {
+      longestStallMs: Math.round(lengthOf(longest)),
+      longestStallAt: Math.max(0, Math.round(longest.from - began)),
+      stallWithoutOutageMs: Math.round(lengthOf(longestOf(without(found, holes))))
     }
+  }
+  const apart = [...Map.groupBy(evidence.rows, ({ partition, queue }) => `${queue}/${partition}`)].map(
+    ([name, rows]) => ({ name, ...measured(rows) })
+  )
+  return {
+    ...measured(evidence.rows),
+    worstPartition: apart.toSorted((a, b) => b.longestStallMs - a.longestStallMs)[0]
   }
 }
