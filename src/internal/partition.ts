@@ -221,6 +221,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
 
     const stays = (job: ReadyJob): boolean => leaving.size === 0 || !leaving.has(job.type)
 
+    /** Every job comes this way, also one taken from its submitter's hand: after a pause of the process nothing starts. */
     const next = (attempts: Attempts.Attempts): ReadyJob | undefined => {
       if (state.isStopping || !attempts.hasPlace() || !lock.isHeld()) return undefined
       const live = liveClock.currentTimeMillisUnsafe()
@@ -300,7 +301,6 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     /** Somebody else may own the partition from now on: nothing more starts here, and what runs cannot commit. It ends at once. */
     const stopWhenLost = Effect.gen(function*() {
       yield* lock.lost
-      state.isStopping = true
       const attempts = state.owned?.attempts
       if (attempts === undefined || attempts.size() === 0) return
       yield* Effect.logWarning(
@@ -436,7 +436,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       { discard: true }
     )
 
-    const tell = Listener.make(state, lock.isHeld)
+    const tell = Listener.make(state)
 
     return {
       wake: (ready) =>
