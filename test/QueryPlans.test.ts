@@ -11,6 +11,7 @@ import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as Database from "../src/internal/sql/database.ts"
 import { cancel, replay } from "../src/internal/sql/deadLetter.ts"
+import { settlementOf } from "../src/internal/sql/group.ts"
 import { heads, intake, reread } from "../src/internal/sql/intake.ts"
 import { isEmptySql, leftovers } from "../src/internal/sql/layout.ts"
 import { depth, find } from "../src/internal/sql/query.ts"
@@ -21,7 +22,7 @@ import * as Submit from "../src/internal/sql/submit.ts"
 import { countCrashes, handOver, noteDone, noteRunning } from "../src/internal/sql/takeOver.ts"
 import { refence, settleParameters, settleSql } from "../src/internal/sql/transact.ts"
 import { JobId } from "../src/JobId.ts"
-import { type LaneDemand, type NewJob, StoreError } from "../src/JobStore.ts"
+import { type Finish, type LaneDemand, type NewJob, StoreError } from "../src/JobStore.ts"
 import * as Migrations from "../src/Migrations.ts"
 import * as Postgres from "../src/Postgres.ts"
 import { TestDatabase } from "./utils/database.ts"
@@ -67,6 +68,12 @@ class Setup extends Context.Service<Setup, {
   readonly client: PgClient
 }>()("millrace/test/QueryPlans") {}
 
+/** A group's settlement. */
+const together = (client: PgClient, settlements: ReadonlyArray<Finish>) => {
+  const { params, sql } = settlementOf("millrace")(settlements.map((settlement) => ({ owner, settlement, now: t0 })))
+  return client.unsafe(sql, params)
+}
+
 /** `statistics` says when ANALYZE ran; autovacuum is kept from running another. */
 const setup = (statistics: "empty" | "full") =>
   Layer.effect(
@@ -93,6 +100,7 @@ const setup = (statistics: "empty" | "full") =>
       for (let times = 0; times < 8; times++) {
         const gone = { ...finish({ id: idOf(1), version: 7 }) }
         yield* Effect.ignore(client.unsafe(settleSql("millrace"), settleParameters(owner, gone, t0)))
+        yield* Effect.ignore(together(client, [gone, finish({ id: idOf(2), version: 7 })]))
       }
       yield* pool.unsafe(fill)
       for (const statement of fillOthers) yield* pool.unsafe(statement)
@@ -270,6 +278,24 @@ for (const statistics of ["empty", "full"] as const) {
             }))
             assert.strictEqual(after.sequential - before.sequential, 0)
             assert.strictEqual(after.byId - before.byId, 1)
+          }))
+
+        it.effect("and so does one that planned a group's", () =>
+          Effect.gen(function*() {
+            const { client } = yield* Setup
+            const reads = client<{ readonly sequential: number; readonly fetched: number }>`
+            select seq_scan::int4 as sequential, idx_tup_fetch::int4 as fetched
+            from pg_stat_xact_user_tables where schemaname = 'millrace' and relname = 'jobs'`
+            const [before, after] = yield* client.withTransaction(Effect.gen(function*() {
+              const before = yield* reads
+              yield* together(
+                client,
+                [90, 91, 92].map((id) => finish({ id: idOf(id), version: 0 }, { entry: attempted(1, "completed") }))
+              )
+              return [before[0]!, (yield* reads)[0]!] as const
+            }))
+            assert.strictEqual(after.sequential - before.sequential, 0)
+            assert.strictEqual(after.fetched - before.fetched, 3)
           }))
       })
 

@@ -41,6 +41,8 @@ export interface Options {
   readonly queueId: number
   readonly partition: number
   readonly position: RequestContext.ClusterPosition
+  /** This process, as long as it lives: who takes the partition over. */
+  readonly incarnation: string
   /** Services for attempts and timers, among them the runtime's Clock. */
   readonly services: Context.Context<never>
   /** How long running attempts may go on at shutdown. */
@@ -329,7 +331,9 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         store.now,
         (now) =>
           // Too late, a take-over would end the ownership of whoever has the lock by now.
-          lock.isHeld() ? store.takeOver({ queueId, partition }, { owner: position.runner, now }) : Effect.never
+          lock.isHeld()
+            ? store.takeOver({ queueId, partition }, { owner: `${position.runner}#${options.incarnation}`, now })
+            : Effect.never
       )
       const { isCareful, owner } = yield* untilAvailable(takeOver, "Taking over")
       if (isCareful) {
