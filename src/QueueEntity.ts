@@ -8,6 +8,7 @@ import * as Entity from "effect/cluster/Entity"
 import { EntityId } from "effect/cluster/EntityId"
 import * as Sharding from "effect/cluster/Sharding"
 import type * as Context from "effect/Context"
+import { SecureRandom } from "effect/crypto/SecureRandom"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -17,7 +18,7 @@ import * as Rpc from "effect/rpc/Rpc"
 import * as Schema from "effect/Schema"
 import { EventBus } from "./EventBus.ts"
 import * as Activators from "./internal/activators.ts"
-import { type Address, addressOf, entityId, notOwner, Owners, type Reach } from "./internal/owners.ts"
+import { type Address, addressOf, entityId, outOfReach, Owners, type Reach } from "./internal/owners.ts"
 import * as Partition from "./internal/partition.ts"
 import { Queues } from "./internal/queues.ts"
 import { isDone } from "./internal/submitter.ts"
@@ -115,7 +116,7 @@ const unserved = (id: string) => {
 }
 
 /** Registers the entity: whoever owns a partition's shard runs it. */
-const layerEntity = (options: Options, groups: Groups, local: Local) =>
+const layerEntity = (options: Options, groups: Groups, local: Local, incarnation: string) =>
   entityOf(groups).toLayer(
     Effect.gen(function*() {
       const address = yield* Entity.CurrentAddress
@@ -137,6 +138,7 @@ const layerEntity = (options: Options, groups: Groups, local: Local) =>
         queueId: row.queueId,
         partition: index,
         position: { runner: `${host}:${port}`, shard: shardName(address.shardId), entity: address.entityId },
+        incarnation,
         services: options.services,
         graceMs: options.graceMs,
         handlerGraceMs: options.handlerGraceMs,
@@ -161,7 +163,7 @@ const layerEntity = (options: Options, groups: Groups, local: Local) =>
   )
 
 /** How long a question to an owner waits. An owner that does not answer is frozen or gone. */
-const patience = { cancel: "40 seconds", view: "1 second" } as const
+const patience = { cancel: "10 seconds", view: "1 second" } as const
 
 /** Messages to partitions, bounded in time. */
 const layerOwners = (options: Options, groups: Groups, local: Local): Layer.Layer<Owners, never, Sharding.Sharding> =>
@@ -212,15 +214,16 @@ const layerOwners = (options: Options, groups: Groups, local: Local): Layer.Laye
         ),
       cancel: (address, jobId, by) =>
         reach(address) === "database"
-          ? notOwner(address, jobId)
+          ? outOfReach(address)
           : bounded(
             address,
             patience.cancel,
             client(entityId(address)).Cancel({ jobId, ...(by === undefined ? {} : { by }) })
           ),
+      cancelHere: (queueId, partition, jobId, by) => local.get(localKey(queueId, partition))?.cancel(jobId, by),
       view: (address, jobId) =>
         reach(address) === "database"
-          ? notOwner(address, jobId)
+          ? outOfReach(address)
           : Effect.map(
             bounded(address, patience.view, client(entityId(address)).View({ jobId })),
             (view) => view ?? undefined
@@ -231,15 +234,21 @@ const layerOwners = (options: Options, groups: Groups, local: Local): Layer.Laye
 /** The entity, its activators, and the way to reach it. */
 export const layer = (
   options: Options
-): Layer.Layer<Owners, never, Sharding.Sharding | ShardLocks | JobStore | JobHandlers | EventBus | Queues> =>
-  Layer.unwrap(Effect.map(Queues, (queues) => {
+): Layer.Layer<
+  Owners,
+  never,
+  Sharding.Sharding | ShardLocks | JobStore | JobHandlers | EventBus | Queues | SecureRandom
+> =>
+  Layer.unwrap(Effect.gen(function*() {
+    const queues = yield* Queues
     const local: Local = new Map()
     const groups = groupsOf(queues, options)
+    const incarnation = yield* (yield* SecureRandom).uuidV4()
     const activators = Activators.layer({
       groupOf: groups,
       isHere: ({ partition, queueId }) => local.has(localKey(queueId, partition))
     })
-    return Layer.mergeAll(layerEntity(options, groups, local), activators).pipe(
+    return Layer.mergeAll(layerEntity(options, groups, local, incarnation), activators).pipe(
       Layer.provideMerge(layerOwners(options, groups, local))
     )
   }))

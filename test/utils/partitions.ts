@@ -7,6 +7,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
+import { randomUUID } from "node:crypto"
 import * as EventBus from "../../src/EventBus.ts"
 import { entityId, Owners } from "../../src/internal/owners.ts"
 import * as Partition from "../../src/internal/partition.ts"
@@ -61,6 +62,8 @@ const layerPartitions = (options: Options) =>
           queueId: known.row.queueId,
           partition: 0,
           position: { runner: "test", shard: "default:1", entity },
+          // As if each were another process.
+          incarnation: randomUUID(),
           services,
           graceMs: 0,
           handlerGraceMs: options.handlerGraceMs ?? 900_000,
@@ -89,6 +92,7 @@ const layerPartitions = (options: Options) =>
         },
         wake: (address, ready) => Effect.as(at(entityId(address)).wake(ready), true),
         cancel: (address, jobId, by) => at(entityId(address)).cancel(jobId, by),
+        cancelHere: () => undefined,
         view: (address, jobId) =>
           Effect.sync(() => {
             const view = at(entityId(address)).view(jobId)
