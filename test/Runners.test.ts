@@ -70,7 +70,9 @@ describe("runners talk over", () => {
           yield* until(Effect.sync(() => here.running.has(id) || there.running.has(id)))
           assert.strictEqual((yield* here.jobs.status(id)).state, "running")
         }
-        assert.strictEqual(yield* Queue.size(heard), 0)
+        // Nobody had to be told of ready rows through the database.
+        const told = yield* Queue.clear(heard)
+        assert.deepStrictEqual(told.filter(({ payload }) => payload.startsWith("[")), [])
         yield* Effect.forEach(ids, here.jobs.cancel)
         assert.deepStrictEqual([...here.running, ...there.running], [])
         const states = yield* Effect.forEach(ids, here.jobs.status)
@@ -88,7 +90,7 @@ describe("a runner", () => {
       const unserved = yield* Effect.gen(function*() {
         while (true) {
           const id = yield* jobs.submit(endless)
-          const cancelled = yield* Effect.result(Effect.provideService(jobs.cancel(id), CancelJob.Patience, 500))
+          const cancelled = yield* Effect.result(Effect.provideService(jobs.cancel(id), CancelJob.Patience, 100))
           if (cancelled._tag === "Failure") return { id, error: cancelled.failure }
         }
       })
