@@ -141,6 +141,27 @@ export default {
       to: { path: "^(src/internal|src/migrations|test)/" }
     },
     {
+      name: "checker-stands-alone",
+      comment: "What Millrace or the chaos run gets wrong must not be repeated by what judges it.",
+      severity: "error",
+      from: { path: "^scripts/chaos/checker/" },
+      to: { path: "^(?!scripts/chaos/checker/|node_modules/)", dependencyTypes: ["local"] }
+    },
+    {
+      name: "checker-has-its-own-driver",
+      comment: "It reads PostgreSQL with a driver that Millrace does not use, and nobody else uses that one.",
+      severity: "error",
+      from: { path: "^scripts/chaos/checker/" },
+      to: { dependencyTypes: ["npm", "npm-dev", "npm-peer"], pathNot: library("postgres") }
+    },
+    {
+      name: "quarantine-postgres",
+      comment: "See checker-has-its-own-driver.",
+      severity: "error",
+      from: { path: "^(src|test|scripts)/", pathNot: "^scripts/chaos/checker/" },
+      to: { path: library("postgres") }
+    },
+    {
       name: "only-declared-libraries",
       comment: "What the library imports at run time is a dependency or a peer, not a dev dependency of ours only.",
       severity: "error",

@@ -36,7 +36,7 @@ interface Partition {
 
 const partitionsOf = (sql: PgClient) =>
   sql<Partition>`
-    select partition::int, owner, epoch::int, careful from millrace.partitions join millrace.queues on id = queue_id
+    select partition::int, split_part(owner, '#', 1) as owner, epoch::int, careful from millrace.partitions join millrace.queues on id = queue_id
     where name = 'work' order by partition`
 
 /** Waits until all partitions are owned, by exactly these runners. */

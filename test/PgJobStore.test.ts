@@ -12,6 +12,7 @@ import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
+import * as Schedule from "effect/Schedule"
 import * as SqlClient from "effect/sql/SqlClient"
 import { isSqlError } from "effect/sql/SqlError"
 import { CommitFailed } from "../src/JobError.ts"
@@ -350,7 +351,7 @@ layer(onLazyClient, { excludeTestServices: true, timeout: "60 seconds" })("PgJob
       assert.isAtLeast(days[0]!.n, 1)
     }).pipe(Effect.scoped))
 
-  it.effect("a clock that is set while the process runs is noticed by the next purge", () =>
+  it.effect("a clock that is set while the process runs is noticed: the database's by the next purge, its own at once", () =>
     Effect.gen(function*() {
       const sql = yield* PgClient
       const hour = 3_600_000
@@ -372,6 +373,26 @@ layer(onLazyClient, { excludeTestServices: true, timeout: "60 seconds" })("PgJob
       yield* sql`update shadow.ahead set by = '-1 day'`
       yield* store.purge(t0)
       assert.isBelow(yield* store.now, before)
+      // This process's clock: nothing has happened until the database has been asked, which it is at once.
+      yield* sql`update shadow.ahead set by = '0'`
+      yield* store.purge(t0)
+      const real = Date.now
+      yield* Effect.acquireRelease(
+        Effect.sync(() => {
+          Date.now = () => real() + hour
+        }),
+        () =>
+          Effect.sync(() => {
+            Date.now = real
+          })
+      )
+      yield* sql`update shadow.ahead set by = '1 day'`
+      assert.isBelow(yield* store.now, before + hour)
+      yield* Effect.repeat(store.now, {
+        until: (now) => now >= before + 24 * hour,
+        schedule: Schedule.spaced("5 millis")
+      })
+      assert.isBelow(yield* store.now, before + 25 * hour)
     }).pipe(Effect.scoped))
 
   it.effect("the size of a waiting payload is known from its row, and not measured by each reading", () =>

@@ -29,6 +29,7 @@ const make = Effect.fnUntraced(function*(reach: Reach, answer: (partition: numbe
     Layer.mock(Owners, {
       reach: () => reach,
       tell: () => false,
+      cancelHere: () => undefined,
       wake: ({ partition }, ready) => {
         sent.push(ready)
         return answer(partition)

@@ -1,0 +1,81 @@
+/**
+ * A process of a run: started, told, signalled, waited for. It is killed when the scope closes. What it prints goes into a file.
+ */
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import type * as Scope from "effect/Scope"
+import { type ChildProcess, fork } from "node:child_process"
+import { closeSync, openSync } from "node:fs"
+import { fileURLToPath } from "node:url"
+import { ChaosError } from "./ChaosError.ts"
+
+/** How a process ended. */
+export interface Ended {
+  readonly code: number | null
+  readonly signal: NodeJS.Signals | null
+}
+
+export interface Process {
+  readonly isAlive: () => boolean
+  /** Waits for the first message, its word that it is ready. Fails when it ends before. */
+  readonly ready: Effect.Effect<unknown, ChaosError>
+  readonly ended: Effect.Effect<Ended>
+  readonly tell: (message: object) => void
+  readonly signal: (signal: NodeJS.Signals) => void
+}
+
+export interface Options {
+  /** A file of this folder. */
+  readonly script: string
+  readonly log: string
+  readonly env?: Readonly<Record<string, string>>
+  readonly args?: ReadonlyArray<string>
+  /** Another file of this folder, loaded before the script. */
+  readonly preload?: string
+}
+
+const path = (name: string) => fileURLToPath(new URL(name, import.meta.url))
+
+const spawn = ({ args = [], env, log, preload, script }: Options): ChildProcess => {
+  const output = openSync(log, "a")
+  const child = fork(path(script), args, {
+    env: { ...process.env, ...env },
+    execArgv: preload === undefined ? [] : ["--import", path(preload)],
+    stdio: ["ignore", output, output, "ipc"]
+  })
+  closeSync(output)
+  return child
+}
+
+export const start = (options: Options): Effect.Effect<Process, never, Scope.Scope> =>
+  Effect.gen(function*() {
+    const ended = Deferred.makeUnsafe<Ended>()
+    const ready = Deferred.makeUnsafe<unknown, ChaosError>()
+    const child = yield* Effect.acquireRelease(
+      Effect.sync(() => spawn(options)),
+      (child) => Effect.andThen(Effect.sync(() => child.kill("SIGKILL")), Deferred.await(ended))
+    )
+    const end = (how: Ended) => {
+      Deferred.doneUnsafe(
+        ready,
+        Effect.fail(
+          new ChaosError({
+            message: `${options.script} ended before it was ready: its last words are in ${options.log}`
+          })
+        )
+      )
+      Deferred.doneUnsafe(ended, Effect.succeed(how))
+    }
+    child.once("message", (message) => Deferred.doneUnsafe(ready, Effect.succeed(message)))
+    child.once("exit", (code, signal) => end({ code, signal }))
+    child.once("error", () => end({ code: null, signal: null }))
+    const isAlive = () => child.exitCode === null && child.signalCode === null
+    return {
+      isAlive,
+      ready: Deferred.await(ready),
+      ended: Deferred.await(ended),
+      // The channel may be gone a moment before the process is.
+      tell: (message) => void (child.connected && child.send(message, () => {})),
+      signal: (signal) => void (isAlive() && child.kill(signal))
+    }
+  })

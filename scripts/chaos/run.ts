@@ -1,0 +1,277 @@
+/**
+ * A run: processes up, faults as scheduled, everything healed, and when all is quiet the checker's verdict. A run that is ended early leaves
+ * no process and no folder behind.
+ */
+import * as Console from "effect/Console"
+import * as Effect from "effect/Effect"
+import * as FileSystem from "effect/FileSystem"
+import * as Path from "effect/Path"
+import * as Schedule from "effect/Schedule"
+import { type Breakage, statementsOf } from "./breakage.ts"
+import { ChaosError, messageOf } from "./ChaosError.ts"
+import type { Verdict } from "./checker/check.ts"
+import * as Events from "./Events.ts"
+import * as Faults from "./faults.ts"
+import { maxAttempts } from "./intents.ts"
+import { pause } from "./pause.ts"
+import { freePort } from "./port.ts"
+import * as Postgres from "./Postgres.ts"
+import * as Process from "./Process.ts"
+import * as Proxy from "./Proxy.ts"
+import * as Report from "./report.ts"
+import type { RunnerOptions } from "./runner.ts"
+import { type Fault, schedule } from "./schedule.ts"
+import { dice } from "./Seed.ts"
+import * as Slot from "./Slot.ts"
+import type { SubmitterOptions } from "./submitter.ts"
+import { isOrdered, partitions, tables } from "./work.ts"
+
+/** What the command line says. */
+export interface Options {
+  readonly seed: number
+  readonly ms: number
+  readonly runtime: "cluster" | "single"
+  readonly runners: number
+  readonly submitters: number
+  readonly perSecond: number
+  readonly isJson: boolean
+  readonly isKept: boolean
+  readonly scenario: "random" | "pause"
+  readonly breaks: Breakage | undefined
+}
+
+/** Shorter runs have no time for a job that kills its process again and again. */
+const leastForDying = 180_000
+
+/** How long what was begun may take to end when no fault is injected any more. */
+const quietMs = 90_000
+
+const withOptions = (options: object) => ({ CHAOS_OPTIONS: JSON.stringify(options) })
+
+/** What all places of a run share. */
+interface Ground {
+  readonly options: Options
+  readonly folder: string
+  readonly postgres: Postgres.Postgres
+  readonly events: Events.Events
+  readonly partitions: Faults.World["partitions"]
+}
+
+/** How often a runner comes back at another address than it had. */
+const movesOften = 0.3
+
+/** A place for a runner with lines of its own: to the database, and from the others under two addresses. */
+const runnerOf = ({ events, folder, options, partitions, postgres }: Ground) => (number: number) =>
+  Effect.gen(function*() {
+    const { join } = yield* Path.Path
+    const own = dice(options.seed, `runner/${number}`)
+    const database = yield* Proxy.start(Number(new URL(postgres.url).port))
+    const listenPort = yield* freePort
+    const peers = [yield* Proxy.start(listenPort), yield* Proxy.start(listenPort)] as const
+    let [address] = peers
+    const slot = yield* Slot.make({
+      what: "runner",
+      number,
+      events,
+      dice: own,
+      start: (incarnation) =>
+        Effect.suspend(() => {
+          if (own.chance(movesOften)) address = own.pick(peers)
+          return Process.start({
+            script: "runner.ts",
+            preload: "skew.ts",
+            log: join(folder, `runner-${number}.log`),
+            env: withOptions(
+              {
+                url: Proxy.through(postgres.url, database),
+                runner: number,
+                incarnation,
+                runtime: options.runtime,
+                partitions: partitions.wanted,
+                port: address.port,
+                listenPort
+              } satisfies RunnerOptions
+            )
+          })
+        })
+    })
+    return { slot, database, peers } satisfies Faults.Runner
+  })
+
+const submitterOf = ({ events, folder, options, partitions, postgres }: Ground) => (number: number) =>
+  Effect.gen(function*() {
+    const { join } = yield* Path.Path
+    return yield* Slot.make({
+      what: "submitter",
+      number,
+      events,
+      dice: dice(options.seed, `submitter/${number}`),
+      start: (incarnation) =>
+        Process.start({
+          script: "submitter.ts",
+          log: join(folder, `submitter-${number}.log`),
+          env: withOptions(
+            {
+              url: postgres.url,
+              folder,
+              seed: options.seed,
+              submitter: number,
+              incarnation,
+              perSecond: options.perSecond / options.submitters,
+              partitions: partitions.wanted,
+              dies: number === 0 && incarnation === 0 && options.ms >= leastForDying
+            } satisfies SubmitterOptions
+          )
+        })
+    })
+  })
+
+const untilUp = (slots: ReadonlyArray<Slot.Slot>) =>
+  Effect.forEach(slots, (slot) =>
+    Effect.gen(function*() {
+      yield* slot.open
+      const process = yield* Effect.repeat(Effect.sync(slot.current), {
+        until: (process) => process !== undefined,
+        schedule: Schedule.spaced("10 millis")
+      })
+      yield* process?.ready ?? Effect.void
+    }), { discard: true, concurrency: "unbounded" })
+
+/** Nobody follows, and whoever is up ends as it is told; killed after a while. */
+const untilDown = (slots: ReadonlyArray<Slot.Slot>, tell: (process: Process.Process) => void) =>
+  Effect.forEach(slots, (slot) =>
+    Effect.gen(function*() {
+      yield* slot.close
+      const process = slot.current()
+      if (process === undefined) return
+      tell(process)
+      yield* Effect.timeoutOrElse(process.ended, {
+        duration: "40 seconds",
+        orElse: () => Effect.andThen(Effect.sync(() => process.signal("SIGKILL")), process.ended)
+      })
+    }), { discard: true, concurrency: "unbounded" })
+
+/** Injects what is scheduled, each at its time, and heals what lasts longer than the run. */
+const injectAll = (options: Options, world: Faults.World, faults: ReadonlyArray<Fault>) =>
+  Effect.gen(function*() {
+    const counts = new Map<keyof Faults.Counts, number>()
+    const from = performance.now()
+    const wait = (until: number) => Effect.sleep(Math.max(0, from + until - performance.now()))
+    for (const fault of faults) {
+      yield* wait(fault.at)
+      const words = [fault.kind, ...fault.mode === "" ? [] : [fault.mode], fault.target, `${fault.forMs} ms`].join(" ")
+      if (!options.isJson) yield* Console.error(`${(fault.at / 1_000).toFixed(1).padStart(8)} s  ${words}`)
+      yield* Faults.inject(world, fault, (name) => counts.set(name, (counts.get(name) ?? 0) + 1)).pipe(
+        Effect.tapError((error) => Console.error(`${words}: ${error.message}`)),
+        Effect.ignore,
+        Effect.forkScoped
+      )
+    }
+    yield* wait(options.ms)
+    return counts
+  }).pipe(Effect.scoped, Effect.map((counts): Faults.Counts => Object.fromEntries(counts)))
+
+/** Waits until no job is left, or until they have had their time: those that are left are the checker's business. */
+const untilQuiet = (postgres: Postgres.Postgres) =>
+  postgres.query("select count(*) from millrace.jobs").pipe(
+    Effect.map(([row]) => Number(row?.[0])),
+    Effect.repeat({ until: (count) => count === 0, schedule: Schedule.spaced("500 millis") }),
+    Effect.timeoutOption(quietMs)
+  )
+
+/** The verdict of a process that knows nothing of us. */
+const check = (url: string, folder: string) =>
+  Effect.gen(function*() {
+    const fs = yield* FileSystem.FileSystem
+    const { join } = yield* Path.Path
+    const file = join(folder, "verdict.json")
+    const { code } = yield* Effect.scoped(
+      Effect.flatMap(
+        Process.start({ script: "checker/check.ts", log: join(folder, "checker.log"), args: [url, folder, file] }),
+        ({ ended }) => ended
+      )
+    )
+    if (code !== 0) {
+      return yield* new ChaosError({
+        message: `the checker failed: ${yield* fs.readFileString(join(folder, "checker.log"))}`
+      })
+    }
+    const verdict: Verdict = JSON.parse(yield* fs.readFileString(file))
+    return verdict
+  })
+
+const makeFolder = (isKept: boolean) =>
+  Effect.gen(function*() {
+    const fs = yield* FileSystem.FileSystem
+    const folder = yield* fs.makeTempDirectory({ prefix: "millrace-chaos-" })
+    // The server may run under another account, and has to get in.
+    yield* fs.chmod(folder, 0o755)
+    yield* Effect.addFinalizer(() =>
+      isKept
+        ? Console.error(`All of the run is in ${folder}`)
+        : Effect.ignore(fs.remove(folder, { recursive: true }))
+    )
+    return folder
+  })
+
+/** Runs and answers whether every promise was kept. */
+export const run = (options: Options) =>
+  Effect.gen(function*() {
+    const fs = yield* FileSystem.FileSystem
+    const { join } = yield* Path.Path
+    const folder = yield* makeFolder(options.isKept)
+    const events = Events.open(join(folder, "events.jsonl"))
+    yield* fs.writeFileString(join(folder, "terms.json"), JSON.stringify({ maxAttempts, crashLimit: 5, isOrdered }))
+    const faults = options.scenario === "pause"
+      ? []
+      : schedule({ ...options, isCluster: options.runtime === "cluster" })
+    if (options.isJson) yield* Console.log(JSON.stringify({ schedule: faults }))
+
+    const postgres = yield* Postgres.start(folder, events)
+    yield* Effect.forEach(tables, postgres.query)
+    const ground: Ground = { options, folder, postgres, events, partitions: { wanted: partitions } }
+    const numbers = (count: number) => Array.from({ length: count }, (_, number) => number)
+    const runners = yield* Effect.forEach(numbers(options.runners), runnerOf(ground))
+    const guest = yield* runnerOf(ground)(options.runners)
+    const submitters = yield* Effect.forEach(numbers(options.submitters), submitterOf(ground))
+    const world: Faults.World = { ...ground, runners, guest, submitters, frozen: new Set() }
+
+    yield* untilUp(runners.map(({ slot }) => slot))
+    if (options.breaks !== undefined) yield* Effect.forEach(statementsOf[options.breaks], postgres.query)
+    const monitor = yield* Process.start({
+      script: "checker/monitor.ts",
+      log: join(folder, "monitor.log"),
+      args: [postgres.url, join(folder, "samples.jsonl")]
+    })
+    yield* monitor.ready
+
+    let counts: Faults.Counts = { freeze: 1 }
+    events.note({ what: "began" })
+    if (options.scenario === "pause") yield* pause(world, options.seed, folder)
+    else {
+      yield* untilUp(submitters)
+      counts = yield* injectAll(options, world, faults)
+      yield* Effect.forEach(runners, ({ slot }) => slot.open, { discard: true })
+      yield* untilDown(submitters, (process) => process.tell({ stop: true }))
+    }
+    yield* untilQuiet(postgres)
+    events.note({ what: "quiet" })
+    yield* untilDown([...runners, guest].map(({ slot }) => slot), (process) => process.signal("SIGTERM"))
+    monitor.signal("SIGTERM")
+    yield* monitor.ended
+    events.note({ what: "ended" })
+
+    const report: Report.Report = {
+      ...yield* check(postgres.url, folder),
+      faults: counts,
+      seed: options.seed,
+      minutes: Math.round(options.ms / 6_000) / 10,
+      runners: options.runners,
+      runtime: options.runtime
+    }
+    yield* Console.log(options.isJson ? Report.line(report) : Report.show(report))
+    return report.breaches.length === 0
+  }).pipe(
+    Effect.scoped,
+    Effect.mapError((error) => error instanceof ChaosError ? error : new ChaosError({ message: messageOf(error) }))
+  )

@@ -1,0 +1,86 @@
+/**
+ * The work of a run, as runners and submitters share it: queues, job definitions, and the tables that handlers write to. Nothing forbids a
+ * second row of one job there: it is the checker that counts, and the checker knows nothing of this file.
+ */
+import * as Schema from "effect/Schema"
+import { Job, JobQueue, RetryPolicy } from "../../src/index.ts"
+import { maxAttempts, type Order } from "./intents.ts"
+
+const Tx = JobQueue.make("tx", { concurrency: 24, partitions: 4 })
+const Plain = JobQueue.make("plain", { concurrency: 12 })
+const Keyed = JobQueue.make("keyed", { concurrency: 12, partitions: 3 })
+const Batch = JobQueue.make("batch", { concurrency: 12, partitions: 2 })
+
+/** `partitions`: of `tx`, as this process wants it. */
+export const queues = (partitions: number) => [
+  JobQueue.make("tx", { concurrency: Tx.concurrency, partitions }),
+  Plain,
+  Keyed,
+  Batch
+]
+
+/** Of `tx`, until a fault changes it. */
+export const partitions = Tx.partitions
+
+/** Whether jobs of a key run in the order of their submission, one at a time. */
+export const isOrdered = false
+
+/** A failure that was planned. */
+export class Boom extends Schema.TaggedError<Boom>()("Boom", {}) {}
+
+const Payload = Schema.Struct({
+  ref: Schema.String,
+  fails: Schema.Int,
+  millis: Schema.Int,
+  blocks: Schema.Int,
+  isEarly: Schema.Boolean,
+  holds: Schema.optionalKey(Schema.Int),
+  key: Schema.optionalKey(Schema.String),
+  n: Schema.optionalKey(Schema.Int),
+  dedupe: Schema.optionalKey(Schema.String),
+  isReplayed: Schema.optionalKey(Schema.Boolean)
+})
+export type Payload = typeof Payload.Type
+
+const options = {
+  payload: Payload,
+  error: Boom,
+  retry: RetryPolicy.fixed("300 millis", { maxAttempts })
+}
+
+/** Its writes and its completion are one transaction. */
+export class TxJob extends Job.make("Tx", { ...options, queue: Tx }) {}
+/** The same, in a transaction shared with others. */
+export class GroupedJob extends Job.make("Grouped", { ...options, queue: Tx, transaction: "grouped" }) {}
+/** Writes nothing that is rolled back. */
+export class PlainJob extends Job.make("Plain", { ...options, queue: Plain, transaction: "none" }) {}
+/** One of a line of jobs. */
+export class KeyedJob extends Job.make("Keyed", { ...options, queue: Keyed }) {}
+/** Kills its process. */
+export class DieJob extends Job.make("Die", { ...options, queue: Plain }) {}
+
+const definitions = { Tx: TxJob, Grouped: GroupedJob, Plain: PlainJob, Keyed: KeyedJob, Die: DieJob }
+
+export const request = (order: Order) => {
+  const { cancelAfterMs: _, delayMs, type, queue, ...payload } = order
+  return definitions[type].request(payload, {
+    queue,
+    ...(delayMs === undefined ? {} : { delay: delayMs }),
+    ...(payload.dedupe === undefined ? {} : { dedupeKey: payload.dedupe })
+  })
+}
+
+/**
+ * `effects`: written in jobs' transactions, from the handler's first line (`began`) to the write (`at`). `starts`: every run of a handler,
+ * written beside any transaction. `mended`: the jobs that do not fail any more. All times are the database's.
+ */
+export const tables = [
+  "create schema chaos",
+  `create table chaos.effects (
+     id bigint generated always as identity, job_id uuid not null, ref uuid not null, key text, n int, attempt int not null,
+     runner int not null, incarnation int not null, began timestamptz not null, at timestamptz not null default clock_timestamp())`,
+  `create table chaos.starts (
+     id bigint generated always as identity, job_id uuid not null, ref uuid not null, attempt int not null,
+     runner int not null, incarnation int not null, at timestamptz not null default clock_timestamp())`,
+  "create table chaos.mended (ref uuid primary key)"
+]
