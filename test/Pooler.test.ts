@@ -10,6 +10,7 @@ import type * as Scope from "effect/Scope"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import * as JobRuntime from "../src/JobRuntime.ts"
 import * as Jobs from "../src/Jobs.ts"
+import { StoreError } from "../src/JobStore.ts"
 import * as Postgres from "../src/Postgres.ts"
 import { databaseUrl, TestDatabase } from "./utils/database.ts"
 import { makeStops } from "./utils/runtime.ts"
@@ -41,6 +42,17 @@ describe("behind a pooler in transaction mode", () => {
         }).pipe(Effect.scoped, quiet, Effect.provide(TestDatabase.layerDatabase)))
     }
   }
+
+  it.live("that refuses session settings, as PgBouncer does unless told otherwise, nobody starts, and everybody is told which to let pass", () =>
+    Effect.gen(function*() {
+      const url = yield* transactionPooler(yield* databaseUrl, 3, "plan_cache_mode")
+      for (const runtime of [JobRuntime.layerClient(), JobRuntime.layer()]) {
+        const error = yield* Effect.flip(over(runtime, { url, prepare: false }))
+        assert(error instanceof StoreError, String(error))
+        assert.isFalse(error.isRetryable)
+        assert.match(error.message, /PostgreSQL itself.*ignore_startup_parameters: plan_cache_mode, .*lock_timeout/)
+      }
+    }).pipe(Effect.scoped, quiet, Effect.provide(TestDatabase.layerDatabase)))
 
   it.live("a program that only submits works: submit, status, await and cancel, with a worker that is connected directly", () =>
     Effect.gen(function*() {

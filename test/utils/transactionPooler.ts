@@ -1,6 +1,6 @@
 /**
  * A small pooler in transaction mode, as PgBouncer is one: a client has a backend from its first message to the end of its transaction. What
- * is sent to a backend that nobody has (a notification) gets lost, and the settings a client asks for at its start are ignored.
+ * is sent to a backend that nobody has (a notification) gets lost; the settings a client asks for at its start are ignored, or refused.
  */
 import * as Effect from "effect/Effect"
 import { connect, createServer, type Socket } from "node:net"
@@ -58,7 +58,15 @@ const welcome = (parameters: ReadonlyArray<Buffer>): Buffer =>
     Buffer.from([0x5a, 0, 0, 0, 5, 0x49])
   ])
 
-const serve = (target: string, size: number) => {
+/** A fatal error, as the server sends one. */
+const fatal = (sqlState: string, message: string): Buffer => {
+  const fields = Buffer.from(`SFATAL\0VFATAL\0C${sqlState}\0M${message}\0\0`)
+  const head = Buffer.from([0x45, 0, 0, 0, 0])
+  head.writeInt32BE(4 + fields.length, 1)
+  return Buffer.concat([head, fields])
+}
+
+const serve = (target: string, size: number, refused: string | undefined) => {
   const { hostname, port } = new URL(target)
   const backends = new Set<Backend>()
   const queue: Array<Client> = []
@@ -138,6 +146,8 @@ const serve = (target: string, size: number) => {
       for (let message = messages.next(); message !== undefined; message = messages.next()) {
         if (!hasBegun && isAskingForEncryption(message)) {
           socket.write("N")
+        } else if (!hasBegun && refused !== undefined && message.includes(refused)) {
+          socket.end(fatal("08P01", `unsupported startup parameter: ${refused}`))
         } else if (!hasBegun) {
           hasBegun = true
           if (backends.size < size) logIn(client, message)
@@ -168,12 +178,12 @@ const serve = (target: string, size: number) => {
   }
 }
 
-/** The URL through a pooler with so many backends. Closed with the scope. */
-export const transactionPooler = (target: string, size: number) =>
+/** The URL through a pooler with so many backends, which refuses one setting if it is given. Closed with the scope. */
+export const transactionPooler = (target: string, size: number, refused?: string) =>
   Effect.map(
     Effect.acquireRelease(
       Effect.callback<{ readonly url: string; readonly close: () => void }>((resume) => {
-        const { close, server } = serve(target, size)
+        const { close, server } = serve(target, size, refused)
         server.listen(0, "127.0.0.1", () => {
           const address = server.address()
           const url = new URL(target)
