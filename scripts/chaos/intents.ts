@@ -21,6 +21,8 @@ export interface Order {
   readonly isEarly: boolean
   /** It sleeps so long in a statement of its transaction, too. */
   readonly holds?: number
+  /** Its COMMIT waits while somebody has this advisory lock. */
+  readonly lock?: number
   /** Of a `Keyed` job: its line, and its place in it. */
   readonly key?: string
   readonly n?: number

@@ -265,7 +265,7 @@ export const run = (options: Options) =>
       ...yield* check(postgres.url, folder),
       faults: counts,
       seed: options.seed,
-      minutes: Math.round(options.ms / 6_000) / 10,
+      minutes: options.scenario === "pause" ? 0 : Math.round(options.ms / 6_000) / 10,
       runners: options.runners,
       runtime: options.runtime
     }

@@ -35,6 +35,7 @@ const Payload = Schema.Struct({
   blocks: Schema.Int,
   isEarly: Schema.Boolean,
   holds: Schema.optionalKey(Schema.Int),
+  lock: Schema.optionalKey(Schema.Int),
   key: Schema.optionalKey(Schema.String),
   n: Schema.optionalKey(Schema.Int),
   dedupe: Schema.optionalKey(Schema.String),
@@ -78,7 +79,12 @@ export const tables = [
   "create schema chaos",
   `create table chaos.effects (
      id bigint generated always as identity, job_id uuid not null, ref uuid not null, key text, n int, attempt int not null,
-     runner int not null, incarnation int not null, began timestamptz not null, at timestamptz not null default clock_timestamp())`,
+     runner int not null, incarnation int not null, began timestamptz not null, at timestamptz not null default clock_timestamp(),
+     lock int)`,
+  `create function chaos.wait() returns trigger language plpgsql as $$
+   begin perform pg_advisory_xact_lock_shared(new.lock); return null; end $$`,
+  `create constraint trigger wait after insert on chaos.effects deferrable initially deferred
+   for each row when (new.lock is not null) execute function chaos.wait()`,
   `create table chaos.starts (
      id bigint generated always as identity, job_id uuid not null, ref uuid not null, attempt int not null,
      runner int not null, incarnation int not null, at timestamptz not null default clock_timestamp())`,
