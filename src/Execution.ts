@@ -57,7 +57,7 @@ export type Conclusion =
   | { readonly _tag: "Committed"; readonly settlement: Finish }
   | {
     readonly _tag: "Rerun"
-    readonly trouble: "conflict" | "connection"
+    readonly trouble: "conflict" | "outage"
     readonly cause: Cause.Cause<unknown>
     readonly entry: Omit<Attempt, "outcome">
   }
@@ -92,7 +92,7 @@ interface Attempting {
   readonly control: Control
   readonly startedAt: number
   /** What the database did to the attempt's own transaction. Any other failure is the handler's, errors of other databases too. */
-  broken: "conflict" | "connection" | undefined
+  broken: "conflict" | "outage" | undefined
   /** The attempt's span, once it has begun. */
   span: Tracer.Span | undefined
 }

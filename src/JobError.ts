@@ -239,17 +239,6 @@ export class JobUnsuccessful extends Schema.TaggedError<JobUnsuccessful>()("JobU
   }
 }
 
-/** The job is queued, and the process that owns its queue is another one: only that can tell whether it has started. */
-export class NotOwner extends Schema.TaggedError<NotOwner>()("NotOwner", {
-  jobId: Schema.String,
-  queue: Schema.String
-}) {
-  readonly isRetryable = false
-  override get message() {
-    return `job ${this.jobId} is queued and only the process that owns queue ${this.queue} can cancel it: call cancel there`
-  }
-}
-
 /** The process that owns the job's partition does not answer. */
 export class PartitionUnavailable extends Schema.TaggedError<PartitionUnavailable>()("PartitionUnavailable", {
   entity: Schema.String

@@ -93,9 +93,21 @@ export const JobEvent = Schema.Union([
 /** Everything that can happen to a job. */
 export type JobEvent = typeof JobEvent.Type
 
-/** Which events to hear of; what is left out is not asked for. */
-export interface Filter {
-  readonly tags?: ReadonlyArray<JobEvent["_tag"]>
+/** How a job can end. */
+export const ends = ["JobCompleted", "JobDeadLettered", "JobCancelled", "JobExpired"] as const
+
+/**
+ * Events of other processes that did not come here: too many at once, or the connection was lost for a while (no `count`). Told to who
+ * asks for it by its tag. Whoever must know what happened looks at the jobs.
+ */
+export class Missed extends Schema.TaggedClass<Missed>()("Missed", { count: Schema.optionalKey(Schema.Int) }) {}
+
+/** What a subscriber can be told. */
+export type Told = JobEvent | Missed
+
+/** Which events to hear of; what is left out is not asked for. Without `tags`: all that happens to jobs. */
+export interface Filter<Tag extends Told["_tag"] = JobEvent["_tag"]> {
+  readonly tags?: ReadonlyArray<Tag>
   readonly jobId?: JobId
   readonly type?: string
   readonly queue?: string
@@ -103,9 +115,25 @@ export interface Filter {
 }
 
 /** Whether an event passes. */
-export const matches = (filter: Filter) => (event: JobEvent): boolean =>
-  (filter.tags === undefined || filter.tags.includes(event._tag)) &&
-  (filter.jobId === undefined || filter.jobId === event.jobId) &&
-  (filter.type === undefined || filter.type === event.type) &&
-  (filter.queue === undefined || filter.queue === event.queue) &&
-  (filter.tenantId === undefined || filter.tenantId === event.tenantId)
+export const matches =
+  <Tag extends Told["_tag"]>(filter: Filter<Tag>) => (event: Told): event is Extract<Told, { readonly _tag: Tag }> => {
+    const tags: ReadonlyArray<Told["_tag"]> | undefined = filter.tags
+    if (event._tag === "Missed") return tags?.includes("Missed") === true
+    return (tags === undefined || tags.includes(event._tag)) &&
+      (filter.jobId === undefined || filter.jobId === event.jobId) &&
+      (filter.type === undefined || filter.type === event.type) &&
+      (filter.queue === undefined || filter.queue === event.queue) &&
+      (filter.tenantId === undefined || filter.tenantId === event.tenantId)
+  }
+
+/** What of all events somebody wants: how jobs end, which is what most wait for, or everything. */
+export type Interest = "ends" | "all"
+
+const isEnd = (tag: Told["_tag"]): boolean => tag === "Missed" || ends.some((end) => end === tag)
+
+/** Whether an event of this tag is of interest. */
+export const isOf = (interest: Interest, tag: Told["_tag"]): boolean => interest === "all" || isEnd(tag)
+
+/** The least interest that has all events of a filter in it. */
+export const interestOf = (filter: { readonly tags?: ReadonlyArray<Told["_tag"]> } | undefined): Interest =>
+  filter?.tags?.every(isEnd) === true ? "ends" : "all"

@@ -23,15 +23,15 @@ import * as RetryPolicy from "./RetryPolicy.ts"
  * - `"job"`: one transaction.
  * - `"none"`: nothing together; the handler runs without a transaction.
  * - `"grouped"`: one savepoint in a transaction that up to 32 jobs share, one after another; it takes members for 100 milliseconds at most,
- *   and commits at once when nobody else waits. For short handlers that only run SQL. Who fails, times out, is cancelled or superseded rolls
- *   back alone, and its deferred constraints are checked for it alone. Where the COMMIT fails, or the session is lost before it, those that
- *   were done run again at once, each in a transaction of its own, in the same attempt: such a handler runs twice.
+ *   and commits at once when nobody else waits. For short handlers that only run SQL. Who fails, times out or is cancelled rolls back alone.
+ *   Where the COMMIT fails (a deferred constraint of one is violated, or one was superseded), or the session is lost before it, those that were
+ *   done run again at once, each in a transaction of its own, in the same attempt: such a handler runs twice, and only the one at fault fails.
  *
  *   What it does not promise: jobs of a group wait for each other's turn, from the first statement to the handler's end (`timeout` runs
  *   meanwhile), and those that are done wait for the commit. One that hangs holds up those done before it, and whoever waits for their locks,
  *   until its `timeout`, which is 10 seconds if none is given; all others go on in another group. Locks are held until the group commits: handlers that lock the same rows in another order deadlock
- *   more easily than alone. `now()`, `set local`, temporary tables and cursors are the group's: what one leaves behind the next finds. The
- *   isolation level is the connection's default, READ COMMITTED. Savepoints of handlers (`sql.withTransaction`) count, 60 to a group. Groups
+ *   more easily than alone. `now()` is the group's. Who sends anything but reads and writes of rows (`set local`, a cursor, a temporary table)
+ *   is the last of its group, so that nobody finds what it leaves behind. The isolation level is the connection's default, READ COMMITTED. Savepoints of handlers (`sql.withTransaction`) count, 60 to a group. Groups
  *   use 3 connections of the handlers' client, and one more for each that is held up.
  */
 export type Transaction = "job" | "none" | "grouped"

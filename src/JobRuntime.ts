@@ -11,8 +11,10 @@ import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import * as EventBus from "./EventBus.ts"
+import * as Health from "./Health.ts"
 import * as Cluster from "./internal/cluster.ts"
 import type { ClusterError } from "./internal/clusterError.ts"
+import * as Commands from "./internal/commands.ts"
 import * as Owners from "./internal/owners.ts"
 import * as Queues from "./internal/queues.ts"
 import * as RunnerSettings from "./internal/runnerSettings.ts"
@@ -36,8 +38,8 @@ export type { Timing, Transport } from "./internal/runnerSettings.ts"
 export interface ClientOptions extends PgJobStore.Options {
   /** The queues of this program. `default` is always there. */
   readonly queues?: ReadonlyArray<JobQueue>
-  /** Where events go. Default: subscribers of this process, see `EventBus.layer`. */
-  readonly eventBus?: Layer.Layer<EventBus.EventBus>
+  /** Where events go. Default: to subscribers in all processes, see `EventBus.layerPostgres`. */
+  readonly eventBus?: Layer.Layer<EventBus.EventBus, never, JobStore>
 }
 
 /** What {@link layer} takes. */
@@ -52,7 +54,7 @@ export interface Options extends ClientOptions {
 export interface ClusterOptions extends Options, RunnerSettings.RunnerOptions {}
 
 /** What a runtime gives. */
-export type Services = Jobs.Jobs | JobHandlers.JobHandlers | EventBus.EventBus | JobStore
+export type Services = Jobs.Jobs | JobHandlers.JobHandlers | EventBus.EventBus | JobStore | Health.Health
 
 /** The part of this process that runs jobs. */
 export class Runner extends Context.Service<Runner, {
@@ -61,6 +63,8 @@ export class Runner extends Context.Service<Runner, {
    * all handlers are still there. Returns when nothing runs here any more; the process still submits.
    */
   readonly drain: Effect.Effect<void>
+  /** Whether it has been told to. */
+  readonly isDraining: () => boolean
 }>()("millrace/Runner") {}
 
 /**
@@ -79,10 +83,10 @@ const schemaOf = (options: ClientOptions) => options.schema ?? "millrace"
 const base = (options: ClientOptions) =>
   Layer.mergeAll(
     JobHandlers.layer,
-    options.eventBus ?? EventBus.layer(),
-    Queues.layer(options.queues ?? []).pipe(Layer.provideMerge(PgJobStore.layer(options))),
+    options.eventBus ?? EventBus.layerPostgres(),
+    Queues.layer(options.queues ?? []),
     NodeCrypto.layer
-  )
+  ).pipe(Layer.provideMerge(PgJobStore.layer(options)))
 
 /**
  * Submits only: for web servers, whose jobs run elsewhere. Owners hear of new jobs through the database.
@@ -90,7 +94,7 @@ const base = (options: ClientOptions) =>
 export const layerClient = (
   options: ClientOptions = {}
 ): Layer.Layer<Services, StoreError | MigrationError | LayoutError, Postgres.Client> =>
-  Jobs.layer.pipe(
+  Layer.mergeAll(Jobs.layer, Health.layer({ kind: "client", isDraining: () => false })).pipe(
     Layer.provide(Waker.layer),
     Layer.provide(Owners.layerNone),
     Layer.provideMerge(base(options))
@@ -113,9 +117,17 @@ const entities = (
     })
     const built = yield* Layer.buildWithScope(layer, scope)
     // Once: whoever asks again waits for the same end.
-    const drain = yield* Effect.cached(Effect.uninterruptible(Scope.close(scope, Exit.void)))
-    return Context.add(built, Runner, Runner.of({ drain }))
+    const close = yield* Effect.cached(Effect.uninterruptible(Scope.close(scope, Exit.void)))
+    let isDraining = false
+    const drain = Effect.suspend(() => {
+      isDraining = true
+      return close
+    })
+    return Context.add(built, Runner, Runner.of({ drain, isDraining: () => isDraining }))
   }))
+
+const health = (kind: "single" | "cluster") =>
+  Layer.unwrap(Effect.map(Runner, ({ isDraining }) => Health.layer({ kind, isDraining })))
 
 /**
  * Submits and runs, in one process. Of several on one database one owns all queues and the others stand by: give each the same queues and
@@ -130,7 +142,15 @@ const entities = (
 export const layer = (
   options: Options = {}
 ): Layer.Layer<Services | Runner, StoreError | MigrationError | LayoutError, Postgres.Client> =>
-  Layer.mergeAll(Jobs.layer, Watchers.listener, Watchers.retention, Watchers.standby, Watchers.undeclared).pipe(
+  Layer.mergeAll(
+    Jobs.layer,
+    health("single"),
+    Watchers.listener,
+    Commands.layer,
+    Watchers.retention,
+    Watchers.standby,
+    Watchers.undeclared
+  ).pipe(
     Layer.provide(Waker.layer),
     Layer.provideMerge(entities(options, { groupOf: () => ShardGroups.single, isClustered: false })),
     Layer.provide(Cluster.layerSingle(schemaOf(options))),
@@ -150,7 +170,14 @@ export const layer = (
 export const layerCluster = (
   options: ClusterOptions = {}
 ): Layer.Layer<Services | Runner, StoreError | MigrationError | LayoutError | ClusterError, Postgres.Client> =>
-  Layer.mergeAll(Jobs.layer, Watchers.listener, Watchers.retention, Watchers.undeclared).pipe(
+  Layer.mergeAll(
+    Jobs.layer,
+    health("cluster"),
+    Watchers.listener,
+    Commands.layer,
+    Watchers.retention,
+    Watchers.undeclared
+  ).pipe(
     Layer.provide(Waker.layer),
     Layer.provideMerge(entities(options, { groupOf: ShardGroups.nameOf, isClustered: true })),
     Layer.provide(runner(options)),

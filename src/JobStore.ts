@@ -12,6 +12,7 @@ import type * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CommitFailed, JobFailure, LayoutError } from "./JobError.ts"
+import type { Interest, JobEvent } from "./JobEvent.ts"
 import type { Entry } from "./JobHistory.ts"
 import type { BatchId, JobId } from "./JobId.ts"
 import type { Layout } from "./JobQueue.ts"
@@ -113,9 +114,32 @@ export interface Ready {
   readonly tenant: TenantKey
   readonly seq: number
   readonly dueAt?: number
+  /** Of a job that its queue's order may hold back. */
+  readonly key?: string
   /** The job itself, where this very process has just stored it: its owner, if that is here too, need not read it. Never sent anywhere. */
   readonly job?: () => ReadyJob
 }
+
+/** What processes say to each other through the database. Nothing depends on one: whoever needs an answer asks again. */
+export type Message = /** To the owner of the partition: this job shall be cancelled. */
+  | {
+    readonly _tag: "Cancel"
+    readonly queueId: number
+    readonly partition: number
+    readonly jobId: JobId
+    readonly by: string | undefined
+  }
+  /** To all that publish events: this process wants to hear of these, for the next half minute. */
+  | { readonly _tag: "Interest"; readonly from: string; readonly interest: Interest }
+  /** To all that subscribe: say your interest, this process has just begun to listen. */
+  | { readonly _tag: "Asking"; readonly from: string }
+  /** What has happened, already committed, oldest first, after `missed` others. `events` are read when somebody wants them. */
+  | {
+    readonly _tag: "Events"
+    readonly from: string
+    readonly missed: number
+    readonly events: () => ReadonlyArray<JobEvent>
+  }
 
 /** What intake may take of one lane. */
 export interface LaneDemand {
@@ -140,10 +164,27 @@ export interface Demand {
   readonly lanes: ReadonlyArray<LaneDemand>
   readonly marks: ReadonlyArray<Mark>
   readonly held: ReadonlyArray<number>
+  /** Of an ordered queue: say of each job with a key whether it is the head of its line. */
+  readonly isOrdered?: boolean
 }
 
 /** The largest payload that is read ahead, in bytes of JSON. Larger ones are read when their job starts: memory stays bounded. */
 export const inlinePayloadBytes = 8_192
+
+/** The jobs of one key and tenant, in an ordered queue: they run one after another. */
+export interface Line {
+  readonly tenant: TenantKey
+  readonly key: string
+}
+
+/**
+ * Where a job of an ordered queue stands. The head is the first of its line, by `seq`, among those that are ready, running or between two
+ * attempts.
+ */
+export interface Standing {
+  readonly key: string
+  readonly isHead: boolean
+}
 
 /** A ready job, read but not written. `payload` and `context` are parsed JSON. `isLarge`: the payload was left where it is. */
 export interface ReadyJob {
@@ -161,6 +202,8 @@ export interface ReadyJob {
   readonly isLarge: boolean
   readonly payload: unknown
   readonly context: unknown
+  /** In ordered queues, of jobs with a key. One that is not the head has no payload here: it is not to be started. */
+  readonly standing?: Standing
 }
 
 /** What an intake found. `visited`: each tenant looked at, in order, also those with nothing new: the cursor moves to the last one. */
@@ -190,7 +233,10 @@ export interface Retry extends Attempted {
   readonly dueAt: number
 }
 
-/** Back to the end of its line at `dueAt`, no attempt counted: what nobody can run must not stay in front of the others. */
+/**
+ * Back to the end of its line at `dueAt`, no attempt counted: what nobody can run must not stay in front of the others. A job with a key keeps
+ * its place, as if it waited for its next attempt: its order is worth more.
+ */
 export interface PutBack extends Attempted {
   readonly _tag: "PutBack"
   readonly dueAt: number
@@ -209,7 +255,8 @@ export type Settlement = Finish | Retry | PutBack | DeadLetter
 /**
  * How a handler's transaction ended. `Pending`: it sent no statement, so there was nothing to commit with: settle it otherwise.
  * `Superseded`: rolled back, someone else has the outcome. `Unknown`: the connection was lost during COMMIT: refence. `Broken`: the database
- * broke this very transaction before it could commit, by a lost session or a conflict, and nothing of it is there: run it again.
+ * broke this very transaction before it could commit, and nothing of it is there: run it again. `conflict`: it lost against another.
+ * `outage`: its session was lost, or the server could not do the work (no room, no memory, shutting down, a standby).
  */
 export type Transacted =
   | { readonly _tag: "Committed"; readonly settlement: Finish }
@@ -218,7 +265,7 @@ export type Transacted =
   | { readonly _tag: "Unknown" }
   | {
     readonly _tag: "Broken"
-    readonly by: "conflict" | "connection"
+    readonly by: "conflict" | "outage"
     /** What the handler made of it, or what the end of the transaction said. */
     readonly cause: Cause.Cause<unknown>
   }
@@ -326,6 +373,10 @@ export class JobStore extends Context.Service<JobStore, {
   /** Runs the effect once the caller's transaction has committed, or at once when there is none. */
   readonly afterCommit: (effect: Effect.Effect<void>) => Effect.Effect<void>
 
+  /** Says something to all processes of this schema, after what has been committed. Reaches those that listen now; lost ones are not repeated. */
+  readonly say: (messages: ReadonlyArray<Message>) => Effect.Effect<void, StoreError>
+  /** What processes say, this one too. Ends with an error when the connection is lost: listen again, and count with what was missed. */
+  readonly heard: Effect.Effect<Queue.Dequeue<Message, StoreError>, StoreError, Scope.Scope>
   /** Tells owners in other processes of ready rows, coalesced. Lost ones are found by the sweep. */
   readonly announce: (ready: ReadonlyArray<Ready>) => Effect.Effect<void, StoreError>
   /** What others announce. Ends with an error when the connection is lost: listen again and sweep. */
@@ -334,7 +385,10 @@ export class JobStore extends Context.Service<JobStore, {
   /** One snapshot over all places: exactly one record for a known id. */
   readonly find: (id: JobId) => Effect.Effect<Option.Option<JobRecord>, StoreError>
 
-  /** Epoch + 1. `isCareful`: the owner before did not hand over. From here on no earlier epoch can mislead this one. */
+  /**
+   * Epoch + 1. `owner` names a living process: one that takes its own partition again has not crashed, and what it had noted is
+   * forgotten. `isCareful`: another owner before did not hand over. From here on no earlier epoch can mislead this one.
+   */
   readonly takeOver: (partition: { readonly queueId: number; readonly partition: number }, options: {
     readonly owner: string
     readonly now: number
@@ -348,6 +402,8 @@ export class JobStore extends Context.Service<JobStore, {
 
   /** Reads ready jobs, writes nothing. A superseded owner reads nothing. */
   readonly intake: (owner: Owner, demand: Demand) => Effect.Effect<Intake, StoreError>
+  /** The heads of these lines, where they are ready and in this partition. */
+  readonly heads: (owner: Owner, lines: ReadonlyArray<Line>) => Effect.Effect<ReadonlyArray<ReadyJob>, StoreError>
   /** The payload of a job that was too large to read ahead, as parsed JSON. None: the row has moved on. */
   readonly payload: (id: JobId, version: number) => Effect.Effect<Option.Option<unknown>, StoreError>
   /** What has become of rows whose settlement did not come back. Missing: someone has the outcome. */

@@ -3,7 +3,6 @@
  */
 import * as Context from "effect/Context"
 import type { SecureRandom } from "effect/crypto/SecureRandom"
-import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
@@ -11,31 +10,20 @@ import type * as Schema from "effect/Schema"
 import { EventBus } from "./EventBus.ts"
 import * as Announcer from "./internal/announcer.ts"
 import * as AwaitEnd from "./internal/awaitEnd.ts"
+import * as CancelJob from "./internal/cancelJob.ts"
 import * as JobReader from "./internal/jobReader.ts"
 import { Owners } from "./internal/owners.ts"
 import { Queues } from "./internal/queues.ts"
 import * as Submit from "./internal/submit.ts"
-import { onLiveClock } from "./internal/time/liveClock.ts"
 import { Waker } from "./internal/waker.ts"
 import type { Codec } from "./Job.ts"
-import {
-  DeadLetterNotFound,
-  DedupeKeyTaken,
-  JobAlreadyFinal,
-  type JobNotFound,
-  type NotOwner,
-  PartitionUnavailable,
-  type StoreUnavailable
-} from "./JobError.ts"
+import { DeadLetterNotFound, DedupeKeyTaken, type JobNotFound, type StoreUnavailable } from "./JobError.ts"
 import * as JobEvent from "./JobEvent.ts"
 import type { JobHandlers } from "./JobHandlers.ts"
 import type * as JobHistory from "./JobHistory.ts"
 import type { JobId } from "./JobId.ts"
-import * as JobMetrics from "./JobMetrics.ts"
-import { isFinal } from "./JobState.ts"
 import type { JobStatus } from "./JobStatus.ts"
-import { type JobRecord, JobStore, tenantId } from "./JobStore.ts"
-import * as RequestContext from "./RequestContext.ts"
+import { JobStore, tenantId } from "./JobStore.ts"
 
 export type { Batch, BatchOptions } from "./internal/submit.ts"
 export type { JobStatus } from "./JobStatus.ts"
@@ -76,13 +64,12 @@ export class Jobs extends Context.Service<Jobs, {
     deadLetterId: JobId
   ) => Effect.Effect<void, DeadLetterNotFound | DedupeKeyTaken | StoreUnavailable>
   /**
-   * Cancels a job that has not ended; a running one is interrupted and rolled back. A queued or running one can only be cancelled in the
-   * process that owns its queue (`NotOwner`), a scheduled or retrying one anywhere. Does not take part in the caller's transaction: it
-   * stands when that rolls back, and a job submitted there is not found before it commits.
+   * Cancels a job that has not ended, from any process; a running one is interrupted and rolled back. A queued or running one is cancelled
+   * by the process that owns its queue: where that does not answer within 30 seconds, or there is none, this fails with
+   * `PartitionUnavailable`, and the job may still be cancelled later. Does not take part in the caller's transaction: it stands when that
+   * rolls back, and a job submitted there is not found before it commits.
    */
-  readonly cancel: (
-    jobId: JobId
-  ) => Effect.Effect<void, JobNotFound | JobAlreadyFinal | NotOwner | PartitionUnavailable | StoreUnavailable>
+  readonly cancel: CancelJob.CancelJob
 }>()("millrace/Jobs") {}
 
 /** The service on whatever store, owners and bus there are. */
@@ -124,8 +111,6 @@ export const layer: Layer.Layer<
 
     // ------------------------------------------------------------------------------------------- replay and cancel
 
-    const by = Effect.map(RequestContext.Request, ({ userId }) => userId === undefined ? {} : { by: userId })
-
     const replayJob = (asked: JobId) =>
       Effect.gen(function*() {
         const found = yield* Effect.catchTag(find(asked), "JobNotFound", () => new DeadLetterNotFound({ jobId: asked }))
@@ -135,7 +120,7 @@ export const layer: Layer.Layer<
           return yield* new DeadLetterNotFound({ jobId, jobState: state })
         }
         const now = yield* store.now
-        const entry: JobHistory.Entry = { kind: "replayed", at: now, ...(yield* by) }
+        const entry: JobHistory.Entry = { kind: "replayed", at: now, ...(yield* CancelJob.by) }
         const replayed = yield* Effect.mapError(
           store.replay(jobId, found.tenant, entry),
           JobReader.storeUnavailable("replayJob")
@@ -159,53 +144,7 @@ export const layer: Layer.Layer<
         )
       })
 
-    const cancelWaiting = (record: JobRecord, now: number, who: { readonly by?: string }) =>
-      Effect.gen(function*() {
-        const known = yield* Effect.mapError(queues.byId(record.queueId), JobReader.storeUnavailable("cancel"))
-        const retentionMs = Option.isSome(known) ? known.value.queue.retention.cancelledMs : 0
-        const isCancelled = yield* Effect.mapError(
-          store.cancel({
-            id: record.id,
-            version: record.version,
-            owner: undefined,
-            now,
-            purgeAt: now + retentionMs,
-            entry: { kind: "cancelled", at: now, ...who }
-          }),
-          JobReader.storeUnavailable("cancel")
-        )
-        if (!isCancelled) return false
-        const { queue } = yield* addressOf(record)
-        const tenant = tenantId(record.tenant)
-        yield* JobMetrics.onFinished(record.type, queue, "cancelled")
-        yield* publish(
-          new JobEvent.JobCancelled({
-            jobId: record.id,
-            type: record.type,
-            queue,
-            at: now,
-            ...(tenant === undefined ? {} : { tenantId: tenant }),
-            ...who
-          })
-        )
-        return true
-      })
-
-    const cancel = (jobId: JobId) =>
-      Effect.gen(function*() {
-        const who = yield* by
-        // Each turn sees the job where it has moved to; it cannot move for ever.
-        for (let turn = 0; turn < 20; turn++) {
-          const record = yield* find(jobId)
-          if (isFinal(record.state)) return yield* new JobAlreadyFinal({ jobId: record.id, jobState: record.state })
-          const isCancelled = record.state === "queued"
-            ? yield* owners.cancel(yield* addressOf(record), record.id, who.by)
-            : yield* cancelWaiting(record, yield* store.now, who)
-          if (isCancelled) return
-          yield* onLiveClock(Effect.sleep(Duration.millis(5 * turn)))
-        }
-        return yield* new PartitionUnavailable({ entity: jobId })
-      })
+    const cancel = CancelJob.make({ store, queues, owners, reader, bus })
 
     return Jobs.of({ submit: yield* Submit.make, status, await: AwaitEnd.make(reader, bus), replayJob, cancel })
   })

@@ -11,7 +11,7 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
 import { declareQueue, groupNumber, leftovers, partitionOf } from "./internal/memory/layout.ts"
-import { depth, find, intake, payload, reread, waiting } from "./internal/memory/reading.ts"
+import { depth, find, heads, intake, payload, reread, waiting } from "./internal/memory/reading.ts"
 import {
   dayOf,
   dedupeKeyOf,
@@ -60,7 +60,14 @@ const refuseSettlement = (settlement: Settlement): Effect.Effect<void, StoreErro
 
 // ------------------------------------------------------------------------------------------------ verbs
 
-const readyOf = ({ lane, partition, queueId, seq, tenant }: Row): Ready => ({ queueId, partition, lane, tenant, seq })
+const readyOf = ({ key, lane, partition, queueId, seq, tenant }: Row): Ready => ({
+  queueId,
+  partition,
+  lane,
+  tenant,
+  seq,
+  ...(key === undefined ? {} : { key })
+})
 
 const submit = (
   tables: Tables,
@@ -98,16 +105,25 @@ const submit = (
 const takeOver = (tables: Tables, { partition, queueId }: PartitionKey, name: string) => {
   const before = tables.fences.get(fenceKey({ queueId, partition }))
   const owner = { queueId, partition, epoch: (before?.epoch ?? 0) + 1 }
-  tables.fences.set(fenceKey(owner), { epoch: owner.epoch, owner: name })
-  return { owner, isCareful: before?.owner !== undefined }
+  const isAgain = before?.owner === name
+  const isCareful = isAgain ? before.isCareful : before?.owner !== undefined
+  if (isAgain) forgetNotes(tables, { queueId, partition, epoch: before.epoch })
+  tables.fences.set(fenceKey(owner), { epoch: owner.epoch, owner: name, isCareful })
+  return { owner, isCareful }
 }
 
-const handOver = (tables: Tables, owner: Owner): boolean => {
+/** What one ownership has noted. */
+const forgetNotes = (tables: Tables, owner: Owner): void => {
   for (const note of tables.notes.values()) {
     if (fenceKey(note) === fenceKey(owner) && note.epoch === owner.epoch) tables.notes.delete(note.id)
   }
-  if (!tables.owns(owner)) return false
-  tables.fences.set(fenceKey(owner), { epoch: owner.epoch, owner: undefined })
+}
+
+const handOver = (tables: Tables, owner: Owner): boolean => {
+  forgetNotes(tables, owner)
+  const fence = tables.fences.get(fenceKey(owner))
+  if (fence?.epoch !== owner.epoch) return false
+  tables.fences.set(fenceKey(owner), { ...fence, owner: undefined })
   return true
 }
 
@@ -155,6 +171,10 @@ const settle = (tables: Tables, owner: Owner, settlement: Settlement, now: numbe
       return true
     }
     case "PutBack": {
+      if (row.key !== undefined) {
+        tables.put({ ...row, state: "retrying", dueAt: settlement.dueAt, version, history })
+        return true
+      }
       // To the end: rows are in the order of their seq.
       tables.live.delete(row.id)
       tables.put({ ...row, state: "scheduled", seq: tables.nextSeq(), dueAt: settlement.dueAt, version, history })
@@ -232,17 +252,18 @@ const refence = (tables: Tables, owner: Owner, id: JobId, version: number): Opti
   return Option.some(version + 1)
 }
 
-const listen = (tables: Tables) =>
+/** Hears what is offered to `listeners` from now on. */
+const listen = <A>(listeners: Set<Queue.Queue<A, StoreError>>) =>
   Effect.acquireRelease(
-    Effect.tap(
-      Queue.unbounded<ReadonlyArray<Ready>, StoreError>(),
-      (listener) => Effect.sync(() => tables.listeners.add(listener))
-    ),
+    Effect.tap(Queue.unbounded<A, StoreError>(), (listener) => Effect.sync(() => listeners.add(listener))),
     (listener) => {
-      tables.listeners.delete(listener)
+      listeners.delete(listener)
       return Queue.shutdown(listener)
     }
   )
+
+const tell = <A>(listeners: Set<Queue.Queue<A, StoreError>>, what: ReadonlyArray<A>) =>
+  Effect.forEach(listeners, (listener) => Queue.offerAll(listener, what), { discard: true })
 
 const transact: JobStore["Service"]["transact"] = (_owner, handler, complete) =>
   Effect.map(Effect.flatMap(handler, complete), ({ settlement }) => ({ _tag: "Pending", settlement }))
@@ -265,19 +286,17 @@ const make = (): JobStore["Service"] => {
       ),
     isInTransaction: Effect.succeed(false),
     afterCommit: (effect) => effect,
-    announce: (ready) =>
-      ready.length === 0
-        ? Effect.void
-        : Effect.suspend(() =>
-          Effect.forEach(tables.listeners, (listener) => Queue.offer(listener, ready), { discard: true })
-        ),
-    announcements: listen(tables),
+    announce: (ready) => ready.length === 0 ? Effect.void : tell(tables.announcedTo, [ready]),
+    announcements: listen(tables.announcedTo),
+    say: (messages) => tell(tables.saidTo, messages),
+    heard: listen(tables.saidTo),
     find: (id) => Effect.sync(() => find(tables, id)),
     takeOver: (partition, options) => Effect.sync(() => takeOver(tables, partition, options.owner)),
     isOwner: (owner) => Effect.sync(() => tables.owns(owner)),
     handOver: (owner) => Effect.sync(() => handOver(tables, owner)),
     countCrashes: (owner, held) => Effect.sync(() => countCrashes(tables, owner, held)),
     intake: (owner, demand) => Effect.sync(() => intake(tables, owner, demand)),
+    heads: (owner, lines) => Effect.sync(() => heads(tables, owner, lines)),
     payload: (id, version) => Effect.sync(() => payload(tables, id, version)),
     reread: (ids) => Effect.sync(() => reread(tables, ids)),
     noteRunning: (owner, notes) => Effect.sync(() => noteRunning(tables, owner, notes)),

@@ -12,14 +12,16 @@ import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
 import { announce, announcements } from "./internal/sql/announce.ts"
+import { listening } from "./internal/sql/channel.ts"
 import * as Clock from "./internal/sql/clock.ts"
 import * as Database from "./internal/sql/database.ts"
 import { cancel, replay } from "./internal/sql/deadLetter.ts"
 import { transactGrouped } from "./internal/sql/group.ts"
-import { intake, payload, reread } from "./internal/sql/intake.ts"
+import { heads, intake, payload, reread } from "./internal/sql/intake.ts"
 import { declareQueue, leftovers, queues, shardGroups } from "./internal/sql/layout.ts"
 import { depth, find } from "./internal/sql/query.ts"
 import * as Retention from "./internal/sql/retention.ts"
+import { heard, say } from "./internal/sql/say.ts"
 import { nextDue, promote } from "./internal/sql/schedule.ts"
 import { settle } from "./internal/sql/settle.ts"
 import { agreeOnShards, shards } from "./internal/sql/shards.ts"
@@ -34,7 +36,7 @@ import * as Postgres from "./Postgres.ts"
 export interface Options {
   /** The schema that holds everything of Millrace, `millrace` by default: lower-case letters, digits, underscores. */
   readonly schema?: string | undefined
-  /** Connections for Millrace's own statements, 4 by default. Listening for announcements takes one more, submitting two more. */
+  /** Connections for Millrace's own statements, 4 by default. Listening to other processes takes one more, submitting two more. */
   readonly connections?: number | undefined
   /** How long a statement of the store waits for a lock, 5 seconds by default. */
   readonly lockTimeout?: Duration.Input | undefined
@@ -66,6 +68,7 @@ export const make = Effect.fnUntraced(function*(
   const planned = yield* makePool(2, Database.plannedOnce)
   const db = Database.make(pool, schema)
   const clock = yield* Clock.make(db)
+  const listen = yield* listening(pool, schema)
   const retention = Retention.make(db)
   const alone = transact(schema, client, retention.foresee)
   const settleMany = settle(db, retention.inDays, retention.foresee)
@@ -81,13 +84,16 @@ export const make = Effect.fnUntraced(function*(
     isInTransaction: Submit.isInTransaction(client),
     afterCommit: (effect) => client.afterCommit(effect),
     announce: announce(db),
-    announcements: announcements(pool, schema),
+    announcements: announcements(listen),
+    say: say(db),
+    heard: heard(listen),
     find: find(db),
     takeOver: takeOver(db),
     isOwner: isOwner(db),
     handOver: handOver(db),
     countCrashes: countCrashes(db),
     intake: intake(db),
+    heads: heads(db),
     payload: payload(db),
     reread: reread(db),
     noteRunning: noteRunning(db),

@@ -8,6 +8,7 @@ import * as Entity from "effect/cluster/Entity"
 import { EntityId } from "effect/cluster/EntityId"
 import * as Sharding from "effect/cluster/Sharding"
 import type * as Context from "effect/Context"
+import { SecureRandom } from "effect/crypto/SecureRandom"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -16,16 +17,17 @@ import * as Option from "effect/Option"
 import * as Rpc from "effect/rpc/Rpc"
 import * as Schema from "effect/Schema"
 import { EventBus } from "./EventBus.ts"
-import { type Address, addressOf, entityId, notOwner, Owners, type Reach } from "./internal/owners.ts"
+import * as Activators from "./internal/activators.ts"
+import { type Address, addressOf, entityId, outOfReach, Owners, type Reach } from "./internal/owners.ts"
 import * as Partition from "./internal/partition.ts"
-import { type KnownQueue, Queues } from "./internal/queues.ts"
+import { Queues } from "./internal/queues.ts"
 import { isDone } from "./internal/submitter.ts"
 import { ShardLocks, shardName } from "./internal/supervisor.ts"
 import { onLiveClock } from "./internal/time/liveClock.ts"
 import { PartitionUnavailable } from "./JobError.ts"
 import { JobHandlers } from "./JobHandlers.ts"
 import { JobId } from "./JobId.ts"
-import { JobStore, type QueueRow } from "./JobStore.ts"
+import { JobStore } from "./JobStore.ts"
 
 const Ready = Schema.Struct({
   queueId: Schema.Int,
@@ -85,9 +87,6 @@ const definedOnly = (view: Partition.View) => ({
   ...(view.message === undefined ? {} : { message: view.message })
 })
 
-const addressesOf = ({ row }: KnownQueue): ReadonlyArray<Address> =>
-  Array.from({ length: row.partitions }, (_, partition) => ({ queue: row.name, partition }))
-
 /** The partitions that this process owns now. */
 type Local = Map<string, Partition.Partition>
 
@@ -117,7 +116,7 @@ const unserved = (id: string) => {
 }
 
 /** Registers the entity: whoever owns a partition's shard runs it. */
-const layerEntity = (options: Options, groups: Groups, local: Local) =>
+const layerEntity = (options: Options, groups: Groups, local: Local, incarnation: string) =>
   entityOf(groups).toLayer(
     Effect.gen(function*() {
       const address = yield* Entity.CurrentAddress
@@ -139,6 +138,7 @@ const layerEntity = (options: Options, groups: Groups, local: Local) =>
         queueId: row.queueId,
         partition: index,
         position: { runner: `${host}:${port}`, shard: shardName(address.shardId), entity: address.entityId },
+        incarnation,
         services: options.services,
         graceMs: options.graceMs,
         handlerGraceMs: options.handlerGraceMs,
@@ -162,32 +162,8 @@ const layerEntity = (options: Options, groups: Groups, local: Local) =>
     { concurrency: "unbounded", disableFatalDefects: true, maxIdleTime: "24855 days" }
   )
 
-/**
- * One activator a partition: starts where and when its shard is acquired, and wakes the entity until it is there. Right after a move the
- * message may still go to the former owner.
- */
-const layerActivators = (groups: Groups, local: Local) =>
-  Layer.effectDiscard(Effect.gen(function*() {
-    const sharding = yield* Sharding.Sharding
-    const owners = yield* Owners
-    const { declared } = yield* Queues
-    const activate = ({ queueId }: QueueRow, address: Address) =>
-      Effect.gen(function*() {
-        yield* owners.wake(address, [])
-        yield* Effect.sleep(local.has(localKey(queueId, address.partition)) ? "30 seconds" : "500 millis")
-      }).pipe(Effect.forever, onLiveClock)
-    yield* Effect.forEach(
-      declared.flatMap((known) => addressesOf(known).map((address) => ({ address, row: known.row }))),
-      ({ address, row }) => {
-        const id = entityId(address)
-        return sharding.registerSingleton(id, activate(row, address), { shardGroup: groups(id) })
-      },
-      { discard: true }
-    )
-  }))
-
 /** How long a question to an owner waits. An owner that does not answer is frozen or gone. */
-const patience = { cancel: "40 seconds", view: "1 second" } as const
+const patience = { cancel: "10 seconds", view: "1 second" } as const
 
 /** Messages to partitions, bounded in time. */
 const layerOwners = (options: Options, groups: Groups, local: Local): Layer.Layer<Owners, never, Sharding.Sharding> =>
@@ -238,15 +214,16 @@ const layerOwners = (options: Options, groups: Groups, local: Local): Layer.Laye
         ),
       cancel: (address, jobId, by) =>
         reach(address) === "database"
-          ? notOwner(address, jobId)
+          ? outOfReach(address)
           : bounded(
             address,
             patience.cancel,
             client(entityId(address)).Cancel({ jobId, ...(by === undefined ? {} : { by }) })
           ),
+      cancelHere: (queueId, partition, jobId, by) => local.get(localKey(queueId, partition))?.cancel(jobId, by),
       view: (address, jobId) =>
         reach(address) === "database"
-          ? notOwner(address, jobId)
+          ? outOfReach(address)
           : Effect.map(
             bounded(address, patience.view, client(entityId(address)).View({ jobId })),
             (view) => view ?? undefined
@@ -257,11 +234,21 @@ const layerOwners = (options: Options, groups: Groups, local: Local): Layer.Laye
 /** The entity, its activators, and the way to reach it. */
 export const layer = (
   options: Options
-): Layer.Layer<Owners, never, Sharding.Sharding | ShardLocks | JobStore | JobHandlers | EventBus | Queues> =>
-  Layer.unwrap(Effect.map(Queues, (queues) => {
+): Layer.Layer<
+  Owners,
+  never,
+  Sharding.Sharding | ShardLocks | JobStore | JobHandlers | EventBus | Queues | SecureRandom
+> =>
+  Layer.unwrap(Effect.gen(function*() {
+    const queues = yield* Queues
     const local: Local = new Map()
     const groups = groupsOf(queues, options)
-    return Layer.mergeAll(layerEntity(options, groups, local), layerActivators(groups, local)).pipe(
+    const incarnation = yield* (yield* SecureRandom).uuidV4()
+    const activators = Activators.layer({
+      groupOf: groups,
+      isHere: ({ partition, queueId }) => local.has(localKey(queueId, partition))
+    })
+    return Layer.mergeAll(layerEntity(options, groups, local, incarnation), activators).pipe(
       Layer.provideMerge(layerOwners(options, groups, local))
     )
   }))

@@ -4,35 +4,25 @@
  */
 import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
-import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Schedule from "effect/Schedule"
-import { CurrentJob } from "../src/CurrentJob.ts"
 import * as Server from "../src/internal/postgres/server.ts"
-import * as JobHandlers from "../src/JobHandlers.ts"
-import type { JobId } from "../src/JobId.ts"
 import * as JobRuntime from "../src/JobRuntime.ts"
 import * as Jobs from "../src/Jobs.ts"
 import { fatesOf, rowsOf, startWorker, untilFinal, type Worker } from "./utils/child.ts"
 import { databaseUrl, TestDatabase } from "./utils/database.ts"
-import { until } from "./utils/runtime.ts"
 import { Hold, queue, tables, Write } from "./utils/worker.ts"
 
 const partitions = 8
 
-const declared = JobRuntime.layerClient({ queues: [queue(20)] })
+const queues = [queue(20, partitions)]
 
-/** A database with the handlers' tables and a queue of many partitions, and a process that only submits: this one. */
-const submitting = declared.pipe(
+/** A database with the handlers' tables, and a process that only submits: this one. */
+const submitting = JobRuntime.layerClient({ queues }).pipe(
   Layer.provideMerge(
-    Layer.effectDiscard(Effect.gen(function*() {
-      const sql = yield* PgClient
-      yield* Effect.forEach(tables, (statement) => sql.unsafe(statement))
-      yield* Effect.scoped(Layer.build(Layer.fresh(declared)))
-      yield* sql`update millrace.queues set partitions = ${partitions} where name = 'work'`
-    }))
+    Layer.effectDiscard(Effect.flatMap(PgClient, (sql) => Effect.forEach(tables, (statement) => sql.unsafe(statement))))
   ),
   Layer.provideMerge(TestDatabase.layer)
 )
@@ -66,7 +56,7 @@ interface Runner extends Worker {
 const startRunner = Effect.gen(function*() {
   const url = yield* databaseUrl
   const port = yield* Server.freePort
-  const worker = yield* startWorker({ url, role: "runner", port })
+  const worker = yield* startWorker({ url, role: "runner", port, partitions })
   return { ...worker, address: `127.0.0.1:${port}` } satisfies Runner
 })
 
@@ -193,59 +183,5 @@ describe("runners of a cluster", () => {
       assert.strictEqual((yield* assertOnce(ids)).size, 2)
       assert.strictEqual(yield* Queue.size(heard), 0)
       yield* other!.kill
-    }).pipe(Effect.scoped, Effect.provide(submitting)))
-})
-
-/** A runner in this process: what it says it runs, and its `Jobs`. */
-const runnerHere = Effect.fnUntraced(function*(options: Pick<JobRuntime.ClusterOptions, "transport" | "port">) {
-  const context = yield* Layer.build(
-    Layer.fresh(JobRuntime.layerCluster({ queues: [queue(20)], host: "127.0.0.1", gracePeriod: 0, ...options }))
-  )
-  const running = new Set<string>()
-  yield* JobHandlers.register("endless", () =>
-    Effect.flatMap(CurrentJob, ({ jobId }) => {
-      running.add(jobId)
-      return Effect.ensuring(Effect.never, Effect.sync(() => running.delete(jobId)))
-    }), { transaction: "none" }).pipe(Effect.provide(context))
-  return { jobs: Context.get(context, Jobs.Jobs), running }
-})
-
-describe("runners talk over", () => {
-  for (const transport of ["socket", "http", "websocket"] as const) {
-    it.live(`${transport}: wakes, questions and cancellations reach the owner`, () =>
-      Effect.gen(function*() {
-        const sql = yield* PgClient
-        const here = yield* runnerHere({ transport, port: 0 })
-        const there = yield* runnerHere({ transport, port: 0 })
-        yield* Effect.repeat(partitionsOf(sql), {
-          until: (owned) => owned.length === partitions && new Set(owned.map(({ owner }) => owner)).size === 2,
-          schedule: Schedule.spaced("20 millis")
-        })
-        const heard = yield* sql.listen("millrace_wake")
-        const ids: Array<JobId> = []
-        while (there.running.size === 0) {
-          const id = yield* here.jobs.submit({ type: "endless", payload: null, queue: "work" })
-          ids.push(id)
-          yield* until(Effect.sync(() => here.running.has(id) || there.running.has(id)))
-          assert.strictEqual((yield* here.jobs.status(id)).state, "running")
-        }
-        assert.strictEqual(yield* Queue.size(heard), 0)
-        yield* Effect.forEach(ids, here.jobs.cancel)
-        assert.deepStrictEqual([...here.running, ...there.running], [])
-        const fates = yield* fatesOf(sql, ids)
-        assert.deepStrictEqual(fates.filter(({ state }) => state !== "cancelled"), [])
-      }).pipe(Effect.scoped, Effect.provide(submitting)))
-  }
-})
-
-describe("a runner that cannot listen", () => {
-  it.live("says that its port is taken, and what to do", () =>
-    Effect.gen(function*() {
-      const port = yield* Server.freePort
-      yield* runnerHere({ port })
-      const error = yield* Effect.flip(runnerHere({ port }))
-      assert(error instanceof JobRuntime.ClusterError)
-      assert.strictEqual(error.reason, "AddressTaken")
-      assert.match(error.message, new RegExp(`127.0.0.1:${port}.*MILLRACE_RUNNER_PORT`))
     }).pipe(Effect.scoped, Effect.provide(submitting)))
 })

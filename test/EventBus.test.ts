@@ -1,20 +1,32 @@
+import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, it, layer } from "@effect/vitest"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Queue from "effect/Queue"
+import * as References from "effect/References"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as CurrentJob from "../src/CurrentJob.ts"
 import * as EventBus from "../src/EventBus.ts"
+import * as AwaitEnd from "../src/internal/awaitEnd.ts"
 import * as JobEvent from "../src/JobEvent.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import type { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
+import * as JobRuntime from "../src/JobRuntime.ts"
 import * as Jobs from "../src/Jobs.ts"
+import { JobStore } from "../src/JobStore.ts"
+import * as MemoryJobStore from "../src/MemoryJobStore.ts"
+import * as PgJobStore from "../src/PgJobStore.ts"
+import * as Postgres from "../src/Postgres.ts"
 import * as RequestContext from "../src/RequestContext.ts"
 import * as RetryPolicy from "../src/RetryPolicy.ts"
+import { databaseUrl, TestDatabase } from "./utils/database.ts"
 import { layerRecordingBus, Recorded } from "./utils/recordingBus.ts"
 import { failureOf, layerRuntime, makeStops, until, untilState } from "./utils/runtime.ts"
 import { failure, newId } from "./utils/storeFixture.ts"
@@ -108,6 +120,174 @@ describe("the bus of one process", () => {
       const exit = yield* Effect.exit(Stream.runCollect(events))
       assert.isTrue(Exit.isFailure(exit) || exit.value.length === 0)
     }).pipe(Effect.provide(EventBus.layer())))
+})
+
+// ------------------------------------------------------------------------------------------------ of all processes
+
+/** What one process of several has. */
+const processOf = Effect.fnUntraced(function*<E>(runtime: Layer.Layer<JobRuntime.Services, E, PgClient>) {
+  const url = yield* databaseUrl
+  const context = yield* Layer.build(Layer.fresh(runtime.pipe(Layer.provideMerge(Postgres.layer({ url })))))
+  return {
+    bus: Context.get(context, EventBus.EventBus),
+    jobs: Context.get(context, Jobs.Jobs),
+    store: Context.get(context, JobStore),
+    sql: Context.get(context, PgClient),
+    /** Runs an effect there. */
+    inside: Effect.provide(context)
+  }
+})
+
+/** One that works and one that only submits. */
+const two = Effect.gen(function*() {
+  const worker = yield* processOf(JobRuntime.layer({ gracePeriod: 0 }))
+  return { worker, client: yield* processOf(JobRuntime.layerClient()) }
+})
+
+/** Waits until a process knows that another one wants to hear of this. */
+const untilWanted = (bus: EventBus.EventBus["Service"], tag?: JobEvent.JobEvent["_tag"]) =>
+  until(Effect.sync(() => bus.hasSubscribers?.(tag) === true))
+
+/** Ends the sessions that listen. */
+const stopListening = (sql: PgClient) =>
+  sql`select pg_terminate_backend(pid, 5000) from pg_stat_activity where datname = current_database() and query like 'LISTEN%'`
+
+const every = ["JobSubmitted", "JobCompleted", "JobDeadLettered", "Missed"] as const
+
+describe("the bus of all processes", () => {
+  it.live("a process that only submits hears the life of a job that runs elsewhere; of a failure it hears what it was", () =>
+    Effect.gen(function*() {
+      const { client, worker } = yield* two
+      yield* worker.inside(
+        JobHandlers.register("Fails", () => Effect.fail({ _tag: "TooLong", text: "x".repeat(1_000) }), {
+          retry: RetryPolicy.delays([0])
+        })
+      )
+      const events = yield* client.bus.subscribe({ type: "Fails" })
+      yield* untilWanted(worker.bus)
+      const jobId = yield* RequestContext.provide(client.jobs.submit({ type: "Fails" }), { tenantId: "acme" })
+      const heard = yield* Stream.runCollect(Stream.takeUntil(events, ({ _tag }) => _tag === "JobDeadLettered"))
+      assert.deepStrictEqual(
+        heard.map(({ _tag }) => _tag),
+        ["JobSubmitted", "JobStarted", "JobFailed", "JobRetried", "JobStarted", "JobFailed", "JobDeadLettered"]
+      )
+      for (const event of heard) assert.deepInclude(event, { jobId, type: "Fails", queue: "default", tenantId: "acme" })
+      const last = heard.at(-1)
+      const told = last?._tag === "JobDeadLettered" ? last.failure : undefined
+      const { failure: stored } = yield* client.jobs.status(jobId)
+      assert.deepStrictEqual(told, { class: "Business", tag: "TooLong", message: stored!.message.slice(0, 200) })
+      assert.isAbove(stored!.message.length, 200)
+    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layerDatabase)))
+
+  it.live("await in a process that only submits is woken by the event: it need not look again for a long time", () =>
+    Effect.gen(function*() {
+      const { client, worker } = yield* two
+      const stops = yield* makeStops
+      yield* worker.inside(JobHandlers.register("Awaited", () => Effect.as(stops.stop("running"), "done")))
+      const jobId = yield* client.jobs.submit({ type: "Awaited" })
+      const hour = 3_600_000
+      const waiting = yield* client.jobs.await(jobId).pipe(
+        Effect.provideService(AwaitEnd.Pauses, { first: hour, last: hour }),
+        Effect.forkScoped
+      )
+      yield* stops.arrived("running")
+      yield* untilWanted(worker.bus, "JobCompleted")
+      // Only of ends: what else happens to jobs is not even sent.
+      assert.isFalse(worker.bus.hasSubscribers?.("JobStarted"))
+      yield* stops.release("running")
+      assert.strictEqual(yield* Fiber.join(waiting), "done")
+    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layerDatabase)))
+
+  it.live("guarantee 8: of a submission that is rolled back no process hears", () =>
+    Effect.gen(function*() {
+      const { client, worker } = yield* two
+      const events = yield* worker.bus.subscribe({ tags: ["JobSubmitted"] })
+      // It listens from its first submission on.
+      yield* client.jobs.submit({ type: "First", delay: "1 day" })
+      yield* untilWanted(client.bus, "JobSubmitted")
+      const { jobs, sql } = client
+      yield* Effect.exit(
+        sql.withTransaction(Effect.andThen(jobs.submit({ type: "Gone", delay: "1 day" }), Effect.fail("no")))
+      )
+      const stays = yield* sql.withTransaction(jobs.submit({ type: "Stays", delay: "1 day" }))
+      const heard = yield* Stream.runCollect(Stream.takeUntil(events, ({ jobId }) => jobId === stays))
+      assert.deepStrictEqual(heard.map(({ type }) => type).filter((type) => type !== "First"), ["Stays"])
+    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layerDatabase)))
+
+  it.live("where nobody elsewhere wants them, events are not sent", () =>
+    Effect.gen(function*() {
+      const { client, worker } = yield* two
+      yield* worker.inside(JobHandlers.register("Unheard", () => Effect.void))
+      const payloads = yield* client.sql.listen("millrace_wake")
+      const jobId = yield* client.jobs.submit({ type: "Unheard" })
+      yield* until(Effect.map(client.jobs.status(jobId), ({ state }) => state === "completed"))
+      yield* client.sql`select pg_notify('millrace_wake', 'last')`
+      const heard: Array<string> = []
+      while (heard.at(-1) !== "last") heard.push((yield* Queue.take(payloads)).payload)
+      assert.deepStrictEqual(heard.filter((payload) => payload.includes("events")), [])
+    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layerDatabase)))
+
+  it.live("whose line is lost: a subscriber is told that it may have missed something, and hears what comes after", () =>
+    Effect.gen(function*() {
+      const { client, worker } = yield* two
+      yield* worker.inside(JobHandlers.register("Heard", () => Effect.void))
+      const events = yield* client.bus.subscribe({ tags: every })
+      yield* untilWanted(worker.bus)
+      yield* stopListening(client.sql)
+      const afterwards = yield* Effect.forkScoped(
+        Stream.runHead(Stream.filter(events, ({ _tag }) => _tag === "Missed"))
+      )
+      assert.deepStrictEqual(yield* Fiber.join(afterwards), Option.some(new JobEvent.Missed({})))
+      const again = yield* client.bus.subscribe({ tags: ["JobCompleted"] })
+      const jobId = yield* client.jobs.submit({ type: "Heard" })
+      assert.deepInclude(Option.getOrUndefined(yield* Stream.runHead(again)), { jobId })
+    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layerDatabase)))
+
+  const bus = Effect.map(
+    Layer.build(Layer.fresh(EventBus.layerPostgres({ capacity: 10_000 }))),
+    Context.get(EventBus.EventBus)
+  )
+  const publishAll = (bus: EventBus.EventBus["Service"], events: ReadonlyArray<JobEvent.JobEvent>) =>
+    Effect.provideService(
+      Effect.forEach(events, bus.publish, { discard: true }),
+      References.PreventSchedulerYield,
+      true
+    )
+
+  it.live("that is flooded: the publisher keeps the latest, and the subscriber is told how many it missed", () =>
+    Effect.gen(function*() {
+      const [here, there] = [yield* bus, yield* bus]
+      const events = yield* there.subscribe({ tags: ["JobCompleted", "Missed"] })
+      yield* untilWanted(here)
+      const flood = Array.from({ length: 5_000 }, (_, attempt) => completed({ attempt }))
+      yield* publishAll(here, flood)
+      const heard = yield* Stream.runCollect(Stream.take(events, 4_097))
+      assert.deepStrictEqual(heard, [new JobEvent.Missed({ count: 904 }), ...flood.slice(904)])
+    }).pipe(Effect.scoped, Effect.provide(MemoryJobStore.layer)))
+
+  it.live("what is too long to be sent is told as missed, and the others arrive", () =>
+    Effect.gen(function*() {
+      const [here, there] = [yield* bus, yield* bus]
+      const events = yield* there.subscribe({ tags: ["JobCompleted", "Missed"] })
+      yield* untilWanted(here)
+      const [first, last] = [completed(), completed()]
+      yield* publishAll(here, [first, completed({ type: "x".repeat(8_000) }), last])
+      const heard = yield* Stream.runCollect(Stream.take(events, 3))
+      assert.deepStrictEqual(heard, [new JobEvent.Missed({ count: 1 }), first, last])
+    }).pipe(Effect.scoped, Effect.provide(PgJobStore.layer().pipe(Layer.provide(TestDatabase.layer)))))
+
+  it.live("a process that came later hears at once who wants what, and who wants more says so at once", () =>
+    Effect.gen(function*() {
+      const there = yield* bus
+      const scope = yield* Scope.make()
+      yield* Scope.provide(there.subscribe({ tags: ["JobExpired"] }), scope)
+      const here = yield* bus
+      // An interest is said again every ten seconds, and before that to who asks.
+      yield* Effect.timeout(untilWanted(here, "JobExpired"), "5 seconds")
+      assert.isFalse(here.hasSubscribers?.("JobStarted"))
+      yield* Scope.close(scope, Exit.void)
+      yield* Effect.timeout(Effect.andThen(there.subscribe(), untilWanted(here, "JobStarted")), "5 seconds")
+    }).pipe(Effect.scoped, Effect.provide(MemoryJobStore.layer)))
 })
 
 const Narrow = JobQueue.make("narrow", { concurrency: 1 })

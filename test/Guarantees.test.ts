@@ -904,6 +904,7 @@ const ownChanged = Effect.fnUntraced(
       queueId,
       partition: 0,
       position: { runner: "test", shard: "default:1", entity: "one/0" },
+      incarnation: "test",
       services: yield* Effect.context(),
       graceMs: 0,
       handlerGraceMs: 1_000,

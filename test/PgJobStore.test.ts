@@ -231,7 +231,7 @@ for (const [client, store] of [["the lazy client", onLazyClient], ["a plain clie
           })
           assert.deepInclude(yield* attempt(owner, one, Effect.andThen(insert(one.id), closed)), {
             _tag: "Broken",
-            by: "connection"
+            by: "outage"
           })
           const other = yield* Effect.flip(
             attempt(owner, one, Effect.andThen(insert(one.id), Effect.flatMap(elsewhere, Effect.fail)))

@@ -104,6 +104,7 @@ const own = Effect.fnUntraced(function*(queue: JobQueue.JobQueue, graceMs: numbe
     queueId,
     partition: 0,
     position: { runner: "test", shard: "default:1", entity: `own ${type}/0` },
+    incarnation: "test",
     services: yield* Effect.context(),
     graceMs,
     handlerGraceMs: 60_000,

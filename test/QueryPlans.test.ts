@@ -11,7 +11,8 @@ import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as Database from "../src/internal/sql/database.ts"
 import { cancel, replay } from "../src/internal/sql/deadLetter.ts"
-import { intake, reread } from "../src/internal/sql/intake.ts"
+import { settlementOf } from "../src/internal/sql/group.ts"
+import { heads, intake, reread } from "../src/internal/sql/intake.ts"
 import { isEmptySql, leftovers } from "../src/internal/sql/layout.ts"
 import { depth, find } from "../src/internal/sql/query.ts"
 import { int4 } from "../src/internal/sql/rows.ts"
@@ -21,7 +22,7 @@ import * as Submit from "../src/internal/sql/submit.ts"
 import { countCrashes, handOver, noteDone, noteRunning } from "../src/internal/sql/takeOver.ts"
 import { refence, settleParameters, settleSql } from "../src/internal/sql/transact.ts"
 import { JobId } from "../src/JobId.ts"
-import { type LaneDemand, type NewJob, StoreError } from "../src/JobStore.ts"
+import { type Finish, type LaneDemand, type NewJob, StoreError } from "../src/JobStore.ts"
 import * as Migrations from "../src/Migrations.ts"
 import * as Postgres from "../src/Postgres.ts"
 import { TestDatabase } from "./utils/database.ts"
@@ -38,17 +39,17 @@ interface Node {
   readonly Plans?: ReadonlyArray<Node>
 }
 
-/** The rows of the test: 100,000 in partition 0 of queue 1, half of them of one tenant, a tenth scheduled, a fifth keyed. */
+/** The rows of the test: 100,000 in partition 0 of queue 1, half of them of one tenant, a tenth scheduled, a fifth with a dedupe key, 1,000 in one line. */
 const rows = 100_000
 const owner = { queueId: 1, partition: 0, epoch: 1 }
 const idOf = (row: number) =>
   Schema.decodeUnknownSync(JobId)(`00000000-0000-4000-8000-${String(row).padStart(12, "0")}`)
 
 const fill = `
-insert into millrace.jobs (id, queue_id, partition, lane, state, tenant_id, type, due_at, dedupe_key, created_at, payload_bytes, payload)
+insert into millrace.jobs (id, queue_id, partition, lane, state, tenant_id, type, due_at, dedupe_key, key, created_at, payload_bytes, payload)
 select ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, 1, 0, n % 4, case when n % 10 = 0 then 1 else 0 end,
   case when n % 2 = 0 then '=big' else '=t' || n % 1000 end, 'Greet', case when n % 10 = 0 then timestamptz '2026-01-05 12:00Z' + n * interval '1 s' end,
-  case when n % 5 = 0 then 'key-' || n end, timestamptz '2026-01-05 12:00Z', 2, '{}'
+  case when n % 5 = 0 then 'key-' || n end, case when n % 100 = 2 then 'hot' end, timestamptz '2026-01-05 12:00Z', 2, '{}'
 from generate_series(1, ${rows}) n`
 
 const fillOthers = [
@@ -66,6 +67,12 @@ class Setup extends Context.Service<Setup, {
   readonly db: Database.Database
   readonly client: PgClient
 }>()("millrace/test/QueryPlans") {}
+
+/** A group's settlement. */
+const together = (client: PgClient, settlements: ReadonlyArray<Finish>) => {
+  const { params, sql } = settlementOf("millrace")(settlements.map((settlement) => ({ owner, settlement, now: t0 })))
+  return client.unsafe(sql, params)
+}
 
 /** `statistics` says when ANALYZE ran; autovacuum is kept from running another. */
 const setup = (statistics: "empty" | "full") =>
@@ -93,6 +100,7 @@ const setup = (statistics: "empty" | "full") =>
       for (let times = 0; times < 8; times++) {
         const gone = { ...finish({ id: idOf(1), version: 7 }) }
         yield* Effect.ignore(client.unsafe(settleSql("millrace"), settleParameters(owner, gone, t0)))
+        yield* Effect.ignore(together(client, [gone, finish({ id: idOf(2), version: 7 })]))
       }
       yield* pool.unsafe(fill)
       for (const statement of fillOthers) yield* pool.unsafe(statement)
@@ -189,6 +197,22 @@ for (const statistics of ["empty", "full"] as const) {
             check(nodes, ["jobs_ready"], 1500)
           }))
 
+        it.effect("an ordered intake looks once for each job whether another of its key comes first", () =>
+          Effect.gen(function*() {
+            const demand = { lanes: lanes(), marks: [], held: [], isOrdered: true }
+            check(yield* plansOf((db) => intake(db)(owner, demand)), ["jobs_key", "jobs_ready"], 1600)
+            // Past all but the last of a long line.
+            const marks = [{ lane: 2, tenant: "=big", seq: 90_000 }]
+            const late = { lanes: lanes().slice(2, 3), marks, held: [], isOrdered: true }
+            check(yield* plansOf((db) => intake(db)(owner, late)), ["jobs_key", "jobs_ready"], 1600)
+          }))
+
+        it.effect("the head of a line is one row, however long the line is", () =>
+          Effect.gen(function*() {
+            const asked = [{ tenant: "=big", key: "hot" }, { tenant: "=big", key: "none" }]
+            check(yield* plansOf((db) => heads(db)(owner, asked)), ["jobs_key"], 1)
+          }))
+
         it.effect("find, reread, depth and nextDue go to their rows", () =>
           Effect.gen(function*() {
             check(
@@ -254,6 +278,24 @@ for (const statistics of ["empty", "full"] as const) {
             }))
             assert.strictEqual(after.sequential - before.sequential, 0)
             assert.strictEqual(after.byId - before.byId, 1)
+          }))
+
+        it.effect("and so does one that planned a group's", () =>
+          Effect.gen(function*() {
+            const { client } = yield* Setup
+            const reads = client<{ readonly sequential: number; readonly fetched: number }>`
+            select seq_scan::int4 as sequential, idx_tup_fetch::int4 as fetched
+            from pg_stat_xact_user_tables where schemaname = 'millrace' and relname = 'jobs'`
+            const [before, after] = yield* client.withTransaction(Effect.gen(function*() {
+              const before = yield* reads
+              yield* together(
+                client,
+                [90, 91, 92].map((id) => finish({ id: idOf(id), version: 0 }, { entry: attempted(1, "completed") }))
+              )
+              return [before[0]!, (yield* reads)[0]!] as const
+            }))
+            assert.strictEqual(after.sequential - before.sequential, 0)
+            assert.strictEqual(after.fetched - before.fetched, 3)
           }))
       })
 

@@ -10,9 +10,10 @@ import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Schedule from "effect/Schedule"
-import { NotOwner } from "../src/JobError.ts"
+import { JobAlreadyFinal } from "../src/JobError.ts"
 import * as JobRuntime from "../src/JobRuntime.ts"
 import * as Jobs from "../src/Jobs.ts"
+import * as RequestContext from "../src/RequestContext.ts"
 import { rowsOf, startWorker, untilFinal, type Worker } from "./utils/child.ts"
 import { databaseUrl, TestDatabase } from "./utils/database.ts"
 import { Hold, queue, tables, Write } from "./utils/worker.ts"
@@ -85,16 +86,19 @@ describe("a second process on the same database", () => {
       assert.deepStrictEqual(yield* rowsOf(sql, [held]), [{ job_id: held, attempt: 1, pid: standby.pid }])
     }).pipe(Effect.scoped, Effect.provide(submitting)))
 
-  it.live("is told that it cannot cancel the owner's queued job, instead of to try again", () =>
+  it.live("cancels what the owner runs: its handler is interrupted, its writes are rolled back, and the row says by whom", () =>
     Effect.gen(function*() {
       const sql = yield* PgClient
       const owner = yield* startWorker({ url: yield* databaseUrl })
       yield* untilEpoch(sql, 1)
       const standby = yield* Layer.build(JobRuntime.layer({ queues: [queue(20)], gracePeriod: 0 }))
-      const { cancel, submit } = Context.get(standby, Jobs.Jobs)
+      const { cancel, status, submit } = Context.get(standby, Jobs.Jobs)
       const id = yield* submit(Hold.request(undefined))
       yield* owner.until("holding", { jobId: id })
-      assert.deepStrictEqual(yield* Effect.flip(cancel(id)), new NotOwner({ jobId: id, queue: "work" }))
+      yield* RequestContext.provide(cancel(id), { userId: "ada" })
+      yield* owner.until("interrupted", { jobId: id })
+      assert.deepInclude((yield* status(id)).history.at(-1), { move: "cancelled", by: "ada" })
+      assert.deepStrictEqual(yield* rowsOf(sql, [id]), [])
     }).pipe(Effect.scoped, Effect.provide(submitting)))
 
   it.live("takes over from an owner that is told to stop, without a pause in between that would need a rescue", () =>
@@ -184,5 +188,31 @@ describe("a process that only submits (JobRuntime.layerClient)", () => {
       const status = yield* jobs.status(id, Hold)
       assert.deepInclude(status, { state: "completed", attempts: 1, crashes: 0, result: worker.pid })
       assert.deepStrictEqual(status.history.map(({ move }) => move), ["submitted", "started", "completed"])
+    }).pipe(Effect.scoped, Effect.provide(submitting)))
+
+  it.live("cancels what waits in the owner's memory and what runs there, also when the first word to the owner got lost", () =>
+    Effect.gen(function*() {
+      const sql = yield* PgClient
+      const url = yield* databaseUrl
+      const jobs = yield* Jobs.Jobs
+      const worker = yield* startWorker({ url, concurrency: 1 })
+      const running = yield* jobs.submit(Hold.request(undefined))
+      yield* worker.until("holding", { jobId: running })
+      const waiting = yield* jobs.submit(Write.request({}))
+      yield* jobs.cancel(waiting)
+      assert.strictEqual((yield* jobs.status(waiting)).state, "cancelled")
+      assert.deepStrictEqual(
+        yield* Effect.flip(jobs.cancel(waiting)),
+        new JobAlreadyFinal({ jobId: waiting, jobState: "cancelled" })
+      )
+      // Nobody listens now, until the worker sees it.
+      yield* sql`select pg_terminate_backend(pid, 5000) from pg_stat_activity
+        where datname = current_database() and query like 'LISTEN%'`
+      yield* jobs.cancel(running)
+      yield* worker.until("interrupted", { jobId: running })
+      assert.deepStrictEqual(startedIn(worker), [running])
+      assert.deepStrictEqual(yield* rowsOf(sql, [running, waiting]), [])
+      const next = yield* jobs.submit(Write.request({}))
+      assert.strictEqual(yield* jobs.await(next, Write), worker.pid)
     }).pipe(Effect.scoped, Effect.provide(submitting)))
 })

@@ -32,7 +32,8 @@ const telling = (effect: Effect.Effect<void>): Effect.Effect<void> =>
   Effect.catchCause(effect, (cause) => Effect.logError("An event could not be made", cause))
 
 /** Whether an event published now would be heard. */
-export const isHeard = (bus: EventBus["Service"]): boolean => bus.hasSubscribers?.() ?? true
+export const isHeard = (bus: EventBus["Service"], tag?: JobEvent.JobEvent["_tag"]): boolean =>
+  bus.hasSubscribers?.(tag) ?? true
 
 /** An announcer of one queue's jobs. `context` holds the registry of metrics. */
 export const make = (bus: EventBus["Service"], queue: string, context: Context.Context<never>): Announcer => {
@@ -108,7 +109,7 @@ export const make = (bus: EventBus["Service"], queue: string, context: Context.C
       if (job.version === (scheduledFor === undefined ? 0 : 1)) {
         metrics.started(job.type, at - (scheduledFor ?? job.createdAt))
       }
-      return isHeard(bus)
+      return isHeard(bus, "JobStarted")
         ? publish(new JobEvent.JobStarted({ ...common(job, at), attempt: job.attempt + 1 }))
         : undefined
     },

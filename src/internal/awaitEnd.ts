@@ -3,6 +3,7 @@
  *
  * Writes nothing. A caller whose process dies while it waits asks again: the job goes on without it.
  */
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Schema from "effect/Schema"
@@ -10,6 +11,7 @@ import * as Stream from "effect/Stream"
 import type { EventBus } from "../EventBus.ts"
 import type { Codec } from "../Job.ts"
 import { type JobNotFound, JobUnsuccessful, type StoreUnavailable } from "../JobError.ts"
+import { ends } from "../JobEvent.ts"
 import type { JobId } from "../JobId.ts"
 import { isFinal } from "../JobState.ts"
 import type { JobStatus } from "../JobStatus.ts"
@@ -28,18 +30,22 @@ export interface AwaitEnd {
   >
 }
 
+/** How long it waits for an event before it looks for itself, in milliseconds: at first, and at last. */
+export const Pauses = Context.Reference<{ readonly first: number; readonly last: number }>(
+  "millrace/internal/AwaitPauses",
+  { defaultValue: () => ({ first: 100, last: 5_000 }) }
+)
+
 /** Waits for jobs that `reader` finds. */
 export const make = ({ find, idOf, statusOf }: JobReader, bus: EventBus["Service"]): AwaitEnd => {
   const ended = (asked: JobId) =>
     Effect.gen(function*() {
       const jobId = yield* idOf(asked)
-      const events = yield* bus.subscribe({
-        jobId,
-        tags: ["JobCompleted", "JobDeadLettered", "JobCancelled", "JobExpired"]
-      })
+      const events = yield* bus.subscribe({ jobId, tags: [...ends, "Missed"] })
       const told = Stream.runHead(events)
-      // Events of other processes may not come here: look from time to time, ever more rarely.
-      for (let pause = 100;; pause = Math.min(pause * 2, 5_000)) {
+      const { first, last } = yield* Pauses
+      // Events of other processes may get lost: look from time to time, ever more rarely.
+      for (let pause = first;; pause = Math.min(pause * 2, last)) {
         const record = yield* find(jobId)
         if (isFinal(record.state)) return yield* statusOf(record)
         yield* Effect.raceFirst(told, onLiveClock(Effect.sleep(Duration.millis(pause))))

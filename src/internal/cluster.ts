@@ -18,7 +18,8 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as References from "effect/References"
-import { JobStore } from "../JobStore.ts"
+import type { LayoutError } from "../JobError.ts"
+import { JobStore, type StoreError } from "../JobStore.ts"
 import * as Postgres from "../Postgres.ts"
 import type { ClusterError } from "./clusterError.ts"
 import type { Settings } from "./runnerSettings.ts"
@@ -58,14 +59,27 @@ const layerStorage = (schema: string) =>
     )
   ))
 
+/** What the numbers of the locks depend on. */
+interface Division {
+  readonly shards: number
+  readonly expiration: Duration.Duration
+}
+
+/** Nobody joins who counts the shards otherwise than those who live; who joined at the same moment as one who does lets go of its locks. */
 const supervised = (
   schema: string,
-  expiration: Duration.Duration
+  { expiration, shards }: Division
 ): Layer.Layer<
   RunnerStorage | Supervisor.ShardLocks,
-  never,
+  StoreError | LayoutError,
   JobStore | Postgres.Client | ShardingConfig.ShardingConfig
-> => Supervisor.layer(expiration).pipe(Layer.provide(layerStorage(schema)))
+> =>
+  Layer.unwrap(Effect.gen(function*() {
+    const store = yield* JobStore
+    yield* store.agreeOnShards({ shards, expirationMs: Duration.toMillis(expiration) })
+    const isAgreed = Effect.map(store.shards, Option.contains(shards))
+    return Supervisor.layer(expiration, isAgreed).pipe(Layer.provide(layerStorage(schema)))
+  }))
 
 const onLiveClock = Layer.provide(Layer.succeed(Clock.Clock, liveClock))
 
@@ -73,16 +87,18 @@ const onLiveClock = Layer.provide(Layer.succeed(Clock.Clock, liveClock))
 const singleAddress = RunnerAddress.make("millrace", 1)
 
 /** The cluster of one process. */
-export const layerSingle = (schema: string): Layer.Layer<Cluster, never, JobStore | Postgres.Client> => {
-  const expiration = Duration.seconds(10)
+export const layerSingle = (
+  schema: string
+): Layer.Layer<Cluster, StoreError | LayoutError, JobStore | Postgres.Client> => {
+  // One process owns them all: a few spread its locks' work, more would only be more to lose when the database goes away.
+  const division: Division = { shards: 16, expiration: Duration.seconds(10) }
   const config = Layer.succeed(ShardingConfig.ShardingConfig, {
     ...common,
     runnerAddress: Option.some(singleAddress),
     availableShardGroups: [ShardGroups.single],
     assignedShardGroups: [ShardGroups.single],
-    // One process owns them all: a few spread its locks' work, more would only be more to lose when the database goes away.
-    shardsPerGroup: 16,
-    shardLockExpiration: expiration,
+    shardsPerGroup: division.shards,
+    shardLockExpiration: division.expiration,
     shardLockRefreshInterval: Duration.seconds(2),
     refreshAssignmentsInterval: Duration.seconds(1),
     // The entities end first, with their grace period, while the locks are still held and refreshed.
@@ -92,7 +108,7 @@ export const layerSingle = (schema: string): Layer.Layer<Cluster, never, JobStor
     Layer.provide(Runners.layerNoop),
     Layer.provide(MessageStorage.layerNoop),
     Layer.provide(RunnerHealth.layerNoop),
-    Layer.provideMerge(supervised(schema, expiration)),
+    Layer.provideMerge(supervised(schema, division)),
     Layer.provide(config),
     onLiveClock
   )
@@ -110,13 +126,14 @@ const layerHealth = Layer.effect(
 
 const runnerConfig = (
   { host, port, shards, timing, weight }: Settings,
+  groups: ReadonlyArray<number>,
   boundPort: number
 ): ShardingConfig.ShardingConfig["Service"] => ({
   ...common,
   runnerAddress: Option.some(RunnerAddress.make(host, port === 0 ? boundPort : port)),
   runnerShardWeight: weight,
   availableShardGroups: ShardGroups.all,
-  assignedShardGroups: [ShardGroups.nameOf(0), ShardGroups.health],
+  assignedShardGroups: [...groups.map(ShardGroups.nameOf), ShardGroups.health],
   shardsPerGroup: shards,
   shardLockExpiration: timing.lockExpiration,
   shardLockRefreshInterval: timing.lockRefresh,
@@ -132,15 +149,20 @@ export const layerRunner = <Server>(
   schema: string,
   settings: Settings,
   transport: Transport.Transport<Server>
-): Layer.Layer<Cluster, ClusterError, JobStore | Postgres.Client> =>
+): Layer.Layer<Cluster, ClusterError | StoreError | LayoutError, JobStore | Postgres.Client> =>
   transport.runner.pipe(
     Layer.provide(layerHealth),
-    Layer.provideMerge(supervised(schema, settings.timing.lockExpiration)),
+    Layer.provideMerge(
+      supervised(schema, { shards: settings.shards, expiration: settings.timing.lockExpiration })
+    ),
     Layer.provide(transport.client),
     Layer.provide(MessageStorage.layerNoop),
     Layer.provide(Layer.effect(
       ShardingConfig.ShardingConfig,
-      Effect.map(transport.boundPort, (boundPort) => runnerConfig(settings, boundPort))
+      Effect.gen(function*() {
+        const { shardGroups } = yield* JobStore
+        return runnerConfig(settings, yield* shardGroups(settings.groups), yield* transport.boundPort)
+      })
     )),
     Layer.provide(transport.server(settings.listen)),
     onLiveClock

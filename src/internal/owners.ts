@@ -4,7 +4,7 @@
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import { NotOwner, type PartitionUnavailable } from "../JobError.ts"
+import { PartitionUnavailable } from "../JobError.ts"
 import type { JobId } from "../JobId.ts"
 import type { Ready } from "../JobStore.ts"
 
@@ -49,13 +49,20 @@ export class Owners extends Context.Service<Owners, {
     address: Address,
     jobId: JobId,
     by: string | undefined
-  ) => Effect.Effect<boolean, NotOwner | PartitionUnavailable>
-  readonly view: (address: Address, jobId: JobId) => Effect.Effect<View | undefined, NotOwner | PartitionUnavailable>
+  ) => Effect.Effect<boolean, PartitionUnavailable>
+  /** Has an owner in this very process cancel a job. `undefined`: it is not here. */
+  readonly cancelHere: (
+    queueId: number,
+    partition: number,
+    jobId: JobId,
+    by: string | undefined
+  ) => Effect.Effect<boolean> | undefined
+  readonly view: (address: Address, jobId: JobId) => Effect.Effect<View | undefined, PartitionUnavailable>
 }>()("millrace/internal/Owners") {}
 
-/** The owner is another process, which this one cannot reach, now or by trying again. */
-export const notOwner = ({ queue }: Address, jobId: JobId): Effect.Effect<never, NotOwner> =>
-  Effect.fail(new NotOwner({ jobId, queue }))
+/** The owner is another process, which this one cannot reach. */
+export const outOfReach = (address: Address): Effect.Effect<never, PartitionUnavailable> =>
+  Effect.fail(new PartitionUnavailable({ entity: entityId(address) }))
 
 /** No owner is in reach: this process only submits. */
 export const layerNone: Layer.Layer<Owners> = Layer.succeed(
@@ -64,7 +71,8 @@ export const layerNone: Layer.Layer<Owners> = Layer.succeed(
     reach: () => "database",
     tell: () => false,
     wake: () => Effect.succeed(false),
-    cancel: notOwner,
-    view: notOwner
+    cancel: outOfReach,
+    cancelHere: () => undefined,
+    view: outOfReach
   })
 )

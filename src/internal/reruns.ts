@@ -4,8 +4,8 @@
  */
 import type { JobId } from "../JobId.ts"
 
-/** What broke the transaction. */
-export type Trouble = "conflict" | "connection"
+/** What broke the transaction: it lost against another one, or the database was in no state to do the work. */
+export type Trouble = "conflict" | "outage"
 
 /** Counts of one ownership. */
 export interface Reruns {
@@ -16,7 +16,7 @@ export interface Reruns {
 }
 
 const maxConflicts = 5
-const maxConnectionLosses = 20
+const maxOutages = 20
 /** Of a job that was cancelled meanwhile nobody else would take its count out. */
 const capacity = 10_000
 
@@ -26,7 +26,7 @@ export const make = (): Reruns => {
   return {
     next: (id, trouble) => {
       const count = (counts.get(id) ?? 0) + 1
-      if (count > (trouble === "conflict" ? maxConflicts : maxConnectionLosses)) {
+      if (count > (trouble === "conflict" ? maxConflicts : maxOutages)) {
         counts.delete(id)
         return undefined
       }

@@ -5,7 +5,9 @@ import * as Config from "effect/Config"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
+import { isName } from "../JobQueue.ts"
 import { ClusterError } from "./clusterError.ts"
+import * as ShardGroups from "./shardGroups.ts"
 
 /** How runners reach each other. */
 export const transports = ["socket", "http", "websocket"] as const
@@ -42,6 +44,11 @@ export interface RunnerOptions {
   readonly transport?: Transport
   /** Its share of the partitions beside runners of weight 1: 1 to 100. `MILLRACE_RUNNER_WEIGHT`, default 1. */
   readonly weight?: number
+  /**
+   * The shard groups whose queues it hosts: those of `JobQueue.make({ group })`, and `default`, which queues without one are in.
+   * `MILLRACE_RUNNER_GROUPS`, with commas. Default: `default` alone.
+   */
+  readonly groups?: ReadonlyArray<string>
   /** How many shards partitions are spread over: 1 to 1,000. The same in all runners, always. `MILLRACE_RUNNER_SHARDS`, default 16. */
   readonly shards?: number
   /** `MILLRACE_RUNNER_LOCK_EXPIRATION`, `_LOCK_REFRESH`, `_ASSIGNMENTS`, `_HEALTH`, `_JOIN_DEBOUNCE`, such as "6 seconds". */
@@ -56,6 +63,7 @@ export interface Settings {
   readonly listen: { readonly host: string; readonly port: number }
   readonly transport: Transport
   readonly weight: number
+  readonly groups: ReadonlyArray<string>
   readonly shards: number
   readonly timing: { readonly [Name in keyof Timing]-?: Duration.Duration }
 }
@@ -100,6 +108,13 @@ const duration = (leastMs: number): Kind<Duration.Duration> =>
     const millis = Duration.toMillis(value.value)
     return millis >= leastMs && millis <= 3_600_000 ? value.value : undefined
   })
+
+const groupNames: Kind<ReadonlyArray<string>> = kind("1 to 32 names of groups, such as \"default,mail\"", (given) => {
+  const named: unknown = typeof given === "string" ? given.split(",").map((name) => name.trim()) : given
+  if (!Array.isArray(named) || named.length === 0 || named.length > ShardGroups.count) return undefined
+  const names = named.filter((name: unknown) => typeof name === "string" && isName(name))
+  return names.length === named.length ? names : undefined
+})
 
 /** What the option says, or else the variable, or else nothing. */
 const settingOf = Effect.fnUntraced(function*<A>(
@@ -159,6 +174,7 @@ export const resolve = Effect.fnUntraced(function*(
     listen: { host: listenHost, port: listenPort },
     transport: (yield* settingOf("transport", "TRANSPORT", options.transport, oneOf(transports))) ?? "socket",
     weight: (yield* settingOf("weight", "WEIGHT", options.weight, integer(1, 100))) ?? 1,
+    groups: (yield* settingOf("groups", "GROUPS", options.groups, groupNames)) ?? ["default"],
     shards: (yield* settingOf("shards", "SHARDS", options.shards, integer(1, 1_000))) ?? 16,
     timing: {
       lockExpiration,

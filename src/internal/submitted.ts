@@ -106,7 +106,7 @@ export const teller = (waker: Waker["Service"], bus: EventBus["Service"]): Telle
   const publish = Announcer.tell(bus)
   /** The one place that makes events, one at a time and only to be published. */
   const publishAll = (fresh: ReadonlyArray<Prepared>, batchId: BatchId | undefined) =>
-    Announcer.isHeard(bus)
+    Announcer.isHeard(bus, "JobSubmitted")
       ? Effect.forEach(fresh, (one) => publish(eventOf(one, batchId)), { discard: true })
       : Effect.void
   return (prepared, submitted, { batchId, isJoined }) =>

@@ -47,8 +47,11 @@ const lostAlready: Lock = { isHeld: () => false, lost: Effect.void, giveUp: () =
 
 const watchMs = 100
 
-/** Decorates the runner storage; `expiration` is the lock's. */
-export const layer = (expiration: Duration.Duration): Layer.Layer<RunnerStorage | ShardLocks, never, RunnerStorage> =>
+/** Decorates the runner storage; `expiration` is the lock's. `isAgreed`: whether the others number their locks as this runner does. */
+export const layer = (
+  expiration: Duration.Duration,
+  isAgreed: Effect.Effect<boolean, unknown> = Effect.succeed(true)
+): Layer.Layer<RunnerStorage | ShardLocks, never, RunnerStorage> =>
   Layer.effectContext(Effect.gen(function*() {
     const storage = yield* RunnerStorage
     // The server ends a session that has been idle for the whole of it.
@@ -97,7 +100,7 @@ export const layer = (expiration: Duration.Duration): Layer.Layer<RunnerStorage 
       return rest.some(([, isHealthy]) => isHealthy) ? Effect.succeed(rest) : Effect.never
     })
 
-    const decorated = RunnerStorage.of({
+    const decorated: RunnerStorage["Service"] = RunnerStorage.of({
       ...storage,
       unregister: (address) =>
         Effect.tap(storage.unregister(address), () =>
@@ -108,12 +111,19 @@ export const layer = (expiration: Duration.Duration): Layer.Layer<RunnerStorage 
       acquire: (address, shards) =>
         Effect.suspend(() => {
           const sentAt = monotonicMillis()
-          return Effect.tap(storage.acquire(address, shards), (acquired) =>
-            Effect.sync(() => {
+          return Effect.flatMap(storage.acquire(address, shards), (acquired) =>
+            Effect.gen(function*() {
+              // It was agreed on at the start; but two may have joined at once, and the latter's number is the one that counts.
+              if (acquired.length > 0 && !(yield* Effect.orElseSucceed(isAgreed, () => true))) {
+                yield* Effect.logError("Other runners count the shards otherwise: this one lets go of its locks")
+                yield* Effect.forEach(acquired, (shardId) => decorated.release(address, shardId), { discard: true })
+                return []
+              }
               for (const shardId of acquired) {
                 lose(shardName(shardId))
                 hold(shardName(shardId), sentAt)
               }
+              return acquired
             }))
         }),
       refresh: (address, shards) =>

@@ -16,7 +16,7 @@ const owner = { queueId: 1, partition: 0, epoch: 1 }
 /** A partition: its rows, what the owner holds of them, and what is on its way. */
 const makeWorld = (capacity: number) => {
   const tables = new Tables()
-  tables.fences.set(fenceKey(owner), { epoch: owner.epoch, owner: "test" })
+  tables.fences.set(fenceKey(owner), { epoch: owner.epoch, owner: "test", isCareful: false })
   const held = Held.make(4)
   const inHand = new Map<JobId, ReadyJob>()
   const uncommitted: Array<Row> = []

@@ -21,6 +21,7 @@ describe("settings of a runner", () => {
         MILLRACE_RUNNER_HOST: "10.0.0.7",
         MILLRACE_RUNNER_PORT: "4711",
         MILLRACE_RUNNER_TRANSPORT: "http",
+        MILLRACE_RUNNER_GROUPS: "default, gpu",
         MILLRACE_RUNNER_LOCK_EXPIRATION: "30 seconds"
       })
       assert.deepStrictEqual(settings, {
@@ -29,6 +30,7 @@ describe("settings of a runner", () => {
         listen: { host: "10.0.0.7", port: 0 },
         transport: "http",
         weight: 1,
+        groups: ["default", "gpu"],
         shards: 16
       })
       assert.deepStrictEqual(Object.entries(timing).map(([name, value]) => [name, Duration.toMillis(value)]), [
@@ -64,6 +66,14 @@ describe("settings of a runner", () => {
     ["a port of words", { host }, { MILLRACE_RUNNER_PORT: "http" }, "port", /MILLRACE_RUNNER_PORT.*received http/],
     ["an unknown transport", { host }, { MILLRACE_RUNNER_TRANSPORT: "udp" }, "transport", /socket, http, websocket/],
     ["no weight", { host, weight: 0 }, {}, "weight", /1 to 100/],
+    ["no groups", { host, groups: [] }, {}, "groups", /names of groups/],
+    [
+      "a group that has no name",
+      { host },
+      { MILLRACE_RUNNER_GROUPS: "default,,gpu" },
+      "groups",
+      /received default,,gpu/
+    ],
     ["too many shards", { host, shards: 1_001 }, {}, "shards", /1 to 1000/],
     ["a hasty expiration", { host, timing: { lockExpiration: "1 second" } }, {}, "timing.lockExpiration", /3s/],
     ["a duration of words", { host }, { MILLRACE_RUNNER_HEALTH: "soon" }, "timing.health", /received soon/],

@@ -21,8 +21,10 @@ const two = ShardId.make("a00", 2)
 /** Grants everything; what a refresh answers is the test's. */
 const supervised = Effect.fnUntraced(function*(
   expiration: Duration.Input,
-  refresh: RunnerStorage["Service"]["refresh"]
+  refresh: RunnerStorage["Service"]["refresh"],
+  isAgreed?: Effect.Effect<boolean, string>
 ) {
+  const released: Array<ShardId.ShardId> = []
   const storage = RunnerStorage.of({
     register: () => Effect.die("unused"),
     unregister: () => Effect.void,
@@ -30,13 +32,16 @@ const supervised = Effect.fnUntraced(function*(
     setRunnerHealth: () => Effect.void,
     acquire: (_, shards) => Effect.succeed([...shards]),
     refresh,
-    release: () => Effect.void,
+    release: (_, shardId) => Effect.sync(() => void released.push(shardId)),
     releaseAll: () => Effect.void
   })
   const context = yield* Layer.build(
-    Supervisor.layer(Duration.fromInputUnsafe(expiration)).pipe(Layer.provide(Layer.succeed(RunnerStorage, storage)))
+    Supervisor.layer(Duration.fromInputUnsafe(expiration), isAgreed).pipe(
+      Layer.provide(Layer.succeed(RunnerStorage, storage))
+    )
   )
-  return { storage: Context.get(context, RunnerStorage), locks: Context.get(context, Supervisor.ShardLocks) }
+  const [storageOf, locks] = [Context.get(context, RunnerStorage), Context.get(context, Supervisor.ShardLocks)]
+  return { storage: storageOf, locks, released }
 })
 
 describe("a shard lock", () => {
@@ -110,5 +115,25 @@ describe("a runner that has left", () => {
       assert.deepStrictEqual(yield* storage.getRunners, [])
       yield* storage.unregister(address)
       assert.isTrue((yield* Effect.timeoutOption(storage.getRunners, "10 millis"))._tag === "None")
+    }).pipe(Effect.scoped))
+
+  it.live("is let go of where another runner, which joined at the same moment, numbers the locks otherwise", () =>
+    Effect.gen(function*() {
+      let agreed: Effect.Effect<boolean, string> = Effect.succeed(true)
+      const { locks, released, storage } = yield* supervised(
+        "1 hour",
+        (_, shards) => Effect.succeed([...shards]),
+        Effect.suspend(() => agreed)
+      )
+      yield* storage.acquire(address, [one])
+      const lock = locks.of(one)
+      // The database does not answer: what was agreed on before counts.
+      agreed = Effect.fail("away")
+      assert.deepStrictEqual(yield* storage.acquire(address, [one]), [one])
+      agreed = Effect.succeed(false)
+      assert.deepStrictEqual(yield* storage.acquire(address, [one, two]), [])
+      yield* lock.lost
+      assert.deepStrictEqual(released, [one, two])
+      assert.isFalse(locks.of(two).isHeld())
     }).pipe(Effect.scoped))
 })

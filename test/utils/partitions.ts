@@ -7,6 +7,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
+import { randomUUID } from "node:crypto"
 import * as EventBus from "../../src/EventBus.ts"
 import { entityId, Owners } from "../../src/internal/owners.ts"
 import * as Partition from "../../src/internal/partition.ts"
@@ -26,6 +27,8 @@ export interface Options {
   readonly queues: ReadonlyArray<JobQueue>
   readonly handlerGraceMs?: number
   readonly eventBus?: Layer.Layer<EventBus.EventBus>
+  /** Default: always held. */
+  readonly lock?: Supervisor.Lock
   /** Puts something of the test's own between the runtime and its store. */
   readonly changeStore?: (store: JobStore["Service"]) => JobStore["Service"]
 }
@@ -59,10 +62,12 @@ const layerPartitions = (options: Options) =>
           queueId: known.row.queueId,
           partition: 0,
           position: { runner: "test", shard: "default:1", entity },
+          // As if each were another process.
+          incarnation: randomUUID(),
           services,
           graceMs: 0,
           handlerGraceMs: options.handlerGraceMs ?? 900_000,
-          lock: Supervisor.always
+          lock: options.lock ?? Supervisor.always
         })
         owned.set(entity, partition)
         return partition
@@ -87,6 +92,7 @@ const layerPartitions = (options: Options) =>
         },
         wake: (address, ready) => Effect.as(at(entityId(address)).wake(ready), true),
         cancel: (address, jobId, by) => at(entityId(address)).cancel(jobId, by),
+        cancelHere: () => undefined,
         view: (address, jobId) =>
           Effect.sync(() => {
             const view = at(entityId(address)).view(jobId)

@@ -71,7 +71,7 @@ export const Command = Schema.Union([
   Promote,
   Replay,
   Replay,
-  Schema.Struct({ _tag: Schema.tag("TakeOver") }),
+  Schema.Struct({ _tag: Schema.tag("TakeOver"), by: upTo(1) }),
   Schema.Struct({ _tag: Schema.tag("Crash"), running: some(Pick), held: upTo(3) }),
   Schema.Struct({ _tag: Schema.tag("HandOver"), by: By }),
   Schema.Struct({ _tag: Schema.tag("Note"), by: By, job: Pick, reading: Reading, progress: Schema.Boolean }),
@@ -123,12 +123,13 @@ export const live = Effect.fnUntraced(function*(
   const dead: Array<JobId> = []
   let now = t0
   let drawn = 0
-  const take = Effect.map(store.takeOver(partition, { owner: "runner", now }), ({ isCareful, owner }) => {
-    owners.unshift(owner)
-    return { epoch: owner.epoch, isCareful }
-  })
+  const take = (runner: number) =>
+    Effect.map(store.takeOver(partition, { owner: `runner ${runner}`, now }), ({ isCareful, owner }) => {
+      owners.unshift(owner)
+      return { epoch: owner.epoch, isCareful }
+    })
   const owners: Array<Owner> = []
-  yield* take
+  yield* take(0)
 
   const owner = (by: number): Owner => owners[by >= 5 ? Math.min(1, owners.length - 1) : 0]!
   const pick = (number: number): JobId => ids[number % ids.length] ?? newId()
@@ -224,14 +225,14 @@ export const live = Effect.fnUntraced(function*(
         return { jobs: jobs.map((job) => ({ ...job, id: number(job.id), seq: seqs.get(job.seq) })), visited }
       }
       case "TakeOver":
-        return yield* take
+        return yield* take(command.by)
       case "Crash": {
         const running = yield* Effect.forEach(
           [...new Set(command.running.map(pick))],
           (id) => Effect.map(version(id, 0), (at) => note({ id, version: at }))
         )
         const noted = numbers(yield* store.noteRunning(owner(0), running, now))
-        const taken = yield* take
+        const taken = yield* take(10 + owners.length)
         return {
           noted,
           taken,

@@ -147,7 +147,8 @@ export const fresh = Effect.gen(function*() {
   const store = yield* JobStore
   const { queueId } = yield* store.declareQueue(`test-${newId()}`, { ...defaultLayout, partitions: 2 })
 
-  const takeOver = (partition = 0, owner = "here") =>
+  /** By another process each time, unless one is named. */
+  const takeOver = (partition = 0, owner: string = randomUUID()) =>
     Effect.map(store.takeOver({ queueId, partition }, { owner, now: t0 }), (taken) => taken.owner)
   const owner = yield* takeOver()
 

@@ -26,6 +26,7 @@ export const WorkerOptions = Schema.Struct({
   port: Schema.optionalKey(Schema.Int),
   /** Of the queue. */
   concurrency: Schema.Int,
+  partitions: Schema.optionalKey(Schema.Int),
   graceMs: Schema.Int
 })
 export type WorkerOptions = typeof WorkerOptions.Type
@@ -63,7 +64,7 @@ export const batchSizes = [1, 7, 1, 50] as const
 
 const retry = RetryPolicy.fixed("10 millis", { maxAttempts: 2 })
 
-export const queue = (concurrency: number) => JobQueue.make("work", { concurrency })
+export const queue = (concurrency: number, partitions = 1) => JobQueue.make("work", { concurrency, partitions })
 const Work = queue(20)
 
 /** Writes one row and returns. With `hold` its transaction stops inside COMMIT while somebody has that advisory lock. */
@@ -190,7 +191,7 @@ const listen = Effect.gen(function*() {
 })
 
 const program = (options: WorkerOptions) => {
-  const declared = { queues: [queue(options.concurrency)], gracePeriod: options.graceMs }
+  const declared = { queues: [queue(options.concurrency, options.partitions)], gracePeriod: options.graceMs }
   const database = Postgres.layer({ url: options.url, maxConnections: options.concurrency + 5 })
   if (options.role === "runner") {
     const runtime = JobRuntime.layerCluster({ ...declared, host: "127.0.0.1", port: options.port ?? 0 })

@@ -12,6 +12,7 @@ import type { BatchId, JobId } from "../../JobId.ts"
 import type { Outcome } from "../../JobState.ts"
 import {
   type LiveRow,
+  type Message,
   type NewJob,
   type Owner,
   type PartitionKey,
@@ -55,6 +56,7 @@ export interface Finished {
 interface Fence {
   readonly epoch: number
   readonly owner: string | undefined
+  readonly isCareful: boolean
 }
 
 /** A row of `running_jobs`. */
@@ -71,7 +73,9 @@ export class Tables {
   /** Shard groups in the order of their numbers. */
   readonly groups: Array<string> = ["default"]
   shards: number | undefined
-  readonly listeners = new Set<Queue.Queue<ReadonlyArray<Ready>, StoreError>>()
+  /** Who listens to `announce`, and who to `say`. */
+  readonly announcedTo = new Set<Queue.Queue<ReadonlyArray<Ready>, StoreError>>()
+  readonly saidTo = new Set<Queue.Queue<Message, StoreError>>()
   /** Who holds a dedupe key. */
   readonly holders = new Map<string, JobId>()
   private drawn = 0

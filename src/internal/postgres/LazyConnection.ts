@@ -30,12 +30,12 @@ import {
   transactionError
 } from "./ending.ts"
 import { firstWords } from "./firstWords.ts"
-import { hasLostConnection, isConflict } from "./sqlState.ts"
+import { hasLostConnection, troubleOf } from "./sqlState.ts"
 
 type TransformRows = (<A extends object>(row: ReadonlyArray<A>) => ReadonlyArray<A>) | undefined
 
 /**
- * The error of the database's that broke the transaction: its session is gone, or it lost against another. `isOver`: a statement has
+ * The error of the database's that broke the transaction (`troubleOf`). `isOver`: a statement has
  * succeeded since, after going back to a savepoint.
  */
 export interface Breakage {
@@ -216,7 +216,7 @@ export class LazyConnection implements Connection {
   }
 
   private note(error: SqlError): void {
-    if (hasLostConnection(error) || isConflict(error)) this.breakage = { error, isOver: false }
+    if (troubleOf(error) !== undefined) this.breakage = { error, isOver: false }
   }
 
   private mended(): void {

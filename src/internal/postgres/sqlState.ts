@@ -27,3 +27,13 @@ export const hasLostConnection = (error: SqlError): boolean =>
   sqlState(error) === undefined
     ? error.reason._tag === "ConnectionError"
     : ["FATAL", "PANIC"].includes(field(error, "severityUnlocalized") ?? "")
+
+/** Whether the server is in no state to do the work now: out of resources, shutting down, failed by its system, a standby that only reads. */
+export const isOutage = (error: SqlError): boolean => /^(?:53|57P|58|25006)/.test(sqlState(error) ?? "")
+
+/**
+ * What of the database broke the transaction of a statement that failed with this: it lost against another one, or there was no way to go
+ * on with it (its session is gone, the server could not do the work). `undefined`: the statement itself was wrong.
+ */
+export const troubleOf = (error: SqlError): "conflict" | "outage" | undefined =>
+  isConflict(error) ? "conflict" : hasLostConnection(error) || isOutage(error) ? "outage" : undefined

@@ -23,6 +23,8 @@ export interface Database {
   readonly schema: string
   readonly pool: PgClient
   readonly run: Run
+  /** Several statements in one transaction: all of them, or none. */
+  readonly together: <A>(operation: string, statements: Effect.Effect<A, StoreError>) => Effect.Effect<A, StoreError>
 }
 
 /**
@@ -104,4 +106,13 @@ export const runUnpreparedOn =
       false
     )
 
-export const make = (pool: PgClient, schema: string): Database => ({ schema, pool, run: runOn(pool) })
+export const make = (pool: PgClient, schema: string): Database => ({
+  schema,
+  pool,
+  run: runOn(pool),
+  together: (operation, statements) =>
+    pool.withTransaction(statements).pipe(
+      Effect.mapError((error) => error instanceof StoreError ? error : toStoreError(operation)(error)),
+      Effect.withTracerEnabled(false)
+    )
+})

@@ -52,8 +52,8 @@ interface Member extends Completion {
   readonly owner: Owner
 }
 
-/** Of one it is the settlement that it would have in a transaction of its own. */
-const settlementOf = (schema: string) => {
+/** The last statement of a group. Of one member it is the settlement that it would have in a transaction of its own. */
+export const settlementOf = (schema: string) => {
   const one = settleSql(schema)
   const many = `select ${schema}.settle_together($1, $2, $3, $4, $5, $6, $7, $8, $9) is null`
   return (members: ReadonlyArray<Member>): LastStatement => {

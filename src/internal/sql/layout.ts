@@ -17,7 +17,7 @@ import {
 } from "../../JobQueue.ts"
 import { type JobStore, type PartitionKey, type QueueRow, shardGroupCount, StoreError } from "../../JobStore.ts"
 import { onLiveClock } from "../time/liveClock.ts"
-import { channelOf } from "./announce.ts"
+import { channelOf } from "./channel.ts"
 import { type Database, toStoreError } from "./database.ts"
 import { bool, int2, int4, text } from "./rows.ts"
 

@@ -1,7 +1,7 @@
 /**
  * takeOver, handOver and the notes between them: who owns a partition, and which runs its crash would count for. From takeOver's return on,
  * no earlier epoch can write anything that misleads this one: the rare writes that could lock the fence row FOR SHARE, and takeOver waits.
- * A crash leaves `owner` set, so the next owner counts crashes and is careful.
+ * A crash leaves `owner` set, so the next owner, another process or incarnation, counts crashes and is careful.
  */
 import * as Effect from "effect/Effect"
 import type { JobId } from "../../JobId.ts"
@@ -28,31 +28,37 @@ interface Taken {
   readonly careful: boolean
 }
 
-// One autocommit statement, epoch + 1; there is nothing to undo. careful: the owner before left without handOver.
+// Epoch + 1; there is nothing to undo. careful: another owner before left without handOver. A living process that takes its own partition
+// again (the database was away, and handOver with it) has not crashed: it stays as careful as it was, and what its former epoch noted is
+// forgotten. In one transaction, since what stayed behind would count for the next owner; statement by statement, since the last one has to
+// see the notes that the second has waited for. Serving indexes: partitions_pkey, running_jobs_owner.
 export const takeOver = (db: Database) => {
-  const sql = `
+  const before = `select owner from ${db.schema}.partitions where queue_id = $1 and partition = $2 for update`
+  const take = `
 insert into ${db.schema}.partitions as p (queue_id, partition, epoch, owner, taken_at) values ($1, $2, 1, $3, $4)
-on conflict (queue_id, partition) do update
-  set epoch = p.epoch + 1, careful = p.owner is not null, owner = excluded.owner, taken_at = excluded.taken_at
+on conflict (queue_id, partition) do update set epoch = p.epoch + 1, owner = excluded.owner, taken_at = excluded.taken_at,
+  careful = case when p.owner = excluded.owner then p.careful else p.owner is not null end
 returning epoch::float8 as epoch, careful`
+  const forget = `delete from ${db.schema}.running_jobs where queue_id = $1 and partition = $2 and epoch = $3`
+  const noRow = new StoreError({ reason: "Conflict", operation: "takeOver", cause: new Error("no row came back") })
   return ({ partition, queueId }: { readonly queueId: number; readonly partition: number }, options: {
     readonly owner: string
     readonly now: number
-  }): Effect.Effect<{ readonly owner: Owner; readonly isCareful: boolean }, StoreError> =>
-    Effect.flatMap(
-      db.run<Taken>("takeOver", sql, [
-        int4(queueId),
-        int2(partition),
-        text(storable(options.owner)),
-        timestamp(options.now)
-      ]),
-      ([taken]) =>
-        taken === undefined
-          ? Effect.fail(
-            new StoreError({ reason: "Conflict", operation: "takeOver", cause: new Error("no row came back") })
-          )
-          : Effect.succeed({ owner: { queueId, partition, epoch: taken.epoch }, isCareful: taken.careful })
+  }): Effect.Effect<{ readonly owner: Owner; readonly isCareful: boolean }, StoreError> => {
+    const name = storable(options.owner)
+    const key = [int4(queueId), int2(partition)]
+    return db.together(
+      "takeOver",
+      Effect.gen(function*() {
+        const [former] = yield* db.run<{ readonly owner: string | null }>("takeOver", before, key)
+        const [taken] = yield* db.run<Taken>("takeOver", take, [...key, text(name), timestamp(options.now)])
+        if (taken === undefined) return yield* noRow
+        const { careful, epoch } = taken
+        if (former?.owner === name) yield* db.run("takeOver", forget, [...key, int8(epoch - 1)])
+        return { owner: { queueId, partition, epoch }, isCareful: careful }
+      })
     )
+  }
 }
 
 // Serving index: partitions_pkey.

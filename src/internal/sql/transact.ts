@@ -19,7 +19,16 @@ import type { AttemptConnection } from "../postgres/AttemptConnection.ts"
 import { type Database, isMissingDay, messageOf, toStoreError } from "./database.ts"
 import type { Foresee } from "./retention.ts"
 import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
-import { breakage, breakageOn, isCommitUnknown, sqlState, type Transactions, transactionsOf } from "./transaction.ts"
+import {
+  breakage,
+  breakageOn,
+  hasLostConnection,
+  isCommitUnknown,
+  isOutage,
+  sqlState,
+  type Transactions,
+  transactionsOf
+} from "./transaction.ts"
 
 // The last statement of the handler's transaction. Schema-qualified, for the handler may have changed search_path. Not supported: a handler
 // that leaves a SET ROLE behind to a role without rights on the schema (42501, the attempt fails). `is null`, since the driver reads no
@@ -47,8 +56,8 @@ export interface Completion {
 }
 
 /** The server was in no state to commit, and nothing of it says that this transaction never can. */
-const isOutage = (error: SqlError, state: string | undefined) =>
-  state === undefined ? error.reason._tag === "ConnectionError" : /^(?:08|53|57|58)/.test(state)
+const couldNotCommit = (error: SqlError, state: string | undefined) =>
+  hasLostConnection(error) || isOutage(error) || /^(?:08|57)/.test(state ?? "")
 
 /** What the end of a transaction without a commit means. `isCommitting`: COMMIT may have been sent by a client that does not say so. */
 export const conclude = (error: SqlError, isCommitting: boolean): Effect.Effect<Transacted, CommitFailed> => {
@@ -59,7 +68,9 @@ export const conclude = (error: SqlError, isCommitting: boolean): Effect.Effect<
   }
   if (state === "MR001") return Effect.succeed({ _tag: "Superseded" })
   const failure = toStoreError("transact")(error)
-  if (isOutage(error, state)) return Effect.succeed({ _tag: "Broken", by: "connection", cause: Cause.fail(failure) })
+  if (couldNotCommit(error, state)) {
+    return Effect.succeed({ _tag: "Broken", by: "outage", cause: Cause.fail(failure) })
+  }
   // A purge dropped the day meanwhile: a conflict like any other, and gone when the attempt runs again.
   const code = isMissingDay(failure) ? "40001" : state ?? "25P02"
   const failed = new CommitFailed({ sqlState: code, detail: messageOf(error) })
@@ -157,7 +168,7 @@ const transactEagerly = (schema: string, client: SqlClient, foresee: Foresee): T
     Effect.suspend(() => {
       // The handler's own failure is told from the transaction's by where it happened: both may be a SqlError.
       let handlerFailure: Cause.Cause<E> | undefined
-      let broken: "conflict" | "connection" | undefined
+      let broken: "conflict" | "outage" | undefined
       let isCommitting = false
       const handled = Effect.onExit(Effect.flatMap(handler, complete), (exit) =>
         Exit.isSuccess(exit) ? Effect.void : Effect.map(breakage(client, exit.cause), (by) => {

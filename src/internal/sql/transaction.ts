@@ -6,13 +6,16 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import type { SqlClient } from "effect/sql/SqlClient"
-import { isSqlError, type SqlError } from "effect/sql/SqlError"
+import { isSqlError } from "effect/sql/SqlError"
 import { LazyConnection } from "../postgres/LazyConnection.ts"
-import { hasLostConnection, isConflict } from "../postgres/sqlState.ts"
+import { hasLostConnection, troubleOf } from "../postgres/sqlState.ts"
 
 export { type Transactions, transactionsOf } from "../postgres/attemptTransaction.ts"
 export { isCommitUnknown } from "../postgres/ending.ts"
-export { hasLostConnection, sqlState } from "../postgres/sqlState.ts"
+export { hasLostConnection, isOutage, sqlState } from "../postgres/sqlState.ts"
+
+/** What broke a transaction. */
+type Trouble = NonNullable<ReturnType<typeof troubleOf>>
 
 /** The current transaction of `sql` in this fiber: its connection and its depth. */
 const current = (sql: SqlClient) => Effect.serviceOption(sql.transactionService)
@@ -22,36 +25,33 @@ const errorsOf = (cause: Cause.Cause<unknown>): ReadonlyArray<unknown> =>
     Cause.isFailReason(reason) ? [reason.error] : Cause.isDieReason(reason) ? [reason.defect] : []
   )
 
-const breakageOf = (error: SqlError): "conflict" | "connection" | undefined =>
-  hasLostConnection(error) ? "connection" : isConflict(error) ? "conflict" : undefined
-
 /** The same for a transaction opened by hand. */
 export const breakageOn = (
   connection: LazyConnection,
   cause: Cause.Cause<unknown>
-): "conflict" | "connection" | undefined => {
+): Trouble | undefined => {
   const by = connection.brokenBy
-  return by === undefined || (by.isOver && !errorsOf(cause).includes(by.error)) ? undefined : breakageOf(by.error)
+  return by === undefined || (by.isOver && !errorsOf(cause).includes(by.error)) ? undefined : troubleOf(by.error)
 }
 
 /**
- * Whether an effect that failed with `cause` inside the current transaction of `sql` did so because the database broke that one: its
- * session was lost, or it lost against another transaction. Not so where the effect had gone back to a savepoint before it failed with
+ * Whether an effect that failed with `cause` inside the current transaction of `sql` did so because the database broke that one. Not so where the effect had gone back to a savepoint before it failed with
  * something else, and not for errors of other sessions. To be asked before the transaction has ended.
  */
 export const breakage = (
   sql: SqlClient,
   cause: Cause.Cause<unknown>
-): Effect.Effect<"conflict" | "connection" | undefined> =>
+): Effect.Effect<Trouble | undefined> =>
   Effect.flatMap(current(sql), (transaction) => {
     if (Option.isNone(transaction)) return Effect.undefined
     const [connection] = transaction.value
     if (connection instanceof LazyConnection) return Effect.succeed(breakageOn(connection, cause))
     // Of a client that keeps no account: where the failure looks like it, the session is asked whether it still works.
-    const suspected = errorsOf(cause).filter(isSqlError).map(breakageOf).find((kind) => kind !== undefined)
+    const suspected = errorsOf(cause).filter(isSqlError).find((error) => troubleOf(error) !== undefined)
     if (suspected === undefined) return Effect.undefined
     return Effect.match(Effect.withTracerEnabled(sql.unsafe("select 1"), false), {
       onSuccess: () => undefined,
-      onFailure: (error) => hasLostConnection(error) ? "connection" : suspected === "conflict" ? suspected : undefined
+      onFailure: (error) =>
+        hasLostConnection(error) ? "outage" : hasLostConnection(suspected) ? undefined : troubleOf(suspected)
     })
   })

@@ -6,7 +6,8 @@ import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
-import { inlinePayloadBytes, type Ready, tenantKey } from "../../../src/JobStore.ts"
+import * as JobEvent from "../../../src/JobEvent.ts"
+import { inlinePayloadBytes, type Message, type Ready, tenantKey } from "../../../src/JobStore.ts"
 import {
   attempted,
   bury,
@@ -15,6 +16,7 @@ import {
   failure,
   finish,
   fresh,
+  newBatch,
   newId,
   noted,
   retry,
@@ -75,6 +77,66 @@ export const outside = (it: Suite): void => {
         yield* store.cancel({ ...cancelled, id: one.id, version: 0, owner: undefined })
         assert.isTrue((yield* submit(job({ dedupeKey: "a" })))[0]!.isNew)
       }))
+  })
+
+  describe("what processes say", () => {
+    it.effect("is heard by all that listen, in order, and by nobody later; a name that is too long for it costs only the name", () =>
+      Effect.gen(function*() {
+        const { queueId, store } = yield* fresh
+        const cancel = (by: string | undefined) =>
+          ({ _tag: "Cancel", queueId, partition: 1, jobId: newId(), by }) satisfies Message
+        const messages = [cancel("ada"), cancel(undefined), cancel("a".repeat(8_000))]
+        const both = yield* Effect.all([store.heard, store.heard])
+        yield* store.say(messages)
+        for (const heard of both) {
+          const [first, second, third] = yield* Effect.all(times(3, () => Queue.take(heard)))
+          assert.deepStrictEqual([first, second], messages.slice(0, 2))
+          assert.deepInclude(third, { queueId, jobId: messages[2]!.jobId })
+        }
+        const later = yield* store.heard
+        const last = cancel("bob")
+        yield* store.say([last])
+        assert.deepStrictEqual(yield* Queue.take(later), last)
+        yield* store.say([])
+      }).pipe(Effect.scoped))
+
+    it.effect("events come as they were told, every kind of them", () =>
+      Effect.gen(function*() {
+        const { store } = yield* fresh
+        const job = (tenantId?: string) => ({
+          jobId: newId(),
+          type: "Type \n \u{1f600}",
+          queue: "queue",
+          at: t0,
+          ...(tenantId === undefined ? {} : { tenantId })
+        })
+        const short = { class: "Business", tag: "OutOfStock", message: "none left" } as const
+        const events = [
+          new JobEvent.JobSubmitted({ ...job("acme"), batchId: newBatch(), dueAt: t0 + 1 }),
+          new JobEvent.JobStarted({ ...job(), attempt: 1 }),
+          new JobEvent.JobProgressed({ ...job(""), attempt: 1, progress: 0.5, message: "half" }),
+          new JobEvent.JobFailed({ ...job(), attempt: 1, failure: short }),
+          new JobEvent.JobRetried({ ...job(), attempt: 1, dueAt: t0 + 5 }),
+          new JobEvent.JobCompleted({ ...job(), attempt: 2 }),
+          new JobEvent.JobDeadLettered({ ...job(), attempt: 3, failure: short }),
+          new JobEvent.JobReplayed({ ...job(), by: "ada" }),
+          new JobEvent.JobCancelled(job()),
+          new JobEvent.JobExpired(job())
+        ]
+        const heard = yield* store.heard
+        yield* store.say([{ _tag: "Events", from: "there", missed: 0, events: () => events }])
+        const told = yield* Queue.take(heard)
+        assert.deepStrictEqual(told._tag === "Events" ? told.events() : told, events)
+        for (
+          const message of [
+            { _tag: "Interest", from: "there", interest: "ends" },
+            { _tag: "Asking", from: "there" }
+          ] satisfies ReadonlyArray<Message>
+        ) {
+          yield* store.say([message])
+          assert.deepStrictEqual(yield* Queue.take(heard), message)
+        }
+      }).pipe(Effect.scoped))
   })
 
   describe("dead letters", () => {

@@ -32,6 +32,22 @@ export const ownership = (it: Suite): void => {
         assert.isFalse((yield* take("c")).isCareful)
       }))
 
+    it.effect("a living process that takes its own partition again is as careful as it was: nothing new has crashed", () =>
+      Effect.gen(function*() {
+        const { queueId, store } = yield* fresh
+        const take = (name: string) =>
+          Effect.map(
+            store.takeOver({ queueId, partition: 1 }, { owner: name, now: t0 }),
+            ({ isCareful, owner: { epoch } }) => ({ epoch, isCareful })
+          )
+        assert.deepStrictEqual(yield* take("a"), { epoch: 1, isCareful: false })
+        assert.deepStrictEqual(yield* take("a"), { epoch: 2, isCareful: false })
+        assert.deepStrictEqual(yield* take("b"), { epoch: 3, isCareful: true })
+        // What "a" left behind may not be counted yet.
+        assert.deepStrictEqual(yield* take("b"), { epoch: 4, isCareful: true })
+        assert.deepStrictEqual(yield* take("a"), { epoch: 5, isCareful: true })
+      }))
+
     it.effect("a superseded owner reads nothing, settles nothing, promotes nothing, notes nothing, hands over nothing", () =>
       Effect.gen(function*() {
         const { get, owner, readyIds, settle, store, stored, takeOver } = yield* fresh
@@ -117,6 +133,21 @@ export const ownership = (it: Suite): void => {
         yield* store.noteRunning(second, [note(forgotten)], t0)
         assert.isTrue(yield* store.handOver(second))
         assert.deepStrictEqual(yield* store.countCrashes(yield* takeOver(), []), { counted: [], busy: [] })
+      }))
+
+    it.effect("runs that a living process had when it took its own partition again are no crashes, of the owner before they are", () =>
+      Effect.gen(function*() {
+        const { get, owner, store, stored, takeOver } = yield* fresh
+        const [crashed, innocent] = [yield* stored(), yield* stored()]
+        yield* store.noteRunning(owner, [note(crashed)], t0)
+        const first = yield* takeOver(0, "living")
+        yield* store.noteRunning(first, [note(innocent)], t0)
+        const again = yield* takeOver(0, "living")
+        assert.strictEqual((yield* get(innocent.id)).running, undefined)
+        assert.deepStrictEqual((yield* store.countCrashes(again, [])).counted.map(({ id }) => id), [crashed.id])
+        // Nor for whoever comes after it.
+        assert.deepStrictEqual(yield* store.countCrashes(yield* takeOver(), []), { counted: [], busy: [] })
+        assert.strictEqual((yield* get(innocent.id)).crashes, 0)
       }))
 
     it.effect("what the new owner has in hand is never counted: its version must not move", () =>

@@ -1,0 +1,104 @@
+/**
+ * Runners of one cluster that are not alike: some host only their own queues, and none joins that would number its locks otherwise.
+ */
+import { PgClient } from "@effect/sql-pg/PgClient"
+import { assert, describe, it } from "@effect/vitest"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Schedule from "effect/Schedule"
+import * as Scope from "effect/Scope"
+import { LayoutError, ShardsDiffer } from "../src/JobError.ts"
+import * as JobHandlers from "../src/JobHandlers.ts"
+import * as JobQueue from "../src/JobQueue.ts"
+import * as JobRuntime from "../src/JobRuntime.ts"
+import * as Jobs from "../src/Jobs.ts"
+import { JobStore } from "../src/JobStore.ts"
+import { untilFinal } from "./utils/child.ts"
+import { TestDatabase } from "./utils/database.ts"
+
+const Pictures = JobQueue.make("pictures", { partitions: 4, group: "gpu" })
+const Letters = JobQueue.make("letters", { partitions: 4 })
+const queues = [Pictures, Letters]
+
+/** A runner of this process that runs every job by noting its own name. */
+const runner = (name: string, options: JobRuntime.ClusterOptions = {}) =>
+  Effect.gen(function*() {
+    const scope = yield* Scope.fork(yield* Effect.scope)
+    const ran: Array<string> = []
+    const runtime = JobRuntime.layerCluster({ queues, host: "127.0.0.1", port: 0, gracePeriod: 0, ...options })
+    const handlers = Layer.effectDiscard(
+      JobHandlers.register("note", () => Effect.sync(() => void ran.push(name)), { transaction: "none" })
+    )
+    const context = yield* Layer.buildWithScope(Layer.fresh(Layer.provideMerge(handlers, runtime)), scope)
+    return { context, ran, jobs: Context.get(context, Jobs.Jobs), stop: Scope.close(scope, Exit.void) }
+  })
+
+/** Which partitions of a queue have an owner. */
+const owned = (sql: PgClient, queue: JobQueue.JobQueue) =>
+  Effect.map(
+    sql<{ readonly partition: number }>`
+      select partition from millrace.partitions join millrace.queues on id = queue_id
+      where name = ${queue.name} and owner is not null order by 1`,
+    (rows) => rows.map(({ partition }) => partition)
+  )
+
+const untilOwned = (sql: PgClient, queue: JobQueue.JobQueue) =>
+  Effect.repeat(owned(sql, queue), { until: (all) => all.length === 4, schedule: Schedule.spaced("20 millis") })
+
+describe("shard groups", () => {
+  it.live(
+    "a runner hosts the queues of its groups and no others; theirs wait until one comes that does",
+    () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient
+        const office = yield* runner("office")
+        yield* untilOwned(sql, Letters)
+        const submit = (queue: JobQueue.JobQueue) =>
+          Effect.map(
+            office.jobs.submit(Array.from({ length: 20 }, () => ({ type: "note", queue }))),
+            ({ jobIds }) => jobIds
+          )
+        const [letters, pictures] = [yield* submit(Letters), yield* submit(Pictures)]
+        yield* untilFinal(sql, letters)
+        assert.deepStrictEqual(yield* owned(sql, Pictures), [])
+
+        const studio = yield* runner("studio", { groups: ["gpu"] })
+        yield* untilFinal(sql, pictures)
+        // Between runners that are there it goes without anybody's looking at the table.
+        yield* untilFinal(sql, [...yield* submit(Pictures), ...yield* submit(Letters)])
+        assert.deepStrictEqual(new Set(office.ran), new Set(["office"]))
+        assert.deepStrictEqual([office.ran.length, studio.ran.length], [40, 40])
+      }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)),
+    60_000
+  )
+
+  it.live("a runtime of one process hosts every group", () =>
+    Effect.gen(function*() {
+      const sql = yield* PgClient
+      yield* Layer.build(JobRuntime.layer({ queues, gracePeriod: 0 }))
+      yield* untilOwned(sql, Pictures)
+      yield* untilOwned(sql, Letters)
+    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)), 60_000)
+})
+
+describe("the number of shards", () => {
+  it.live(
+    "keeps out who counts otherwise while others live, and says who they are; then it may change",
+    () =>
+      Effect.gen(function*() {
+        const first = yield* runner("first", { shards: 8 })
+        const error = yield* Effect.flip(runner("second", { shards: 12 }))
+        assert(error instanceof LayoutError && error.reason instanceof ShardsDiffer)
+        const { asked, living, stored } = error.reason
+        assert.deepStrictEqual({ asked, stored }, { asked: 12, stored: 8 })
+        assert.isTrue(living.some((one) => one.startsWith("127.0.0.1:")), living.join())
+        yield* first.stop
+        const second = yield* runner("second", { shards: 12 })
+        assert.deepStrictEqual(yield* Context.get(second.context, JobStore).shards, Option.some(12))
+      }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)),
+    60_000
+  )
+})
