@@ -322,7 +322,7 @@ const judged = ({ events, ledger, samples, sql }: Story) =>
     const folder = yield* fs.makeTempDirectoryScoped({ prefix: "millrace-chaos-test-" })
     yield* fs.writeFileString(
       join(folder, "terms.json"),
-      JSON.stringify({ maxAttempts: 4, crashLimit: 5, isOrdered: true })
+      JSON.stringify({ maxAttempts: 4, crashLimit: 5 })
     )
     yield* fs.writeFileString(join(folder, "ledger-0.0.jsonl"), lines(ledger))
     yield* fs.writeFileString(join(folder, "events.jsonl"), lines(events))

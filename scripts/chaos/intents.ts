@@ -135,9 +135,9 @@ const sorts = (name: string, counts: Map<string, number>): ReadonlyArray<Sort> =
   }
 ]
 
-/** A job that kills its process, for as long as it is let: one for so much time. */
+/** A job that kills its process, for as long as it is let: the first one after so long, and then one each time. */
+const firstDieMs = 60_000
 const dieEveryMs = 300_000
-const firstDieMs = 20_000
 
 /**
  * The intents of one submitter, without end. `name` tells its incarnations apart, too. `perSecond` calls; `dies`: one of its jobs kills the

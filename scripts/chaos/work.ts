@@ -8,7 +8,7 @@ import { maxAttempts, type Order } from "./intents.ts"
 
 const Tx = JobQueue.make("tx", { concurrency: 24, partitions: 4 })
 const Plain = JobQueue.make("plain", { concurrency: 12 })
-const Keyed = JobQueue.make("keyed", { concurrency: 12, partitions: 3 })
+const Keyed = JobQueue.make("keyed", { concurrency: 12, partitions: 3, partitionBy: "key", ordered: true })
 const Batch = JobQueue.make("batch", { concurrency: 12, partitions: 2 })
 
 /** `partitions`: of `tx`, as this process wants it. */
@@ -21,9 +21,6 @@ export const queues = (partitions: number) => [
 
 /** Of `tx`, until a fault changes it. */
 export const partitions = Tx.partitions
-
-/** Whether jobs of a key run in the order of their submission, one at a time. */
-export const isOrdered = false
 
 /** A failure that was planned. */
 export class Boom extends Schema.TaggedError<Boom>()("Boom", {}) {}
@@ -56,7 +53,7 @@ export class GroupedJob extends Job.make("Grouped", { ...options, queue: Tx, tra
 /** Writes nothing that is rolled back. */
 export class PlainJob extends Job.make("Plain", { ...options, queue: Plain, transaction: "none" }) {}
 /** One of a line of jobs. */
-export class KeyedJob extends Job.make("Keyed", { ...options, queue: Keyed }) {}
+export class KeyedJob extends Job.make("Keyed", { ...options, queue: Keyed, key: ({ key }) => key ?? "" }) {}
 /** Kills its process. */
 export class DieJob extends Job.make("Die", { ...options, queue: Plain }) {}
 
