@@ -24,7 +24,7 @@ import { type Fault, schedule } from "./schedule.ts"
 import { dice } from "./Seed.ts"
 import * as Slot from "./Slot.ts"
 import type { SubmitterOptions } from "./submitter.ts"
-import { isOrdered, partitions, tables } from "./work.ts"
+import { partitions, tables } from "./work.ts"
 
 /** What the command line says. */
 export interface Options {
@@ -119,7 +119,7 @@ const submitterOf = ({ events, folder, options, partitions, postgres }: Ground) 
               incarnation,
               perSecond: options.perSecond / options.submitters,
               partitions: partitions.wanted,
-              dies: number === 0 && incarnation === 0 && options.ms >= leastForDying
+              dies: number === 0 && options.ms >= leastForDying
             } satisfies SubmitterOptions
           )
         })
@@ -221,7 +221,7 @@ export const run = (options: Options) =>
     const { join } = yield* Path.Path
     const folder = yield* makeFolder(options.isKept)
     const events = Events.open(join(folder, "events.jsonl"))
-    yield* fs.writeFileString(join(folder, "terms.json"), JSON.stringify({ maxAttempts, crashLimit: 5, isOrdered }))
+    yield* fs.writeFileString(join(folder, "terms.json"), JSON.stringify({ maxAttempts, crashLimit: 5 }))
     const faults = options.scenario === "pause"
       ? []
       : schedule({ ...options, isCluster: options.runtime === "cluster" })
@@ -265,7 +265,7 @@ export const run = (options: Options) =>
       ...yield* check(postgres.url, folder),
       faults: counts,
       seed: options.seed,
-      minutes: Math.round(options.ms / 6_000) / 10,
+      minutes: options.scenario === "pause" ? 0 : Math.round(options.ms / 6_000) / 10,
       runners: options.runners,
       runtime: options.runtime
     }

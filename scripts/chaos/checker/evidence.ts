@@ -117,8 +117,6 @@ export interface Terms {
   readonly maxAttempts: number
   /** After so many crashes a job is given up. */
   readonly crashLimit: number
-  /** Whether jobs of a key run in order, one at a time. */
-  readonly isOrdered: boolean
 }
 
 export interface Evidence {
