@@ -62,6 +62,7 @@ export const make = Effect.fnUntraced(function*(
       startupParameters: { ...Database.startupParameters(lockTimeout), ...settings }
     }).pipe(Effect.mapError(Database.toStoreError("connect")))
   const pool = yield* makePool(connections + 1, {})
+  yield* Database.checkSettings(pool, Database.startupParameters(lockTimeout))
   yield* Migrations.run(pool, { schema })
 
   // Opened when the first job is submitted alone.

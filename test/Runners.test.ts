@@ -90,7 +90,7 @@ describe("a runner", () => {
       const unserved = yield* Effect.gen(function*() {
         while (true) {
           const id = yield* jobs.submit(endless)
-          const cancelled = yield* Effect.result(Effect.provideService(jobs.cancel(id), CancelJob.Patience, 100))
+          const cancelled = yield* Effect.result(Effect.provideService(jobs.cancel(id), CancelJob.Patience, 500))
           if (cancelled._tag === "Failure") return { id, error: cancelled.failure }
         }
       })
