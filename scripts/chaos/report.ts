@@ -60,6 +60,7 @@ export const show = (report: Report): string => {
     `seed ${report.seed}, ${report.minutes} minutes, ${report.runners} runners (${report.runtime})`,
     "",
     ...table(figures(report)),
+    ...report.worstPartition === undefined ? [] : [`  (meanwhile: ${report.worstPartition.meanwhile.join(", ")})`],
     "",
     "work",
     ...table(Object.entries(report.work)),

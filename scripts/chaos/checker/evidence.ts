@@ -96,6 +96,7 @@ export interface Event {
   readonly is?: string
   readonly kind?: string
   readonly target?: number
+  readonly mode?: string
   readonly number?: number
   readonly incarnation?: number
   readonly forMs?: number
