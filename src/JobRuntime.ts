@@ -11,6 +11,7 @@ import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import * as EventBus from "./EventBus.ts"
+import * as Health from "./Health.ts"
 import * as Cluster from "./internal/cluster.ts"
 import type { ClusterError } from "./internal/clusterError.ts"
 import * as Commands from "./internal/commands.ts"
@@ -53,7 +54,10 @@ export interface Options extends ClientOptions {
 export interface ClusterOptions extends Options, RunnerSettings.RunnerOptions {}
 
 /** What a runtime gives. */
-export type Services = Jobs.Jobs | JobHandlers.JobHandlers | EventBus.EventBus | JobStore
+export type Services = Jobs.Jobs | JobHandlers.JobHandlers | EventBus.EventBus | JobStore | Health.Health
+
+/** Why a runtime cannot start, beside its settings. `PostgresError`: its sessions cannot be had, or are shared by a pooler. */
+export type StartError = StoreError | MigrationError | LayoutError | Postgres.PostgresError
 
 /** The part of this process that runs jobs. */
 export class Runner extends Context.Service<Runner, {
@@ -62,6 +66,8 @@ export class Runner extends Context.Service<Runner, {
    * all handlers are still there. Returns when nothing runs here any more; the process still submits.
    */
   readonly drain: Effect.Effect<void>
+  /** Whether it has been told to. */
+  readonly isDraining: () => boolean
 }>()("millrace/Runner") {}
 
 /**
@@ -91,7 +97,7 @@ const base = (options: ClientOptions) =>
 export const layerClient = (
   options: ClientOptions = {}
 ): Layer.Layer<Services, StoreError | MigrationError | LayoutError, Postgres.Client> =>
-  Jobs.layer.pipe(
+  Layer.mergeAll(Jobs.layer, Health.layer({ kind: "client", isDraining: () => false })).pipe(
     Layer.provide(Waker.layer),
     Layer.provide(Owners.layerNone),
     Layer.provideMerge(base(options))
@@ -114,9 +120,17 @@ const entities = (
     })
     const built = yield* Layer.buildWithScope(layer, scope)
     // Once: whoever asks again waits for the same end.
-    const drain = yield* Effect.cached(Effect.uninterruptible(Scope.close(scope, Exit.void)))
-    return Context.add(built, Runner, Runner.of({ drain }))
+    const close = yield* Effect.cached(Effect.uninterruptible(Scope.close(scope, Exit.void)))
+    let isDraining = false
+    const drain = Effect.suspend(() => {
+      isDraining = true
+      return close
+    })
+    return Context.add(built, Runner, Runner.of({ drain, isDraining: () => isDraining }))
   }))
+
+const health = (kind: "single" | "cluster") =>
+  Layer.unwrap(Effect.map(Runner, ({ isDraining }) => Health.layer({ kind, isDraining })))
 
 /**
  * Submits and runs, in one process. Of several on one database one owns all queues and the others stand by: give each the same queues and
@@ -130,9 +144,10 @@ const entities = (
  */
 export const layer = (
   options: Options = {}
-): Layer.Layer<Services | Runner, StoreError | MigrationError | LayoutError, Postgres.Client> =>
+): Layer.Layer<Services | Runner, StartError, Postgres.Client> =>
   Layer.mergeAll(
     Jobs.layer,
+    health("single"),
     Watchers.listener,
     Commands.layer,
     Watchers.retention,
@@ -157,8 +172,15 @@ export const layer = (
  */
 export const layerCluster = (
   options: ClusterOptions = {}
-): Layer.Layer<Services | Runner, StoreError | MigrationError | LayoutError | ClusterError, Postgres.Client> =>
-  Layer.mergeAll(Jobs.layer, Watchers.listener, Commands.layer, Watchers.retention, Watchers.undeclared).pipe(
+): Layer.Layer<Services | Runner, StartError | ClusterError, Postgres.Client> =>
+  Layer.mergeAll(
+    Jobs.layer,
+    health("cluster"),
+    Watchers.listener,
+    Commands.layer,
+    Watchers.retention,
+    Watchers.undeclared
+  ).pipe(
     Layer.provide(Waker.layer),
     Layer.provideMerge(entities(options, { groupOf: ShardGroups.nameOf, isClustered: true })),
     Layer.provide(runner(options)),

@@ -114,6 +114,8 @@ export interface Ready {
   readonly tenant: TenantKey
   readonly seq: number
   readonly dueAt?: number
+  /** Of a job that its queue's order may hold back. */
+  readonly key?: string
   /** The job itself, where this very process has just stored it: its owner, if that is here too, need not read it. Never sent anywhere. */
   readonly job?: () => ReadyJob
 }
@@ -162,10 +164,27 @@ export interface Demand {
   readonly lanes: ReadonlyArray<LaneDemand>
   readonly marks: ReadonlyArray<Mark>
   readonly held: ReadonlyArray<number>
+  /** Of an ordered queue: say of each job with a key whether it is the head of its line. */
+  readonly isOrdered?: boolean
 }
 
 /** The largest payload that is read ahead, in bytes of JSON. Larger ones are read when their job starts: memory stays bounded. */
 export const inlinePayloadBytes = 8_192
+
+/** The jobs of one key and tenant, in an ordered queue: they run one after another. */
+export interface Line {
+  readonly tenant: TenantKey
+  readonly key: string
+}
+
+/**
+ * Where a job of an ordered queue stands. The head is the first of its line, by `seq`, among those that are ready, running or between two
+ * attempts.
+ */
+export interface Standing {
+  readonly key: string
+  readonly isHead: boolean
+}
 
 /** A ready job, read but not written. `payload` and `context` are parsed JSON. `isLarge`: the payload was left where it is. */
 export interface ReadyJob {
@@ -183,6 +202,8 @@ export interface ReadyJob {
   readonly isLarge: boolean
   readonly payload: unknown
   readonly context: unknown
+  /** In ordered queues, of jobs with a key. One that is not the head has no payload here: it is not to be started. */
+  readonly standing?: Standing
 }
 
 /** What an intake found. `visited`: each tenant looked at, in order, also those with nothing new: the cursor moves to the last one. */
@@ -212,7 +233,10 @@ export interface Retry extends Attempted {
   readonly dueAt: number
 }
 
-/** Back to the end of its line at `dueAt`, no attempt counted: what nobody can run must not stay in front of the others. */
+/**
+ * Back to the end of its line at `dueAt`, no attempt counted: what nobody can run must not stay in front of the others. A job with a key keeps
+ * its place, as if it waited for its next attempt: its order is worth more.
+ */
 export interface PutBack extends Attempted {
   readonly _tag: "PutBack"
   readonly dueAt: number
@@ -378,6 +402,8 @@ export class JobStore extends Context.Service<JobStore, {
 
   /** Reads ready jobs, writes nothing. A superseded owner reads nothing. */
   readonly intake: (owner: Owner, demand: Demand) => Effect.Effect<Intake, StoreError>
+  /** The heads of these lines, where they are ready and in this partition. */
+  readonly heads: (owner: Owner, lines: ReadonlyArray<Line>) => Effect.Effect<ReadonlyArray<ReadyJob>, StoreError>
   /** The payload of a job that was too large to read ahead, as parsed JSON. None: the row has moved on. */
   readonly payload: (id: JobId, version: number) => Effect.Effect<Option.Option<unknown>, StoreError>
   /** What has become of rows whose settlement did not come back. Missing: someone has the outcome. */

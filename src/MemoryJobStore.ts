@@ -11,7 +11,7 @@ import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
 import { declareQueue, groupNumber, leftovers, partitionOf } from "./internal/memory/layout.ts"
-import { depth, find, intake, payload, reread, waiting } from "./internal/memory/reading.ts"
+import { depth, find, heads, intake, payload, reread, waiting } from "./internal/memory/reading.ts"
 import {
   dayOf,
   dedupeKeyOf,
@@ -60,7 +60,14 @@ const refuseSettlement = (settlement: Settlement): Effect.Effect<void, StoreErro
 
 // ------------------------------------------------------------------------------------------------ verbs
 
-const readyOf = ({ lane, partition, queueId, seq, tenant }: Row): Ready => ({ queueId, partition, lane, tenant, seq })
+const readyOf = ({ key, lane, partition, queueId, seq, tenant }: Row): Ready => ({
+  queueId,
+  partition,
+  lane,
+  tenant,
+  seq,
+  ...(key === undefined ? {} : { key })
+})
 
 const submit = (
   tables: Tables,
@@ -164,6 +171,10 @@ const settle = (tables: Tables, owner: Owner, settlement: Settlement, now: numbe
       return true
     }
     case "PutBack": {
+      if (row.key !== undefined) {
+        tables.put({ ...row, state: "retrying", dueAt: settlement.dueAt, version, history })
+        return true
+      }
       // To the end: rows are in the order of their seq.
       tables.live.delete(row.id)
       tables.put({ ...row, state: "scheduled", seq: tables.nextSeq(), dueAt: settlement.dueAt, version, history })
@@ -285,6 +296,7 @@ const make = (): JobStore["Service"] => {
     handOver: (owner) => Effect.sync(() => handOver(tables, owner)),
     countCrashes: (owner, held) => Effect.sync(() => countCrashes(tables, owner, held)),
     intake: (owner, demand) => Effect.sync(() => intake(tables, owner, demand)),
+    heads: (owner, lines) => Effect.sync(() => heads(tables, owner, lines)),
     payload: (id, version) => Effect.sync(() => payload(tables, id, version)),
     reread: (ids) => Effect.sync(() => reread(tables, ids)),
     noteRunning: (owner, notes) => Effect.sync(() => noteRunning(tables, owner, notes)),

@@ -17,7 +17,7 @@ import * as Clock from "./internal/sql/clock.ts"
 import * as Database from "./internal/sql/database.ts"
 import { cancel, replay } from "./internal/sql/deadLetter.ts"
 import { transactGrouped } from "./internal/sql/group.ts"
-import { intake, payload, reread } from "./internal/sql/intake.ts"
+import { heads, intake, payload, reread } from "./internal/sql/intake.ts"
 import { declareQueue, leftovers, queues, shardGroups } from "./internal/sql/layout.ts"
 import { depth, find } from "./internal/sql/query.ts"
 import * as Retention from "./internal/sql/retention.ts"
@@ -62,6 +62,7 @@ export const make = Effect.fnUntraced(function*(
       startupParameters: { ...Database.startupParameters(lockTimeout), ...settings }
     }).pipe(Effect.mapError(Database.toStoreError("connect")))
   const pool = yield* makePool(connections + 1, {})
+  yield* Database.checkSettings(pool, Database.startupParameters(lockTimeout))
   yield* Migrations.run(pool, { schema })
 
   // Opened when the first job is submitted alone.
@@ -93,6 +94,7 @@ export const make = Effect.fnUntraced(function*(
     handOver: handOver(db),
     countCrashes: countCrashes(db),
     intake: intake(db),
+    heads: heads(db),
     payload: payload(db),
     reread: reread(db),
     noteRunning: noteRunning(db),

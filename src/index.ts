@@ -4,6 +4,7 @@
 export * as CurrentJob from "./CurrentJob.ts"
 export * as EmbeddedPostgres from "./EmbeddedPostgres.ts"
 export * as EventBus from "./EventBus.ts"
+export * as Health from "./Health.ts"
 export * as Job from "./Job.ts"
 export * as JobError from "./JobError.ts"
 export * as JobEvent from "./JobEvent.ts"

@@ -12,7 +12,7 @@ import * as Schema from "effect/Schema"
 import * as Database from "../src/internal/sql/database.ts"
 import { cancel, replay } from "../src/internal/sql/deadLetter.ts"
 import { settlementOf } from "../src/internal/sql/group.ts"
-import { intake, reread } from "../src/internal/sql/intake.ts"
+import { heads, intake, reread } from "../src/internal/sql/intake.ts"
 import { isEmptySql, leftovers } from "../src/internal/sql/layout.ts"
 import { depth, find } from "../src/internal/sql/query.ts"
 import { int4 } from "../src/internal/sql/rows.ts"
@@ -39,17 +39,17 @@ interface Node {
   readonly Plans?: ReadonlyArray<Node>
 }
 
-/** The rows of the test: 100,000 in partition 0 of queue 1, half of them of one tenant, a tenth scheduled, a fifth keyed. */
+/** The rows of the test: 100,000 in partition 0 of queue 1, half of them of one tenant, a tenth scheduled, a fifth with a dedupe key, 1,000 in one line. */
 const rows = 100_000
 const owner = { queueId: 1, partition: 0, epoch: 1 }
 const idOf = (row: number) =>
   Schema.decodeUnknownSync(JobId)(`00000000-0000-4000-8000-${String(row).padStart(12, "0")}`)
 
 const fill = `
-insert into millrace.jobs (id, queue_id, partition, lane, state, tenant_id, type, due_at, dedupe_key, created_at, payload_bytes, payload)
+insert into millrace.jobs (id, queue_id, partition, lane, state, tenant_id, type, due_at, dedupe_key, key, created_at, payload_bytes, payload)
 select ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, 1, 0, n % 4, case when n % 10 = 0 then 1 else 0 end,
   case when n % 2 = 0 then '=big' else '=t' || n % 1000 end, 'Greet', case when n % 10 = 0 then timestamptz '2026-01-05 12:00Z' + n * interval '1 s' end,
-  case when n % 5 = 0 then 'key-' || n end, timestamptz '2026-01-05 12:00Z', 2, '{}'
+  case when n % 5 = 0 then 'key-' || n end, case when n % 100 = 2 then 'hot' end, timestamptz '2026-01-05 12:00Z', 2, '{}'
 from generate_series(1, ${rows}) n`
 
 const fillOthers = [
@@ -195,6 +195,22 @@ for (const statistics of ["empty", "full"] as const) {
             ) => [{ lane, tenant: "=big", seq: 99_000 }, { lane, tenant: "=t1", seq: 90_000 }])
             const nodes = yield* plansOf((db) => intake(db)(owner, { lanes: lanes(), marks, held: [99_001, 99_003] }))
             check(nodes, ["jobs_ready"], 1500)
+          }))
+
+        it.effect("an ordered intake looks once for each job whether another of its key comes first", () =>
+          Effect.gen(function*() {
+            const demand = { lanes: lanes(), marks: [], held: [], isOrdered: true }
+            check(yield* plansOf((db) => intake(db)(owner, demand)), ["jobs_key", "jobs_ready"], 1600)
+            // Past all but the last of a long line.
+            const marks = [{ lane: 2, tenant: "=big", seq: 90_000 }]
+            const late = { lanes: lanes().slice(2, 3), marks, held: [], isOrdered: true }
+            check(yield* plansOf((db) => intake(db)(owner, late)), ["jobs_key", "jobs_ready"], 1600)
+          }))
+
+        it.effect("the head of a line is one row, however long the line is", () =>
+          Effect.gen(function*() {
+            const asked = [{ tenant: "=big", key: "hot" }, { tenant: "=big", key: "none" }]
+            check(yield* plansOf((db) => heads(db)(owner, asked)), ["jobs_key"], 1)
           }))
 
         it.effect("find, reread, depth and nextDue go to their rows", () =>

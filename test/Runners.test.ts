@@ -70,7 +70,9 @@ describe("runners talk over", () => {
           yield* until(Effect.sync(() => here.running.has(id) || there.running.has(id)))
           assert.strictEqual((yield* here.jobs.status(id)).state, "running")
         }
-        assert.strictEqual(yield* Queue.size(heard), 0)
+        // Nobody had to be told of ready rows through the database.
+        const told = yield* Queue.clear(heard)
+        assert.deepStrictEqual(told.filter(({ payload }) => payload.startsWith("[")), [])
         yield* Effect.forEach(ids, here.jobs.cancel)
         assert.deepStrictEqual([...here.running, ...there.running], [])
         const states = yield* Effect.forEach(ids, here.jobs.status)

@@ -5,12 +5,17 @@
  */
 import type { Demand, Intake, LaneDemand, Mark, Ready, ReadyJob, TenantKey } from "../JobStore.ts"
 
-/** Jobs of one lane and tenant. `mark`: every ready row at or below it is held, or told of by a wake yet to come. */
+/**
+ * Jobs of one lane and tenant. `mark`: every ready row at or below it is held, or told of by a wake yet to come, or passed over: it stands
+ * behind another of its key, and is found when that has ended.
+ */
 interface Group {
   readonly lane: number
   readonly tenant: TenantKey
   readonly seqs: Set<number>
   mark: number
+  /** The mark says something though nothing is held: rows were passed over. */
+  hasPassed: boolean
 }
 
 /** How one lane is being read. */
@@ -49,6 +54,8 @@ export interface Held {
    * it there is time enough for a job to run and end.
    */
   readonly given: (job: ReadyJob) => boolean
+  /** Takes in a job that was read by itself, while no intake is under way. `false`: it is held already. */
+  readonly admit: (job: ReadyJob) => boolean
   /** A row of this `seq` may be gone before anybody told of it. */
   readonly passed: (lane: number, seq: number) => void
   /** Whether everything in a lane that was told of has been read. */
@@ -60,13 +67,18 @@ export interface Held {
    * has for tenants it holds nothing of.
    */
   readonly demand: (room: ReadonlyArray<number>, reserve?: ReadonlyArray<number>) => Demand | undefined
-  /** Takes an answer in; returns the jobs that are new. */
-  readonly took: (demand: Demand, intake: Intake) => ReadonlyArray<ReadyJob>
+  /** Takes an answer in; returns the jobs that are new. One that `isAdmitted` refuses is passed over: others see to it that it is found. */
+  readonly took: (
+    demand: Demand,
+    intake: Intake,
+    isAdmitted?: (job: ReadyJob) => boolean
+  ) => ReadonlyArray<ReadyJob>
   /** The job's outcome is confirmed: nothing is held of it any more. `isReady`: its row is still there and ready, read it again. */
   readonly release: (job: ReadyJob, isReady: boolean) => void
 }
 
 const none: ReadonlyArray<ReadyJob> = []
+const everyone = () => true
 
 /** A cursor right before this tenant, in the order of code points; `undefined` where there is no simple one. */
 const before = (tenant: TenantKey): TenantKey | undefined => {
@@ -109,7 +121,9 @@ export const make = (lanes: number): Held => {
     reading.hasMore = true
     reading.isSweep = false
     reading.wasTold = true
-    if (group === undefined && reading.newcomers.size < maxNewcomers) reading.newcomers.add(tenant)
+    if ((group === undefined || group.seqs.size === 0) && reading.newcomers.size < maxNewcomers) {
+      reading.newcomers.add(tenant)
+    }
   }
 
   /** The next newcomer of a lane that has no room for more of the others. */
@@ -118,7 +132,7 @@ export const make = (lanes: number): Held => {
     for (const tenant of reading.newcomers) {
       reading.newcomers.delete(tenant)
       const after = before(tenant)
-      if (after === undefined || groups.has(keyOf(lane, tenant))) continue
+      if (after === undefined || (groups.get(keyOf(lane, tenant))?.seqs.size ?? 0) > 0) continue
       return { lane, after, tenants: 1, perTenant: perNewcomer, room: perNewcomer + 1 }
     }
     return undefined
@@ -138,7 +152,15 @@ export const make = (lanes: number): Held => {
     return { lane, after: reading.cursor, tenants: maxTenants, perTenant, room }
   }
 
-  const tookLane = (asked: LaneDemand, reading: Reading, rows: Map<TenantKey, Array<ReadyJob>>) => {
+  const groupOf = (lane: number, tenant: TenantKey): Group =>
+    groups.get(keyOf(lane, tenant)) ?? { lane, tenant, seqs: new Set(), mark: 0, hasPassed: false }
+
+  const tookLane = (
+    asked: LaneDemand,
+    reading: Reading,
+    rows: Map<TenantKey, Array<ReadyJob>>,
+    isAdmitted: (job: ReadyJob) => boolean
+  ) => {
     const tenants = [...rows.keys()]
     // A tenant with nothing new comes as one row too, and fills room like any other.
     const count = [...rows.values()].reduce((sum, found) => sum + Math.max(found.length, 1), 0)
@@ -151,17 +173,22 @@ export const make = (lanes: number): Held => {
         (found.length < asked.perTenant && !(isCut && index === tenants.length - 1))
       if (!isTenantWhole) reading.isWhole = false
       const key = keyOf(asked.lane, tenant)
-      const group: Group = groups.get(key) ?? { lane: asked.lane, tenant, seqs: new Set(), mark: 0 }
+      const group = groupOf(asked.lane, tenant)
       for (const job of found) {
         reading.passed = Math.max(reading.passed, job.seq)
         if (jobs.has(job.id) || givenMeanwhile.has(job.id)) continue
+        if (!isAdmitted(job)) {
+          group.hasPassed = true
+          continue
+        }
         jobs.set(job.id, job)
         group.seqs.add(job.seq)
         fresh.push(job)
       }
-      const read = isTenantWhole ? Math.max(group.mark, ...group.seqs) : found.at(-1)?.seq ?? group.mark
+      const last = found.at(-1)?.seq ?? group.mark
+      const read = isTenantWhole ? Math.max(group.mark, last, ...group.seqs) : last
       group.mark = Math.min(read, toldMarks.get(key) ?? Infinity)
-      if (group.seqs.size > 0) groups.set(key, group)
+      if (group.seqs.size > 0 || group.hasPassed) groups.set(key, group)
     })
     // A newcomer was asked for beside the pass.
     if (asked.after !== reading.cursor) return fresh
@@ -191,13 +218,20 @@ export const make = (lanes: number): Held => {
       const reading = readings[job.lane]
       if (reading === undefined || !isRead(job.lane) || job.seq <= reading.passed || jobs.has(job.id)) return false
       if (isReading) givenMeanwhile.add(job.id)
-      const key = keyOf(job.lane, job.tenant)
-      const group: Group = groups.get(key) ?? { lane: job.lane, tenant: job.tenant, seqs: new Set(), mark: 0 }
+      const group = groupOf(job.lane, job.tenant)
       jobs.set(job.id, job)
       group.seqs.add(job.seq)
       // Of a sweep under way the mark is low on purpose.
       if (!reading.hasMore) group.mark = Math.max(group.mark, job.seq)
-      groups.set(key, group)
+      groups.set(keyOf(job.lane, job.tenant), group)
+      return true
+    },
+    admit: (job) => {
+      if (jobs.has(job.id)) return false
+      const group = groupOf(job.lane, job.tenant)
+      jobs.set(job.id, job)
+      group.seqs.add(job.seq)
+      groups.set(keyOf(job.lane, job.tenant), group)
       return true
     },
     passed: (lane, seq) => {
@@ -206,7 +240,11 @@ export const make = (lanes: number): Held => {
     },
     sweep: () => {
       const wereRead = readings.map((_, lane) => isRead(lane))
-      for (const group of groups.values()) lower(group.lane, group.tenant, 0)
+      for (const [key, group] of groups) {
+        lower(group.lane, group.tenant, 0)
+        group.hasPassed = false
+        if (group.seqs.size === 0) groups.delete(key)
+      }
       readings.forEach((reading, lane) => {
         reading.cursor = ""
         reading.hasMore = true
@@ -229,14 +267,14 @@ export const make = (lanes: number): Held => {
       }
       return { lanes: asked, marks, held }
     },
-    took: (demand, intake) => {
+    took: (demand, intake, isAdmitted = everyone) => {
       const fresh = demand.lanes.flatMap((asked) => {
         const reading = readings[asked.lane]
         if (reading === undefined) return []
         const rows = new Map<TenantKey, Array<ReadyJob>>()
         for (const { lane, tenant } of intake.visited) if (lane === asked.lane) rows.set(tenant, [])
         for (const job of intake.jobs) if (job.lane === asked.lane) rows.get(job.tenant)?.push(job)
-        return tookLane(asked, reading, rows)
+        return tookLane(asked, reading, rows, isAdmitted)
       })
       isReading = false
       givenMeanwhile.clear()
@@ -250,7 +288,7 @@ export const make = (lanes: number): Held => {
       const group = groups.get(key)
       group?.seqs.delete(job.seq)
       if (isReady) lower(job.lane, job.tenant, job.seq - 1)
-      if (group?.seqs.size === 0) groups.delete(key)
+      if (group?.seqs.size === 0 && !group.hasPassed) groups.delete(key)
     }
   }
 }

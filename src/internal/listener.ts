@@ -6,14 +6,14 @@
 import type { Ready } from "../JobStore.ts"
 import type { PartitionState } from "./partitionState.ts"
 
-/** Listens for one partition. `isHeld`: it is surely ours. */
-export const make = (state: PartitionState, isHeld: () => boolean): (ready: ReadonlyArray<Ready>) => void => {
+/** Listens for one partition. */
+export const make = (state: PartitionState): (ready: ReadonlyArray<Ready>) => void => {
   const { dispatchDue, held, intakeDue, offer, timerDue } = state
 
   /** Takes a job from its submitter's hand, where that passes nothing that waits in the table. */
   const isTaken = ({ job, lane }: Ready): boolean => {
     if (job === undefined || state.owned === undefined || state.isStopping || !held.isRead(lane)) return false
-    if (!state.hasRoom(lane) || !isHeld()) return false
+    if (!state.hasRoom(lane)) return false
     const ready = job()
     if (!held.given(ready)) return false
     offer(ready)

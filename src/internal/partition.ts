@@ -89,7 +89,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const loops = yield* Scope.make()
     const attemptsScope = yield* Scope.make()
     const state = yield* PartitionState.make(queue)
-    const { dispatchDue, held, intakeDue, mailbox, offer, parking, release, timerDue } = state
+    const { dispatchDue, held, intakeDue, keys, keysDue, mailbox, offer, parking, release, timerDue } = state
     const end = Grace.make({ queue: queue.name, graceMs: options.graceMs, lockLost: lock.lost })
     const announcer = Announcer.make(bus, queue.name, services)
     const intakeLock = yield* Semaphore.make(1)
@@ -119,8 +119,8 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       intakeLock.withPermit(Effect.gen(function*() {
         const demand = held.demand(state.rooms(), state.reserves())
         if (demand === undefined) return false
-        const answer = yield* store.intake(owner, demand)
-        for (const job of held.took(demand, answer)) if (!blocked.has(job.id)) offer(job)
+        const answer = yield* store.intake(owner, queue.isOrdered ? { ...demand, isOrdered: true } : demand)
+        for (const job of held.took(demand, answer, (job) => keys.admit(job))) if (!blocked.has(job.id)) offer(job)
         dispatchDue.openUnsafe()
         return true
       }))
@@ -136,6 +136,40 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
             troubled("Could not read ready jobs", error),
             onLiveClock(Effect.sleep(Duration.millis(500)))
           ).pipe(Effect.andThen(intakeDue.open))
+        )
+      )
+
+    /** In place of an intake, so that neither sees half of what the other does. Answers whether there may be more. */
+    const readHeads = (owner: Owner) =>
+      intakeLock.withPermit(Effect.gen(function*() {
+        const lines = keys.due()
+        if (lines.length === 0) return false
+        const heads = yield* Effect.tapError(
+          store.heads(owner, lines),
+          () => Effect.sync(() => lines.forEach(keys.look))
+        )
+        for (const job of heads) {
+          // Being found out about, or read already: its end leads here again.
+          if (blocked.has(job.id) || held.has(job.id) || !keys.admit(job, true)) continue
+          held.admit(job)
+          offer(job)
+        }
+        dispatchDue.openUnsafe()
+        return true
+      }))
+
+    /** The next of each key whose job has ended. */
+    const headsTurn = (owner: Owner) =>
+      Effect.gen(function*() {
+        yield* keysDue.await
+        keysDue.closeUnsafe()
+        while (yield* readHeads(owner)) { /* until no line is due */ }
+      }).pipe(
+        Effect.catch((error) =>
+          Effect.andThen(
+            troubled("Could not read the heads of lines", error),
+            onLiveClock(Effect.sleep(Duration.millis(500)))
+          ).pipe(Effect.andThen(keysDue.open))
         )
       )
 
@@ -189,6 +223,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
 
     const stays = (job: ReadyJob): boolean => leaving.size === 0 || !leaving.has(job.type)
 
+    /** Every job comes this way, also one taken from its submitter's hand: after a pause of the process nothing starts. */
     const next = (attempts: Attempts.Attempts): ReadyJob | undefined => {
       if (state.isStopping || !attempts.hasPlace() || !lock.isHeld()) return undefined
       const live = liveClock.currentTimeMillisUnsafe()
@@ -268,7 +303,6 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     /** Somebody else may own the partition from now on: nothing more starts here, and what runs cannot commit. It ends at once. */
     const stopWhenLost = Effect.gen(function*() {
       yield* lock.lost
-      state.isStopping = true
       const attempts = state.owned?.attempts
       if (attempts === undefined || attempts.size() === 0) return
       yield* Effect.logWarning(
@@ -351,6 +385,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       yield* Effect.forEach(
         [
           intakeTurn(owner),
+          ...(queue.isOrdered ? [headsTurn(owner)] : []),
           dispatchTurn(attempts),
           timers.turn(owner),
           timers.sweep,
@@ -405,7 +440,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       { discard: true }
     )
 
-    const tell = Listener.make(state, lock.isHeld)
+    const tell = Listener.make(state)
 
     return {
       wake: (ready) =>

@@ -11,6 +11,7 @@ import * as Mailbox from "../Mailbox.ts"
 import * as Priority from "../Priority.ts"
 import type { Attempts } from "./attempts.ts"
 import * as Held from "./held.ts"
+import * as Keys from "./keys.ts"
 import * as Parking from "./parking.ts"
 import type { Settler } from "./settler.ts"
 
@@ -25,6 +26,9 @@ export interface Owned {
 export interface PartitionState {
   readonly mailbox: Mailbox.Mailbox<ReadyJob & Mailbox.Item>
   readonly held: Held.Held
+  /** Of an ordered queue. */
+  readonly keys: Keys.Keys
+  readonly keysDue: Latch.Latch
   readonly parking: Parking.Parking
   readonly intakeDue: Latch.Latch
   readonly dispatchDue: Latch.Latch
@@ -64,14 +68,20 @@ export const make = (queue: JobQueue): Effect.Effect<PartitionState> =>
     // Jobs that neither wait nor run (parked, or being settled) are in memory too: a flood of them stops the intake for a moment.
     const isCrowded = () => held.size - mailbox.size - (state.owned?.attempts.size() ?? 0) > capacity
 
+    const keysDue = yield* Latch.make(false)
+    const keys = Keys.make(() => void keysDue.openUnsafe())
+
     const release = (job: ReadyJob, isReady: boolean) => {
       held.release(job, isReady)
+      keys.leave(job, isReady)
       if (isReady) intakeDue.openUnsafe()
     }
 
     const state: PartitionState = {
       mailbox,
       held,
+      keys,
+      keysDue,
       parking: Parking.make(),
       intakeDue,
       dispatchDue: yield* Latch.make(true),

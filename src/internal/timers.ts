@@ -34,7 +34,7 @@ export const make = (options: {
   readonly partition: number
   readonly troubled: (what: string, error: StoreError) => Effect.Effect<void>
 }): Timers => {
-  const { partition, queue, queueId, state: { held, intakeDue, timerDue }, store, troubled } = options
+  const { partition, queue, queueId, state: { held, intakeDue, keys, timerDue }, store, troubled } = options
   let sweepMs = sweepLeastMs
 
   /** The clock is read by the very fiber that then sleeps: it may jump in between otherwise, and the job would be late. */
@@ -51,7 +51,11 @@ export const make = (options: {
       const promoted = yield* store.promote(owner, now, 500)
       // What is due is locked by someone, or not ours any more.
       if (promoted.length === 0) yield* onLiveClock(Effect.sleep("250 millis"))
-      for (const ready of promoted) held.told(ready)
+      for (const ready of promoted) {
+        // The head of a line, mostly: read by itself, for all that stands behind it has been read.
+        if (queue.isOrdered && ready.key !== undefined) keys.look({ tenant: ready.tenant, key: ready.key })
+        else held.told(ready)
+      }
       timerDue.openUnsafe()
       intakeDue.openUnsafe()
     }).pipe(
@@ -63,8 +67,10 @@ export const make = (options: {
   const sweepTurn = Effect.gen(function*() {
     const jitter = yield* Random.next
     yield* onLiveClock(Effect.sleep(Duration.millis(sweepMs * (0.8 + 0.4 * jitter))))
-    sweepMs = held.size === 0 ? Math.min(sweepMs * 1.5, sweepMostMs) : sweepLeastMs
+    // Of an ordered queue it reads all that stands in line again.
+    sweepMs = held.size === 0 || queue.isOrdered ? Math.min(sweepMs * 1.5, sweepMostMs) : sweepLeastMs
     held.sweep()
+    keys.sweep()
     intakeDue.openUnsafe()
     timerDue.openUnsafe()
     yield* measure

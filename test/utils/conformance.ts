@@ -6,6 +6,7 @@ import type * as Layer from "effect/Layer"
 import type { JobStore } from "../../src/JobStore.ts"
 import { intake } from "./conformance/intake.ts"
 import { layout } from "./conformance/layout.ts"
+import { order } from "./conformance/order.ts"
 import { outside } from "./conformance/outside.ts"
 import { ownership } from "./conformance/ownership.ts"
 import { settle } from "./conformance/settle.ts"
@@ -17,6 +18,7 @@ export const conformance = (name: string, store: Layer.Layer<JobStore, unknown>)
     layout(it)
     submit(it)
     intake(it)
+    order(it)
     ownership(it)
     settle(it)
     outside(it)

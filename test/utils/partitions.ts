@@ -27,6 +27,8 @@ export interface Options {
   readonly queues: ReadonlyArray<JobQueue>
   readonly handlerGraceMs?: number
   readonly eventBus?: Layer.Layer<EventBus.EventBus>
+  /** Default: always held. */
+  readonly lock?: Supervisor.Lock
   /** Puts something of the test's own between the runtime and its store. */
   readonly changeStore?: (store: JobStore["Service"]) => JobStore["Service"]
 }
@@ -65,7 +67,7 @@ const layerPartitions = (options: Options) =>
           services,
           graceMs: 0,
           handlerGraceMs: options.handlerGraceMs ?? 900_000,
-          lock: Supervisor.always
+          lock: options.lock ?? Supervisor.always
         })
         owned.set(entity, partition)
         return partition

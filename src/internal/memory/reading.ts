@@ -8,9 +8,12 @@ import {
   inlinePayloadBytes,
   type Intake,
   type JobRecord,
+  type Line,
   type LiveRow,
   type Owner,
   type PartitionKey,
+  type ReadyJob,
+  type Standing,
   type TenantKey
 } from "../../JobStore.ts"
 import { lanes } from "../../Priority.ts"
@@ -72,7 +75,41 @@ export const payload = (tables: Tables, id: JobId, version: number): Option.Opti
   return row?.version === version ? Option.some(read(row.payload)) : Option.none()
 }
 
-export const intake = (tables: Tables, owner: Owner, { held, lanes, marks }: Demand): Intake => {
+/** In front of another of its key: ready, running or between two attempts. */
+const holdsKey = ({ key, state }: Row): boolean => key !== undefined && state !== "scheduled"
+
+/** The first of a line. Rows are in the order of their seq. */
+const headOf = (tables: Tables, queueId: number, { key, tenant }: Line): Row | undefined =>
+  [...tables.live.values()].find((row) =>
+    row.queueId === queueId && row.tenant === tenant && row.key === key && holdsKey(row)
+  )
+
+const readyJobOf = (row: Row, standing?: Standing): ReadyJob => ({
+  id: row.id,
+  lane: row.lane,
+  tenant: row.tenant,
+  seq: row.seq,
+  version: row.version,
+  type: row.type,
+  attempt: row.attempt,
+  crashes: row.crashes,
+  createdAt: row.createdAt,
+  expiresAt: row.expiresAt,
+  isLarge: isLarge(row),
+  payload: isLarge(row) || standing?.isHead === false ? null : read(row.payload),
+  context: read(row.context),
+  ...(standing === undefined ? {} : { standing })
+})
+
+export const heads = (tables: Tables, owner: Owner, lines: ReadonlyArray<Line>): ReadonlyArray<ReadyJob> =>
+  lines.flatMap((line) => {
+    const head = tables.owns(owner) ? headOf(tables, owner.queueId, line) : undefined
+    return head?.state === "queued" && head.partition === owner.partition
+      ? [readyJobOf(head, { key: line.key, isHead: true })]
+      : []
+  })
+
+export const intake = (tables: Tables, owner: Owner, { held, isOrdered, lanes, marks }: Demand): Intake => {
   if (!tables.owns(owner)) return { jobs: [], visited: [] }
   const jobs: Array<Row> = []
   const visited: Array<{ readonly lane: number; readonly tenant: TenantKey }> = []
@@ -100,21 +137,11 @@ export const intake = (tables: Tables, owner: Owner, { held, lanes, marks }: Dem
     }
   }
   return {
-    jobs: jobs.map((row) => ({
-      id: row.id,
-      lane: row.lane,
-      tenant: row.tenant,
-      seq: row.seq,
-      version: row.version,
-      type: row.type,
-      attempt: row.attempt,
-      crashes: row.crashes,
-      createdAt: row.createdAt,
-      expiresAt: row.expiresAt,
-      isLarge: isLarge(row),
-      payload: isLarge(row) ? null : read(row.payload),
-      context: read(row.context)
-    })),
+    jobs: jobs.map((row) => {
+      const { key, tenant } = row
+      if (isOrdered !== true || key === undefined) return readyJobOf(row)
+      return readyJobOf(row, { key, isHead: headOf(tables, owner.queueId, { tenant, key }) === row })
+    }),
     visited
   }
 }

@@ -91,6 +91,28 @@ export const toStoreError = (operation: string) => (error: SqlError): StoreError
   })
 }
 
+/** Connects once: a pooler in between refuses settings that it does not know (08P01), and whoever meets it has to be told what to do. */
+export const checkSettings = (
+  pool: PgClient,
+  settings: Readonly<Record<string, string>>
+): Effect.Effect<void, StoreError> =>
+  pool.unsafe("select 1").unprepared.pipe(
+    Effect.withTracerEnabled(false),
+    Effect.asVoid,
+    Effect.mapError((error) => {
+      const failure = toStoreError("connect")(error)
+      if (failure.sqlState !== "08P01") return failure
+      const cause = new Error(
+        `${
+          messageOf(error)
+        }: a pooler between this process and PostgreSQL refuses session settings. A worker needs PostgreSQL itself, or a ` +
+          "pooler in session mode that passes them on. For a program that only submits (JobRuntime.layerClient) add these to the pooler's " +
+          `ignore_startup_parameters: ${Object.keys(settings).join(", ")}`
+      )
+      return new StoreError({ reason: "Refused", operation: "connect", sqlState: "08P01", cause })
+    })
+  )
+
 /** Statements of `client`, prepared. */
 export const runOn =
   (client: SqlClient): Run =>

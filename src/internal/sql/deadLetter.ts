@@ -17,14 +17,16 @@ export interface ReadyRow {
   readonly lane: number
   readonly tenant_id: TenantKey
   readonly seq: number
+  readonly key: string | null
 }
 
-export const toReady = ({ lane, partition, queue_id, seq, tenant_id }: ReadyRow): Ready => ({
+export const toReady = ({ key, lane, partition, queue_id, seq, tenant_id }: ReadyRow): Ready => ({
   queueId: queue_id,
   partition,
   lane,
   tenant: tenant_id,
-  seq
+  seq,
+  ...(key === null ? {} : { key })
 })
 
 // Same id, a version beyond every earlier attempt's, a new seq (the end of its line); it never expires. No ON CONFLICT: a dedupe key held by
@@ -39,7 +41,7 @@ insert into ${schema}.jobs (id, version, queue_id, partition, lane, state, tenan
 select d.id, version + 1, queue_id, mod(coalesce(place, partition), q.partitions), lane, 0, tenant_id, type, dedupe_key, key, place, batch_id,
   created_at, octet_length(payload::text), payload, context, ${schema}.append_entry(history, $3::jsonb)
 from d join ${schema}.queues q on q.id = d.queue_id
-returning queue_id, partition, lane, tenant_id, seq::float8 as seq`
+returning queue_id, partition, lane, tenant_id, seq::float8 as seq, key`
 
 const isTaken = (error: StoreError) => isDuplicate(error, "jobs_dedupe")
 

@@ -9,6 +9,7 @@ import {
   type Demand,
   inlinePayloadBytes,
   type Intake,
+  type JobStore,
   type LiveRow,
   type Owner,
   type ReadyJob,
@@ -24,7 +25,10 @@ import { int2, int2s, int4, int4s, int8, int8s, millis, texts, uuid, uuids } fro
 // Low-water ($9 lane, $10 tenant, $11 seq): every ready row of that tenant and lane at or below seq is held, or listed in no wake yet.
 // $12 names the held seqs above a lowered mark. Serving index: jobs_ready, for the tenants in turn and for each one's rows.
 // $1 queue $2 partition $3 epoch $4 lanes $5 cursors $6 tenants $7 per tenant $8 room $9-11 low-water $12 held seqs
-export const intakeSql = (schema: string) => `
+//
+// In an ordered queue each job with a key says whether it is the head of its line: with no other of its key before it that is ready, running
+// (which is the same in the table) or between two attempts. The others need no payload, for they are not started. Serving index: jobs_key.
+export const intakeSql = (schema: string, isOrdered: boolean) => `
 with recursive lane as materialized (
   select l.* from unnest($4, $5, $6, $7, $8) as l(lane, after, tenants, per_tenant, room)
   where exists (select from ${schema}.partitions p where p.queue_id = $1 and p.partition = $2 and p.epoch = $3)
@@ -41,25 +45,33 @@ with recursive lane as materialized (
     where j.queue_id = $1 and j.partition = $2 and j.lane = t.lane and j.tenant_id > t.tenant_id and j.state = 0
     order by j.tenant_id limit 1) f
 )
-select r.lane, r.tenant_id, r.id, r.seq::float8 as seq, r.version, r.type, r.attempt, r.crashes, r.created_at, r.expires_at, r.is_large, r.payload, r.context
+select r.lane, r.tenant_id, r.id, r.seq::float8 as seq, r.version, r.type, r.attempt, r.crashes, r.created_at, r.expires_at, r.is_large, ${
+  isOrdered ? "case when r.is_head then r.payload end as payload, r.context, r.key, r.is_head" : "r.payload, r.context"
+}
 from lane l cross join lateral (
   select t.lane, t.tenant_id, j.*
   from turn t
   cross join lateral (select coalesce(max(w.seq), 0) as seq from low w where w.lane = t.lane and w.tenant_id = t.tenant_id) w
   left join lateral (
     select j.id, j.seq, j.version, j.type, j.attempt, j.crashes, j.created_at, j.expires_at, j.context::text as context,
-      j.payload_bytes > ${inlinePayloadBytes} as is_large,
-      case when j.payload_bytes <= ${inlinePayloadBytes} then j.payload end as payload
+      ${payloadSql}${isOrdered ? `, j.key, ${isHeadSql(schema)} as is_head` : ""}
     from ${schema}.jobs j
     where j.queue_id = $1 and j.partition = $2 and j.lane = t.lane and j.tenant_id = t.tenant_id and j.seq > w.seq and j.state = 0
       and j.seq <> all (select unnest($12))
     order by j.seq limit l.per_tenant) j on true
   where t.lane = l.lane limit l.room) r`
 
-interface IntakeRow {
+const payloadSql = `j.payload_bytes > ${inlinePayloadBytes} as is_large,
+      case when j.payload_bytes <= ${inlinePayloadBytes} then j.payload end as payload`
+
+const isHeadSql = (schema: string) =>
+  `j.key is null or not exists (select from ${schema}.jobs b
+        where b.queue_id = j.queue_id and b.tenant_id = j.tenant_id and b.key = j.key and b.seq < j.seq and b.state in (0, 2))`
+
+interface JobRow {
   readonly lane: number
   readonly tenant_id: TenantKey
-  readonly id: JobId | null
+  readonly id: JobId
   readonly seq: number
   readonly version: number
   readonly type: string
@@ -71,7 +83,30 @@ interface IntakeRow {
   readonly payload: unknown
   /** JSON text. */
   readonly context: string | null
+  /** Of ordered queues. */
+  readonly key?: string | null
+  readonly is_head?: boolean
 }
+
+/** A tenant with nothing new has no job. */
+type IntakeRow = JobRow | (Omit<JobRow, "id"> & { readonly id: null })
+
+const toJob = (row: JobRow, contextOf: (text: string) => unknown): ReadyJob => ({
+  id: row.id,
+  lane: row.lane,
+  tenant: row.tenant_id,
+  seq: row.seq,
+  version: row.version,
+  type: row.type,
+  attempt: row.attempt,
+  crashes: row.crashes,
+  createdAt: row.created_at.getTime(),
+  expiresAt: millis(row.expires_at),
+  isLarge: row.is_large,
+  payload: row.payload,
+  context: row.context === null ? null : contextOf(row.context),
+  ...(row.key === undefined || row.key === null ? {} : { standing: { key: row.key, isHead: row.is_head === true } })
+})
 
 const toIntake = (rows: ReadonlyArray<IntakeRow>, contextOf: (text: string) => unknown): Intake => {
   const jobs: Array<ReadyJob> = []
@@ -81,22 +116,7 @@ const toIntake = (rows: ReadonlyArray<IntakeRow>, contextOf: (text: string) => u
     if (last === undefined || last.tenant !== row.tenant_id || last.lane !== row.lane) {
       visited.push({ lane: row.lane, tenant: row.tenant_id })
     }
-    if (row.id === null) continue
-    jobs.push({
-      id: row.id,
-      lane: row.lane,
-      tenant: row.tenant_id,
-      seq: row.seq,
-      version: row.version,
-      type: row.type,
-      attempt: row.attempt,
-      crashes: row.crashes,
-      createdAt: row.created_at.getTime(),
-      expiresAt: millis(row.expires_at),
-      isLarge: row.is_large,
-      payload: row.payload,
-      context: row.context === null ? null : contextOf(row.context)
-    })
+    if (row.id !== null) jobs.push(toJob(row, contextOf))
   }
   return { jobs, visited }
 }
@@ -117,11 +137,12 @@ const parsedOnce = () => {
 const maxContexts = 256
 
 export const intake = (db: Database) => {
-  const sql = intakeSql(db.schema)
+  const plain = intakeSql(db.schema, false)
+  const ordered = intakeSql(db.schema, true)
   const contextOf = parsedOnce()
-  return (owner: Owner, { held, lanes, marks }: Demand): Effect.Effect<Intake, StoreError> =>
+  return (owner: Owner, { held, isOrdered = false, lanes, marks }: Demand): Effect.Effect<Intake, StoreError> =>
     Effect.map(
-      db.run<IntakeRow>("intake", sql, [
+      db.run<IntakeRow>("intake", isOrdered ? ordered : plain, [
         int4(owner.queueId),
         int2(owner.partition),
         int8(owner.epoch),
@@ -136,6 +157,33 @@ export const intake = (db: Database) => {
         int8s(held)
       ]),
       (rows) => toIntake(rows, contextOf)
+    )
+}
+
+// The first of each line, if it is ready: between two attempts it holds back those behind it. One of another partition, which can be there
+// only if somebody stored it by a count of long ago, is not this owner's to start. Serving index: jobs_key.
+export const headsSql = (schema: string) => `
+select h.* from unnest($4, $5) as k(tenant_id, key) cross join lateral (
+  select j.lane, j.tenant_id, j.id, j.seq::float8 as seq, j.version, j.type, j.attempt, j.crashes, j.created_at, j.expires_at,
+    j.context::text as context, j.state, j.partition, ${payloadSql}, j.key, true as is_head
+  from ${schema}.jobs j
+  where j.queue_id = $1 and j.tenant_id = k.tenant_id collate "C" and j.key = k.key and j.state in (0, 2)
+  order by j.seq limit 1) h
+where h.state = 0 and h.partition = $2
+  and exists (select from ${schema}.partitions p where p.queue_id = $1 and p.partition = $2 and p.epoch = $3)`
+
+export const heads = (db: Database): JobStore["Service"]["heads"] => {
+  const sql = headsSql(db.schema)
+  return (owner, lines) =>
+    Effect.map(
+      db.run<JobRow>("heads", sql, [
+        int4(owner.queueId),
+        int2(owner.partition),
+        int8(owner.epoch),
+        texts(lines.map(({ tenant }) => tenant)),
+        texts(lines.map(({ key }) => key))
+      ]),
+      (rows) => rows.map((row) => toJob(row, (text): unknown => JSON.parse(text)))
     )
 }
 

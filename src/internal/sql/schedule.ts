@@ -19,7 +19,7 @@ with fence as materialized (
   order by due_at limit $5 for update skip locked
 )
 update ${schema}.jobs j set state = 0, due_at = null, version = j.version + 1 from due d where j.id = d.id
-returning j.queue_id, j.partition, j.lane, j.tenant_id, j.seq::float8 as seq`
+returning j.queue_id, j.partition, j.lane, j.tenant_id, j.seq::float8 as seq, j.key`
 
 export const promote = (db: Database) => {
   const sql = promoteSql(db.schema)

@@ -49,13 +49,16 @@ returning id
 select case when count(*) < cardinality($4) then coalesce(array_agg(id), '{}') end as ids from finished`
 
 // The attempt failed and another is due (state 2), or the job goes back uncounted (state 1), then to the end of its
-// line: what nobody can run must not stay in front of the others. A business transaction must be over BEFORE this
+// line: what nobody can run must not stay in front of the others. A job with a key keeps its place, and its key. A business transaction must be over BEFORE this
 // is sent: version + 1 makes its settle impossible, the row lock makes this wait for one that is under way. Serving index: jobs_pkey.
 // $4 ids $5 versions $6 due_at $7 history entries
 const laterSql = (schema: string, state: 1 | 2) => `
-update ${schema}.jobs j set state = ${state}, due_at = s.due_at, attempt = attempt + ${
-  state === 2 ? 1 : 0
-}, version = j.version + 1,${state === 1 ? ` seq = nextval('${schema}.jobs_seq'),` : ""}
+update ${schema}.jobs j set due_at = s.due_at, version = j.version + 1,
+  ${
+  state === 2
+    ? "state = 2, attempt = attempt + 1"
+    : `state = case when j.key is null then 1 else 2 end, seq = case when j.key is null then nextval('${schema}.jobs_seq') else j.seq end`
+},
   history = ${schema}.append_entry(j.history, s.entry::jsonb)
 from unnest($4, $5, $6, $7) as s(id, version, due_at, entry)
 where ${fenced(schema)}

@@ -1,0 +1,85 @@
+/**
+ * What a process's signs of life mean: pure, the one place that decides between the states of `Health`.
+ */
+import * as Schema from "effect/Schema"
+
+/**
+ * `starting`: not known yet whether it can work. `running`: it runs jobs, or submits them where it only does that. `standby`: another process
+ * owns the queues, this one takes over when that is gone. `draining`: it finishes what it runs and starts nothing more. `troubled`: the
+ * database does not answer; nothing is lost, and it goes on by itself.
+ */
+export const State = Schema.Literals(["starting", "running", "standby", "draining", "troubled"])
+
+/** See `State`. */
+export type State = typeof State.Type
+
+/** How the process stands. */
+export const Status = Schema.Struct({
+  state: State,
+  /** For a readiness probe: it has joined and can reach the database. A process that stands by is ready, or a deploy would wait for ever. */
+  isReady: Schema.Boolean,
+  /** For a liveness probe: only a process that does not get to its own watch any more is not. What the database does never counts. */
+  isLive: Schema.Boolean,
+  /** Why it is not running, in words. */
+  reasons: Schema.Array(Schema.String),
+  /** How many partitions of its queues this process owns, and how many there are. */
+  owned: Schema.Int,
+  declared: Schema.Int
+})
+
+/** How the process stands. */
+export type Status = typeof Status.Type
+
+/** `single`: it owns all queues or stands by. `cluster`: a runner, which may own none. `client`: it only submits. */
+export type Kind = "single" | "cluster" | "client"
+
+/** What is known of a process. */
+export interface Signs {
+  readonly kind: Kind
+  /** Whether the database has answered the last question; `undefined` before the first. */
+  readonly isAnswering: boolean | undefined
+  readonly isDraining: boolean
+  /** Whether it has ever owned a partition. */
+  readonly hasOwned: boolean
+  readonly sinceStartMs: number
+  /** Since its watch last came to its end. */
+  readonly sinceWatchMs: number
+  readonly owned: number
+  readonly declared: number
+}
+
+/** By then whoever can have partitions has some: what is left stands by, or is one runner of many. */
+const settledMs = 5_000
+/** A watch asks every two seconds and waits as long for an answer. So late it is stuck, and with it everything else. */
+const stuckMs = 30_000
+
+const stateOf = (signs: Signs): readonly [Status["state"], ReadonlyArray<string>] => {
+  const { declared, hasOwned, isAnswering, isDraining, kind, owned, sinceStartMs } = signs
+  if (isDraining) return ["draining", ["it was told to leave: running jobs end, nothing more is started"]]
+  if (isAnswering === undefined) return ["starting", ["the database has not been asked yet"]]
+  if (!isAnswering) return ["troubled", ["the database does not answer: jobs wait, and go on when it does"]]
+  if (kind === "client" || owned > 0) return ["running", []]
+  if (!hasOwned && sinceStartMs < settledMs) return ["starting", [`it owns none of ${declared} partitions yet`]]
+  return kind === "single"
+    ? ["standby", ["another process owns the queues, or their locks are being acquired: it takes over when it can"]]
+    : ["running", [`other runners own all of ${declared} partitions`]]
+}
+
+/** What they mean. */
+export const statusOf = (signs: Signs): Status => {
+  const [state, reasons] = stateOf(signs)
+  const isLive = signs.sinceWatchMs < stuckMs
+  return {
+    state,
+    isReady: isLive && (state === "running" || state === "standby"),
+    isLive,
+    reasons: isLive ? reasons : [...reasons, "its own watch is stuck: the event loop is blocked, or starved"],
+    owned: signs.owned,
+    declared: signs.declared
+  }
+}
+
+/** Whether two say the same. */
+export const isSame = (left: Status, right: Status): boolean =>
+  left.state === right.state && left.isReady === right.isReady && left.isLive === right.isLive &&
+  left.owned === right.owned && left.declared === right.declared && left.reasons.join() === right.reasons.join()

@@ -1,0 +1,134 @@
+/**
+ * What probes are told of a process: ready when it can be given work, live as long as a restart would not help.
+ */
+import { assert, describe, it } from "@effect/vitest"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Layer from "effect/Layer"
+import * as References from "effect/References"
+import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import * as Health from "../src/Health.ts"
+import { type Signs, statusOf } from "../src/internal/healthState.ts"
+import * as JobRuntime from "../src/JobRuntime.ts"
+import * as Postgres from "../src/Postgres.ts"
+import { databaseUrl, TestDatabase, TestServer } from "./utils/database.ts"
+
+/** A process of its own, as far as the database can tell. */
+const processOf = <A, E, R>(url: string, runtime: Layer.Layer<A, E, R>) =>
+  Layer.build(Layer.fresh(runtime.pipe(Layer.provide(Postgres.layer({ url })))))
+
+const healthOf = (context: Context.Context<JobRuntime.Services>) => Context.get(context, Health.Health)
+
+/** The first status that is so. */
+const untilState = ({ changes }: Health.Health["Service"], state: Health.State) =>
+  Effect.map(
+    Stream.runCollect(Stream.takeUntil(changes, (status) => status.state === state)),
+    (seen) => ({ seen: seen.map(({ state }) => state), last: seen.at(-1) })
+  )
+
+/** The runtime tells at length what it waits for; here that is what is meant to happen. */
+const quiet = Effect.provideService(References.MinimumLogLevel, "None")
+
+describe("Health", () => {
+  it.live(
+    "a worker starts, runs, and drains; one beside it stands by, ready too, and runs when the first has left",
+    () =>
+      Effect.gen(function*() {
+        const url = yield* databaseUrl
+        const worker = JobRuntime.layer({ gracePeriod: 0 })
+        const scope = yield* Scope.make()
+        const first = yield* Scope.provide(processOf(url, worker), scope)
+        const early = yield* healthOf(first).status
+        assert.deepInclude(early, { state: "starting", isReady: false, isLive: true })
+        assert.isNotEmpty(early.reasons)
+        const running = (yield* untilState(healthOf(first), "running")).last
+        assert.deepStrictEqual(running, {
+          state: "running",
+          isReady: true,
+          isLive: true,
+          reasons: [],
+          owned: 1,
+          declared: 1
+        })
+
+        const second = yield* processOf(url, worker)
+        const standby = (yield* untilState(healthOf(second), "standby")).last
+        assert.deepInclude(standby, { isReady: true, isLive: true, owned: 0, declared: 1 })
+
+        yield* Context.get(first, JobRuntime.Runner).drain
+        assert.deepInclude(yield* healthOf(first).status, { state: "draining", isReady: false, isLive: true })
+        yield* Scope.close(scope, Exit.void)
+        yield* untilState(healthOf(second), "running")
+      }).pipe(Effect.scoped, quiet, Effect.provide(TestDatabase.layerDatabase)),
+    60_000
+  )
+
+  it.live(
+    "without its database a process is in trouble and not ready, but live, and is ready again by itself; one that only submits too",
+    () =>
+      Effect.gen(function*() {
+        const server = yield* TestServer
+        const worker = healthOf(yield* processOf(server.url, JobRuntime.layer({ gracePeriod: 0 })))
+        const client = healthOf(yield* processOf(server.url, JobRuntime.layerClient()))
+        yield* untilState(worker, "running")
+        const ready = (yield* untilState(client, "running")).last
+        assert.deepInclude(ready, { isReady: true, owned: 0, declared: 1 })
+        yield* server.stop("fast")
+        for (const health of [worker, client]) {
+          const troubled = (yield* untilState(health, "troubled")).last
+          assert.deepInclude(troubled, { isReady: false, isLive: true })
+          assert.include(troubled?.reasons[0], "database")
+        }
+        yield* server.start
+        yield* untilState(client, "running")
+        yield* untilState(worker, "running")
+      }).pipe(Effect.scoped, quiet, Effect.provide(TestServer.layer)),
+    60_000
+  )
+})
+
+describe("what the signs of a process mean", () => {
+  const signs: Signs = {
+    kind: "single",
+    isAnswering: true,
+    isDraining: false,
+    hasOwned: true,
+    sinceStartMs: 60_000,
+    sinceWatchMs: 1_000,
+    owned: 2,
+    declared: 2
+  }
+  const cases: ReadonlyArray<readonly [string, Partial<Signs>, Health.State, boolean]> = [
+    ["a worker that owns its queues", {}, "running", true],
+    ["one that has not asked the database", { isAnswering: undefined }, "starting", false],
+    ["one that has just begun", { owned: 0, hasOwned: false, sinceStartMs: 1_000 }, "starting", false],
+    ["one whose database is away from the start", { isAnswering: false, owned: 0, hasOwned: false }, "troubled", false],
+    ["one beside the owner", { owned: 0, hasOwned: false }, "standby", true],
+    ["one that has lost its queues", { owned: 0, sinceStartMs: 1_000 }, "standby", true],
+    ["one runner of many, with nothing to own", { kind: "cluster", owned: 0, hasOwned: false }, "running", true],
+    ["a runner that owns a part", { kind: "cluster", owned: 1 }, "running", true],
+    ["a process that only submits", { kind: "client", owned: 0, hasOwned: false, sinceStartMs: 0 }, "running", true],
+    ["one that leaves while the database is away", { isDraining: true, isAnswering: false }, "draining", false]
+  ]
+  for (const [who, some, state, isReady] of cases) {
+    it(`${who}: ${state}`, () => {
+      const status = statusOf({ ...signs, ...some })
+      assert.deepInclude(status, { state, isReady, isLive: true })
+      assert.strictEqual(
+        status.reasons.length === 0,
+        state === "running" && status.owned + Number(some.kind === "client") > 0
+      )
+    })
+  }
+
+  it("one whose own watch does not come round any more is not live, and so not ready either; nothing else makes it so", () => {
+    assert.deepInclude(statusOf({ ...signs, sinceWatchMs: 30_000 }), {
+      state: "running",
+      isReady: false,
+      isLive: false
+    })
+    assert.isTrue(statusOf({ ...signs, isAnswering: false, sinceWatchMs: 29_999 }).isLive)
+  })
+})
