@@ -40,7 +40,7 @@ const NextLive = Next.toLayer(({ line, n }) =>
     const name = `${line} ${n}`
     if (n % 7 !== 0 || failed.has(name)) return
     failed.add(name)
-    yield* Effect.die("at first it fails, after it has written")
+    return yield* Effect.die("at first it fails, after it has written")
   }).pipe(Effect.catchTag("SqlError", Effect.fail))
 )
 
