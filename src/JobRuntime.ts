@@ -56,6 +56,9 @@ export interface ClusterOptions extends Options, RunnerSettings.RunnerOptions {}
 /** What a runtime gives. */
 export type Services = Jobs.Jobs | JobHandlers.JobHandlers | EventBus.EventBus | JobStore | Health.Health
 
+/** Why a runtime cannot start, beside its settings. `PostgresError`: its sessions cannot be had, or are shared by a pooler. */
+export type StartError = StoreError | MigrationError | LayoutError | Postgres.PostgresError
+
 /** The part of this process that runs jobs. */
 export class Runner extends Context.Service<Runner, {
   /**
@@ -141,7 +144,7 @@ const health = (kind: "single" | "cluster") =>
  */
 export const layer = (
   options: Options = {}
-): Layer.Layer<Services | Runner, StoreError | MigrationError | LayoutError, Postgres.Client> =>
+): Layer.Layer<Services | Runner, StartError, Postgres.Client> =>
   Layer.mergeAll(
     Jobs.layer,
     health("single"),
@@ -169,7 +172,7 @@ export const layer = (
  */
 export const layerCluster = (
   options: ClusterOptions = {}
-): Layer.Layer<Services | Runner, StoreError | MigrationError | LayoutError | ClusterError, Postgres.Client> =>
+): Layer.Layer<Services | Runner, StartError | ClusterError, Postgres.Client> =>
   Layer.mergeAll(
     Jobs.layer,
     health("cluster"),

@@ -15,6 +15,7 @@ import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
 import type { SqlError } from "effect/sql/SqlError"
 import * as LazyClient from "./internal/postgres/lazyClient.ts"
+import { sharesSessions } from "./internal/postgres/pooler.ts"
 import { fromSqlError, PostgresError, type Target } from "./internal/postgres/PostgresError.ts"
 import { type Options, resolve, type Settings } from "./internal/postgres/settings.ts"
 import { sqlState } from "./internal/postgres/sqlState.ts"
@@ -156,3 +157,23 @@ export const layerPool = (
       Effect.mapError((error) => new PostgresError({ reason: "Unknown", message: error.message }))
     )
   )
+
+const isShared = new PostgresError({
+  reason: "TransactionPooler",
+  message:
+    "A pooler in transaction mode is between this process and PostgreSQL: two sessions share one backend. A worker owns its queues " +
+    "by locks of a session, and hears of jobs on one. Give it the address of PostgreSQL itself, or of a pooler in session mode. A program " +
+    "that only submits (JobRuntime.layerClient) can stay where it is, with `prepare: false`."
+})
+
+/** {@link layerPool} for what belongs to a session. Fails with `TransactionPooler` where sessions are shared; takes two connections. */
+export const layerSessions = (
+  overrides: PgClient.PgPoolConfig
+): Layer.Layer<SqlClient, PostgresError, PgClient.PgClient> =>
+  Layer.effectDiscard(Effect.gen(function*() {
+    const shares = yield* Effect.mapError(
+      sharesSessions(yield* SqlClient),
+      (error) => new PostgresError({ reason: "Unknown", message: error.message, cause: error })
+    )
+    if (shares) return yield* isShared
+  })).pipe(Layer.provideMerge(layerPool(overrides)))

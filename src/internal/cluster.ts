@@ -49,12 +49,12 @@ const layerStorage = (schema: string) =>
     JobStore,
     // Advisory locks are numbered by this name in the whole database: two schemas must not share it.
     SqlRunnerStorage.layerWith({ prefix: `${schema}_cluster` }).pipe(
-      Layer.provide(Postgres.layerPool({
+      Layer.orDie,
+      Layer.provide(Postgres.layerSessions({
         maxConnections: 2,
         applicationName: "millrace locks",
         startupParameters: { search_path: schema }
       })),
-      Layer.orDie,
       Layer.provide(Layer.succeed(References.TracerEnabled, false))
     )
   ))
@@ -71,7 +71,7 @@ const supervised = (
   { expiration, shards }: Division
 ): Layer.Layer<
   RunnerStorage | Supervisor.ShardLocks,
-  StoreError | LayoutError,
+  StoreError | LayoutError | Postgres.PostgresError,
   JobStore | Postgres.Client | ShardingConfig.ShardingConfig
 > =>
   Layer.unwrap(Effect.gen(function*() {
@@ -89,7 +89,7 @@ const singleAddress = RunnerAddress.make("millrace", 1)
 /** The cluster of one process. */
 export const layerSingle = (
   schema: string
-): Layer.Layer<Cluster, StoreError | LayoutError, JobStore | Postgres.Client> => {
+): Layer.Layer<Cluster, StoreError | LayoutError | Postgres.PostgresError, JobStore | Postgres.Client> => {
   // One process owns them all: a few spread its locks' work, more would only be more to lose when the database goes away.
   const division: Division = { shards: 16, expiration: Duration.seconds(10) }
   const config = Layer.succeed(ShardingConfig.ShardingConfig, {
@@ -149,7 +149,7 @@ export const layerRunner = <Server>(
   schema: string,
   settings: Settings,
   transport: Transport.Transport<Server>
-): Layer.Layer<Cluster, ClusterError | StoreError | LayoutError, JobStore | Postgres.Client> =>
+): Layer.Layer<Cluster, ClusterError | StoreError | LayoutError | Postgres.PostgresError, JobStore | Postgres.Client> =>
   transport.runner.pipe(
     Layer.provide(layerHealth),
     Layer.provideMerge(

@@ -25,6 +25,8 @@ const reasons = [
   "NotReady",
   /** Older than PostgreSQL 15. */
   "VersionUnsupported",
+  /** A pooler in between lends its sessions for a transaction at a time. */
+  "TransactionPooler",
   "Unknown"
 ] as const
 
