@@ -144,7 +144,7 @@ export const layer: Layer.Layer<
         )
       })
 
-    const cancel = CancelJob.make({ store, queues, owners, reader, bus })
+    const cancel = CancelJob.make({ store, queues, owners, reader, bus, waker })
 
     return Jobs.of({ submit: yield* Submit.make, status, await: AwaitEnd.make(reader, bus), replayJob, cancel })
   })

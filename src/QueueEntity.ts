@@ -35,7 +35,8 @@ const Ready = Schema.Struct({
   lane: Schema.Int,
   tenant: Schema.String,
   seq: Schema.Finite,
-  dueAt: Schema.optionalKey(Schema.Finite)
+  dueAt: Schema.optionalKey(Schema.Finite),
+  key: Schema.optionalKey(Schema.String)
 })
 
 const View = Schema.Struct({

@@ -59,7 +59,35 @@ const expected = [
   ["memory", "growth", false]
 ] as const
 
+/** The same for several processes on one queue, which take longer to find each other than to run so few jobs. */
+const expectedOfScale = [
+  ["scale", "1 x 1", false],
+  ["scale", "1 x 2", false],
+  ["scale", "2 x 1", false],
+  ["scale", "2 x 2", false]
+] as const
+
 const tiny = ["--peers", "bare", "--jobs", "50", "--rounds", "1", "--seconds", "1", "--quick"]
+
+/** Runs the scenarios of these figures, and compares what they say. */
+const measure = Effect.fnUntraced(function*(
+  figures: ReadonlyArray<readonly [scenario: string, metric: string, hasBare: boolean]>,
+  out: string
+) {
+  const scenarios = new Set(figures.map(([scenario]) => scenario))
+  const { code, stderr, stdout } = yield* run("main", ...scenarios, "--json", ...tiny, "--out", out)
+  expect(code === 0 ? "" : stderr).toBe("")
+  const rows = yield* Schema.decodeUnknownEffect(Schema.Array(Line))(stdout.trim().split("\n"))
+  expect(rows.map(({ metric, scenario, system }) => [scenario, metric, system])).toEqual(
+    figures.flatMap(([scenario, metric, hasBare]) =>
+      ["millrace", ...hasBare ? ["bare"] : []].map((system) => [scenario, metric, system])
+    )
+  )
+  for (const { jobs, max, median, metric, min, ratio, rounds } of rows) {
+    expect(rounds).toBe(1)
+    expect([median, min, max, ratio, jobs].every((value) => value > 0) || metric === "backlog left").toBe(true)
+  }
+})
 
 describe("the benchmark", () => {
   it.live("has a figure for every scenario and system, which the report can show", () =>
@@ -68,19 +96,7 @@ describe("the benchmark", () => {
       const { join } = yield* Path.Path
       const folder = yield* fs.makeTempDirectoryScoped({ prefix: "millrace-bench-test-" })
       const out = join(folder, "results.jsonl")
-
-      const { code, stderr, stdout } = yield* run("main", "--json", ...tiny, "--out", out)
-      expect(code === 0 ? "" : stderr).toBe("")
-      const rows = yield* Schema.decodeUnknownEffect(Schema.Array(Line))(stdout.trim().split("\n"))
-      expect(rows.map(({ metric, scenario, system }) => [scenario, metric, system])).toEqual(
-        expected.flatMap(([scenario, metric, hasBare]) =>
-          ["millrace", ...hasBare ? ["bare"] : []].map((system) => [scenario, metric, system])
-        )
-      )
-      for (const { jobs, max, median, metric, min, ratio, rounds } of rows) {
-        expect(rounds).toBe(1)
-        expect([median, min, max, ratio, jobs].every((value) => value > 0) || metric === "backlog left").toBe(true)
-      }
+      yield* measure(expected, out)
 
       const page = join(folder, "page.md")
       const svg = join(folder, "results.svg")
@@ -94,12 +110,33 @@ describe("the benchmark", () => {
       expect(yield* fs.readFileString(svg)).toMatch(/^<svg [^]*bare[^]*<\/svg>\n$/)
     }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)), 240_000)
 
+  it.live(
+    "has a figure for every number of runners and partitions, which the report can show",
+    () =>
+      Effect.gen(function*() {
+        const fs = yield* FileSystem.FileSystem
+        const { join } = yield* Path.Path
+        const folder = yield* fs.makeTempDirectoryScoped({ prefix: "millrace-bench-test-" })
+        const out = join(folder, "results.jsonl")
+        yield* measure(expectedOfScale, out)
+        const page = join(folder, "page.md")
+        yield* fs.writeFileString(page, "<!-- bench:begin -->\n<!-- bench:end -->\n")
+        expect(yield* run("report", out, "--into", page, "--svg", join(folder, "results.svg"))).toMatchObject({
+          code: 0
+        })
+        const text = yield* fs.readFileString(page)
+        expect(text).toMatch(/fullest runner[^]*\| 2 x 2 /)
+        expect(text).not.toMatch(/undefined|NaN/)
+      }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
+    240_000
+  )
+
   it.live("says which scenarios and peers there are when it is asked for another", () =>
     Effect.gen(function*() {
       const scenario = yield* run("main", "drian")
       expect(scenario.code).toBe(1)
       expect(scenario.stdout + scenario.stderr).toContain(
-        "There is no scenario \"drian\". There are: submit, submitBatch, drain, drainTx, drainGrouped, latency, backlog, neighbour, lanes, startup, memory"
+        "There is no scenario \"drian\". There are: submit, submitBatch, drain, drainTx, drainGrouped, latency, backlog, neighbour, lanes, startup, memory, scale"
       )
       const peer = yield* run("main", "drain", "--peers", "bare,sidekiq")
       expect(peer.code).toBe(1)

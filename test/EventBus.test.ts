@@ -280,7 +280,7 @@ describe("the bus of all processes", () => {
     Effect.gen(function*() {
       const there = yield* bus
       const scope = yield* Scope.make()
-      yield* Scope.provide(there.subscribe({ tags: ["JobExpired"] }), scope)
+      yield* Effect.asVoid(Scope.provide(there.subscribe({ tags: ["JobExpired"] }), scope))
       const here = yield* bus
       // An interest is said again every ten seconds, and before that to who asks.
       yield* Effect.timeout(untilWanted(here, "JobExpired"), "5 seconds")

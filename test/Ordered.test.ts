@@ -130,7 +130,8 @@ const suite = <E>(
         yield* jobs.cancel(first)
         yield* untilState(second, "retrying")
         yield* jobs.cancel(second)
-        yield* stops.arrived("third")
+        // Sooner than any sweep.
+        yield* Effect.timeout(stops.arrived("third"), "2 seconds")
         yield* stops.releaseAll
         yield* jobs.await(third)
       }))

@@ -23,11 +23,11 @@ import { until } from "./utils/runtime.ts"
 
 const Work = JobQueue.make("work", { concurrency: 40, partitions: 8 })
 
-/** A runner in this process: what runs in it, and its `Jobs`. */
-const join = Effect.fnUntraced(function*(options: JobRuntime.ClusterOptions = {}) {
-  const context = yield* Layer.build(
-    Layer.fresh(JobRuntime.layerCluster({ queues: [Work], host: "127.0.0.1", port: 0, gracePeriod: 0, ...options }))
-  )
+const common = { queues: [Work], gracePeriod: 0 }
+
+/** A runtime in this process: what runs in it, and its `Jobs`. */
+const start = Effect.fnUntraced(function*<E, R>(runtime: Layer.Layer<JobRuntime.Services | JobRuntime.Runner, E, R>) {
+  const context = yield* Layer.build(Layer.fresh(runtime))
   const running = new Set<string>()
   yield* JobHandlers.register("endless", () =>
     Effect.flatMap(CurrentJob, ({ jobId }) => {
@@ -36,6 +36,9 @@ const join = Effect.fnUntraced(function*(options: JobRuntime.ClusterOptions = {}
     }), { transaction: "none" }).pipe(Effect.provide(context))
   return { jobs: Context.get(context, Jobs.Jobs), runner: Context.get(context, JobRuntime.Runner), running }
 })
+
+const join = (options: JobRuntime.ClusterOptions = {}) =>
+  start(JobRuntime.layerCluster({ ...common, host: "127.0.0.1", port: 0, ...options }))
 
 const endless = { type: "endless", payload: null, queue: Work }
 
@@ -110,6 +113,24 @@ describe("a runner", () => {
       const { jobIds } = yield* leaver.jobs.submit(Array.from({ length: 8 }, () => endless))
       yield* until(Effect.sync(() => stayer.running.size === 8))
       yield* Effect.forEach(jobIds, stayer.jobs.cancel)
+    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)))
+})
+
+describe("a runtime of one process", () => {
+  it.live("and a runner share the partitions while both are there, so that one can follow the other", () =>
+    Effect.gen(function*() {
+      const before = yield* start(JobRuntime.layer(common))
+      yield* untilOwners(Work, 1)
+      const scope = yield* Scope.make()
+      const after = yield* Scope.provide(join(), scope)
+      yield* untilOwners(Work, 2)
+      const { jobIds } = yield* before.jobs.submit(Array.from({ length: 16 }, () => endless))
+      yield* until(Effect.sync(() => before.running.size + after.running.size === 16))
+      assert.isAbove(before.running.size, 0)
+      assert.isAbove(after.running.size, 0)
+      yield* Scope.close(scope, Exit.void)
+      yield* until(Effect.sync(() => before.running.size === 16))
+      yield* Effect.forEach(jobIds, before.jobs.cancel)
     }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)))
 })
 

@@ -75,6 +75,36 @@ describe("shard groups", () => {
     60_000
   )
 
+  it.live(
+    "a queue that is given to another group moves there, with the jobs that are in it",
+    () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient
+        const office = yield* runner("office")
+        yield* untilOwned(sql, Letters)
+        const moved = JobQueue.make("letters", { partitions: 4, group: "archive" })
+        const archive = yield* runner("archive", { queues: [Pictures, moved], groups: ["archive"] })
+        const ids: Array<string> = []
+        // The office hears of it within seconds; whoever owns the queue until then runs what comes.
+        while (archive.ran.length === 0) {
+          const { jobIds } = yield* office.jobs.submit(
+            Array.from({ length: 8 }, () => ({ type: "note", queue: Letters }))
+          )
+          ids.push(...jobIds)
+          yield* untilFinal(sql, jobIds)
+        }
+        yield* office.stop
+        const { jobIds } = yield* archive.jobs.submit(
+          Array.from({ length: 20 }, () => ({ type: "note", queue: moved }))
+        )
+        const fates = yield* untilFinal(sql, [...ids, ...jobIds])
+        // While both believed that it was theirs a handler may have started twice; its job ended once.
+        assert.deepStrictEqual(fates.filter(({ attempt, state }) => state !== "completed" || attempt !== 1), [])
+        assert.isAtLeast(office.ran.length + archive.ran.length, ids.length + 20)
+      }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)),
+    60_000
+  )
+
   it.live("a runtime of one process hosts every group", () =>
     Effect.gen(function*() {
       const sql = yield* PgClient

@@ -21,6 +21,9 @@ export class Scale extends Context.Service<Scale, {
   /** How long a steady load lasts, and the disturbance within it. */
   readonly loadMillis: number
   readonly heldMillis: number
+  /** Runner processes, and partitions of their queue: each of the ones with each of the others. */
+  readonly runners: ReadonlyArray<number>
+  readonly partitions: ReadonlyArray<number>
 }>()("millrace/bench/Scale") {}
 
 export const make = ({ isQuick, jobs: given, rounds, seconds }: Options): Scale["Service"] => {
@@ -33,6 +36,8 @@ export const make = ({ isQuick, jobs: given, rounds, seconds }: Options): Scale[
     samples: Math.max(10, Math.min(500, jobs)),
     warmUp: Math.max(5, Math.min(50, jobs / 10)),
     loadMillis,
-    heldMillis: loadMillis * (isQuick ? 0.5 : 0.4)
+    heldMillis: loadMillis * (isQuick ? 0.5 : 0.4),
+    runners: isQuick ? [1, 2] : [1, 2, 4],
+    partitions: isQuick ? [1, 2] : [1, 2, 4, 8]
   }
 }

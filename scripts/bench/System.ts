@@ -20,6 +20,8 @@ export interface Settings {
   /** A Redis that is empty, for those that need one. */
   readonly redis: { readonly host: string; readonly port: number } | undefined
   readonly work: Work
+  /** Several processes share the work, divided into so many parts. Without it the one that runs has all of it. */
+  readonly partitions?: number
   /** Called at the handler's first line, synchronously. */
   readonly onStart: (payload: Payload) => void
 }

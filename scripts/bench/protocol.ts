@@ -26,6 +26,14 @@ export interface Drained {
   readonly rss: ReadonlyArray<{ readonly millis: number; readonly starts: number; readonly mb: number }>
 }
 
+/** How far one of several processes is. `firstAt` is in milliseconds of `performance.timeOrigin + now()`, `NaN` before the first start. */
+export interface Progress {
+  readonly starts: number
+  readonly firstAt: number
+  /** User and system time of this process so far. */
+  readonly cpuMicros: number
+}
+
 /** Start latencies, each with the time of its submission, in milliseconds since the first. In order of submission; `NaN` never started. */
 export interface Latencies {
   readonly at: Float64Array
@@ -52,6 +60,9 @@ export interface Calls {
     readonly input: { readonly jobs: number; readonly until: "started" | "settled" }
     readonly output: Drained
   }
+  /** Runs as one of several, from now on; how far it is, `progress` says. */
+  readonly join: { readonly input: undefined; readonly output: void }
+  readonly progress: { readonly input: undefined; readonly output: Progress }
   /** One job every so often, whether or not the one before has started. Answers when all of them have. */
   readonly pace: {
     readonly input: { readonly jobs: number; readonly everyMillis: number; readonly isUrgent: boolean }

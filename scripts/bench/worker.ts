@@ -4,7 +4,7 @@
  */
 import { setImmediate as yielded, setTimeout as sleep } from "node:timers/promises"
 import { pathToFileURL } from "node:url"
-import type { Calls, Drained, Latencies, Reply, Request } from "./protocol.ts"
+import type { Calls, Drained, Latencies, Progress, Reply, Request } from "./protocol.ts"
 import type { Payload, Session, Settings, System } from "./System.ts"
 
 const now = () => performance.timeOrigin + performance.now()
@@ -93,6 +93,19 @@ const drain = async ({ jobs, until }: Calls["drain"]["input"]): Promise<Drained>
     peakRssMb: process.resourceUsage().maxRSS / 1024,
     rss
   }
+}
+
+/** What this process has begun as one of several. */
+let shared = { count: 0, firstAt: Number.NaN }
+
+const join = async () => {
+  shared = starts(Number.POSITIVE_INFINITY)
+  await session().run()
+}
+
+const progress = async (): Promise<Progress> => {
+  const { system, user } = process.cpuUsage()
+  return { starts: shared.count, firstAt: shared.firstAt, cpuMicros: user + system }
 }
 
 /** The latencies of the jobs that `send` submits, told apart from others by their text, and put in order by their time. */
@@ -187,6 +200,8 @@ const answers: { readonly [Name in keyof Calls]: (input: Calls[Name]["input"]) =
   submit: ({ callers, jobs }) => share(callers, jobs, () => session().submit(payload())),
   submitBatch,
   drain,
+  join,
+  progress,
   pace,
   lanes,
   remaining: () => session().remaining(),

@@ -5,7 +5,7 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import { type ChildProcess, fork } from "node:child_process"
-import { closeSync, openSync } from "node:fs"
+import { closeSync, openSync, readFileSync } from "node:fs"
 import { fileURLToPath } from "node:url"
 import { ChaosError } from "./ChaosError.ts"
 
@@ -47,6 +47,9 @@ const spawn = ({ args = [], env, log, preload, script }: Options): ChildProcess 
   return child
 }
 
+/** Of what it has printed. */
+export const lastWords = (log: string): string => readFileSync(log, "utf8").trim().split("\n").slice(-20).join("\n")
+
 export const start = (options: Options): Effect.Effect<Process, never, Scope.Scope> =>
   Effect.gen(function*() {
     const ended = Deferred.makeUnsafe<Ended>()
@@ -59,9 +62,7 @@ export const start = (options: Options): Effect.Effect<Process, never, Scope.Sco
       Deferred.doneUnsafe(
         ready,
         Effect.fail(
-          new ChaosError({
-            message: `${options.script} ended before it was ready: its last words are in ${options.log}`
-          })
+          new ChaosError({ message: `${options.script} ended before it was ready:\n${lastWords(options.log)}` })
         )
       )
       Deferred.doneUnsafe(ended, Effect.succeed(how))

@@ -39,7 +39,8 @@ const sessions: Readonly<Record<string, string>> = {
   locks: "application_name = 'millrace locks'",
   handlers: "application_name = 'chaos handlers'",
   own: "application_name = 'millrace' and query not ilike 'listen%'",
-  listen: "query ilike 'listen%'"
+  listen: "query ilike 'listen%'",
+  starts: "application_name = 'chaos starts'"
 }
 
 const signalled = (process: Process | undefined, signal: NodeJS.Signals): Harm =>

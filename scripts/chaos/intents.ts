@@ -21,6 +21,8 @@ export interface Order {
   readonly isEarly: boolean
   /** It sleeps so long in a statement of its transaction, too. */
   readonly holds?: number
+  /** Its COMMIT waits while somebody has this advisory lock. */
+  readonly lock?: number
   /** Of a `Keyed` job: its line, and its place in it. */
   readonly key?: string
   readonly n?: number
@@ -133,9 +135,9 @@ const sorts = (name: string, counts: Map<string, number>): ReadonlyArray<Sort> =
   }
 ]
 
-/** A job that kills its process, for as long as it is let: one for so much time. */
+/** A job that kills its process, for as long as it is let: the first one after so long, and then one each time. */
+const firstDieMs = 60_000
 const dieEveryMs = 300_000
-const firstDieMs = 20_000
 
 /**
  * The intents of one submitter, without end. `name` tells its incarnations apart, too. `perSecond` calls; `dies`: one of its jobs kills the

@@ -51,7 +51,7 @@ const command = Command.make("chaos", {
   ),
   scenario: Flag.Literals("scenario", ["random", "pause"]).pipe(
     Flag.withDescription(
-      "\"pause\": one owner is frozen before its commit, and wakes up after its successor has completed the job"
+      "\"pause\": an owner is frozen inside its COMMIT while a successor runs the same job"
     ),
     Flag.withDefault("random" as const)
   ),

@@ -31,6 +31,12 @@ const figures = (report: Report): ReadonlyArray<readonly [string, string | numbe
   ["out of order", report.outOfOrder],
   ["illegal histories", report.illegal],
   ["given up for crashes of others", report.innocents],
+  [
+    "failover after kill -9",
+    report.meanFailoverMs === undefined
+      ? "-"
+      : `${report.meanFailoverMs} ms in the mean of ${report.failovers} partitions, at most ${report.longestFailoverMs} ms`
+  ],
   ["longest stall", stall(report)],
   [
     "of one partition",
@@ -54,6 +60,10 @@ export const show = (report: Report): string => {
     `seed ${report.seed}, ${report.minutes} minutes, ${report.runners} runners (${report.runtime})`,
     "",
     ...table(figures(report)),
+    ...report.worstPartition === undefined ? [] : [`  (meanwhile: ${report.worstPartition.meanwhile.join(", ")})`],
+    "",
+    "work",
+    ...table(Object.entries(report.work)),
     "",
     "faults",
     ...table(faults.length === 0 ? [["none", 0]] : faults),

@@ -24,7 +24,7 @@ import { type Fault, schedule } from "./schedule.ts"
 import { dice } from "./Seed.ts"
 import * as Slot from "./Slot.ts"
 import type { SubmitterOptions } from "./submitter.ts"
-import { isOrdered, partitions, tables } from "./work.ts"
+import { partitions, tables } from "./work.ts"
 
 /** What the command line says. */
 export interface Options {
@@ -43,8 +43,8 @@ export interface Options {
 /** Shorter runs have no time for a job that kills its process again and again. */
 const leastForDying = 180_000
 
-/** How long what was begun may take to end when no fault is injected any more. */
-const quietMs = 90_000
+/** When no fault is injected any more: how long there may be jobs and none of them ends. A delayed one waits for half of it. */
+const patienceMs = 60_000
 
 const withOptions = (options: object) => ({ CHAOS_OPTIONS: JSON.stringify(options) })
 
@@ -119,7 +119,7 @@ const submitterOf = ({ events, folder, options, partitions, postgres }: Ground) 
               incarnation,
               perSecond: options.perSecond / options.submitters,
               partitions: partitions.wanted,
-              dies: number === 0 && incarnation === 0 && options.ms >= leastForDying
+              dies: number === 0 && options.ms >= leastForDying
             } satisfies SubmitterOptions
           )
         })
@@ -171,13 +171,19 @@ const injectAll = (options: Options, world: Faults.World, faults: ReadonlyArray<
     return counts
   }).pipe(Effect.scoped, Effect.map((counts): Faults.Counts => Object.fromEntries(counts)))
 
-/** Waits until no job is left, or until they have had their time: those that are left are the checker's business. */
+/** Waits until no job is left, or until nothing happens any more: what is left then is the checker's business. */
 const untilQuiet = (postgres: Postgres.Postgres) =>
-  postgres.query("select count(*) from millrace.jobs").pipe(
-    Effect.map(([row]) => Number(row?.[0])),
-    Effect.repeat({ until: (count) => count === 0, schedule: Schedule.spaced("500 millis") }),
-    Effect.timeoutOption(quietMs)
-  )
+  Effect.gen(function*() {
+    let left = Number.POSITIVE_INFINITY
+    let changedAt = performance.now()
+    while (left > 0 && performance.now() - changedAt < patienceMs) {
+      yield* Effect.sleep("500 millis")
+      const [row] = yield* postgres.query("select count(*) from millrace.jobs")
+      const count = Number(row?.[0])
+      if (count !== left) changedAt = performance.now()
+      left = count
+    }
+  })
 
 /** The verdict of a process that knows nothing of us. */
 const check = (url: string, folder: string) =>
@@ -193,7 +199,7 @@ const check = (url: string, folder: string) =>
     )
     if (code !== 0) {
       return yield* new ChaosError({
-        message: `the checker failed: ${yield* fs.readFileString(join(folder, "checker.log"))}`
+        message: `the checker failed:\n${Process.lastWords(join(folder, "checker.log"))}`
       })
     }
     const verdict: Verdict = JSON.parse(yield* fs.readFileString(file))
@@ -221,7 +227,7 @@ export const run = (options: Options) =>
     const { join } = yield* Path.Path
     const folder = yield* makeFolder(options.isKept)
     const events = Events.open(join(folder, "events.jsonl"))
-    yield* fs.writeFileString(join(folder, "terms.json"), JSON.stringify({ maxAttempts, crashLimit: 5, isOrdered }))
+    yield* fs.writeFileString(join(folder, "terms.json"), JSON.stringify({ maxAttempts, crashLimit: 5 }))
     const faults = options.scenario === "pause"
       ? []
       : schedule({ ...options, isCluster: options.runtime === "cluster" })
@@ -251,7 +257,6 @@ export const run = (options: Options) =>
     else {
       yield* untilUp(submitters)
       counts = yield* injectAll(options, world, faults)
-      yield* Effect.forEach(runners, ({ slot }) => slot.open, { discard: true })
       yield* untilDown(submitters, (process) => process.tell({ stop: true }))
     }
     yield* untilQuiet(postgres)
@@ -265,7 +270,7 @@ export const run = (options: Options) =>
       ...yield* check(postgres.url, folder),
       faults: counts,
       seed: options.seed,
-      minutes: Math.round(options.ms / 6_000) / 10,
+      minutes: options.scenario === "pause" ? 0 : Math.round(options.ms / 6_000) / 10,
       runners: options.runners,
       runtime: options.runtime
     }

@@ -71,7 +71,10 @@ const block = (millis: number) =>
   })
 
 const take = ({ blocks, millis }: Payload) =>
-  Effect.andThen(blocks > 0 ? block(blocks) : Effect.void, Effect.sleep(millis))
+  Effect.andThen(
+    blocks > 0 ? block(blocks) : Effect.void,
+    Effect.sleep(millis)
+  )
 
 const failIfPlanned = ({ fails }: Payload, { isMended }: Begun) =>
   Effect.flatMap(
@@ -79,16 +82,17 @@ const failIfPlanned = ({ fails }: Payload, { isMended }: Begun) =>
     ({ attempt }) => attempt <= fails && !isMended ? Effect.fail(new Boom()) : Effect.void
   )
 
-const write = ({ key, n, ref }: Payload, { began }: Begun) =>
+const write = ({ key, lock, n, ref }: Payload, { began }: Begun) =>
   Effect.gen(function*() {
     const { incarnation, runner } = yield* Starts
     const { attempt, jobId } = yield* CurrentJob.CurrentJob
     const sql = yield* SqlClient
     yield* sql`
-      insert into chaos.effects (job_id, ref, key, n, attempt, runner, incarnation, began)
+      insert into chaos.effects (job_id, ref, key, n, attempt, runner, incarnation, began, lock)
       values (${jobId}, ${ref}, ${key ?? null}, ${
       n ?? null
-    }, ${attempt}, ${runner}, ${incarnation}, ${began}::timestamptz)`
+    }, ${attempt}, ${runner}, ${incarnation}, ${began}::timestamptz,
+        ${lock ?? null})`
   })
 
 /** What was written before a failure is rolled back with it. */

@@ -39,7 +39,7 @@ export const kinds = {
   /** Nobody but the submitters gets a connection, as during a failover. */
   refuse: { weight: 2, aim: "nothing", forMs: [20_000, 20_000], isOutage: true },
   /** pg_terminate_backend of some of the sessions. */
-  terminate: { weight: 12, aim: "nothing", modes: ["locks", "handlers", "own", "listen"] },
+  terminate: { weight: 12, aim: "nothing", modes: ["locks", "handlers", "own", "listen", "starts"] },
   /** A runner's clock is set. */
   clock: { weight: 5, aim: "runner", modes: ["+90000", "-90000"] },
   /** One more runner for a while. */

@@ -8,7 +8,7 @@ import { maxAttempts, type Order } from "./intents.ts"
 
 const Tx = JobQueue.make("tx", { concurrency: 24, partitions: 4 })
 const Plain = JobQueue.make("plain", { concurrency: 12 })
-const Keyed = JobQueue.make("keyed", { concurrency: 12, partitions: 3 })
+const Keyed = JobQueue.make("keyed", { concurrency: 12, partitions: 3, partitionBy: "key", ordered: true })
 const Batch = JobQueue.make("batch", { concurrency: 12, partitions: 2 })
 
 /** `partitions`: of `tx`, as this process wants it. */
@@ -22,9 +22,6 @@ export const queues = (partitions: number) => [
 /** Of `tx`, until a fault changes it. */
 export const partitions = Tx.partitions
 
-/** Whether jobs of a key run in the order of their submission, one at a time. */
-export const isOrdered = false
-
 /** A failure that was planned. */
 export class Boom extends Schema.TaggedError<Boom>()("Boom", {}) {}
 
@@ -35,6 +32,7 @@ const Payload = Schema.Struct({
   blocks: Schema.Int,
   isEarly: Schema.Boolean,
   holds: Schema.optionalKey(Schema.Int),
+  lock: Schema.optionalKey(Schema.Int),
   key: Schema.optionalKey(Schema.String),
   n: Schema.optionalKey(Schema.Int),
   dedupe: Schema.optionalKey(Schema.String),
@@ -55,7 +53,7 @@ export class GroupedJob extends Job.make("Grouped", { ...options, queue: Tx, tra
 /** Writes nothing that is rolled back. */
 export class PlainJob extends Job.make("Plain", { ...options, queue: Plain, transaction: "none" }) {}
 /** One of a line of jobs. */
-export class KeyedJob extends Job.make("Keyed", { ...options, queue: Keyed }) {}
+export class KeyedJob extends Job.make("Keyed", { ...options, queue: Keyed, key: ({ key }) => key ?? "" }) {}
 /** Kills its process. */
 export class DieJob extends Job.make("Die", { ...options, queue: Plain }) {}
 
@@ -78,7 +76,12 @@ export const tables = [
   "create schema chaos",
   `create table chaos.effects (
      id bigint generated always as identity, job_id uuid not null, ref uuid not null, key text, n int, attempt int not null,
-     runner int not null, incarnation int not null, began timestamptz not null, at timestamptz not null default clock_timestamp())`,
+     runner int not null, incarnation int not null, began timestamptz not null, at timestamptz not null default clock_timestamp(),
+     lock int)`,
+  `create function chaos.wait() returns trigger language plpgsql as $$
+   begin perform pg_advisory_xact_lock_shared(new.lock); return null; end $$`,
+  `create constraint trigger wait after insert on chaos.effects deferrable initially deferred
+   for each row when (new.lock is not null) execute function chaos.wait()`,
   `create table chaos.starts (
      id bigint generated always as identity, job_id uuid not null, ref uuid not null, attempt int not null,
      runner int not null, incarnation int not null, at timestamptz not null default clock_timestamp())`,

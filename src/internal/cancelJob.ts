@@ -21,6 +21,7 @@ import { type JobReader, storeUnavailable } from "./jobReader.ts"
 import { entityId, type Owners } from "./owners.ts"
 import type { Queues } from "./queues.ts"
 import { liveClock, onLiveClock } from "./time/liveClock.ts"
+import type { Waker } from "./waker.ts"
 
 /** Cancels a job, wherever its owner is. */
 export type CancelJob = (
@@ -43,8 +44,9 @@ export const make = (options: {
   readonly owners: Owners["Service"]
   readonly reader: JobReader
   readonly bus: EventBus["Service"]
+  readonly waker: Waker["Service"]
 }): CancelJob => {
-  const { owners, queues, reader: { addressOf, find }, store } = options
+  const { owners, queues, reader: { addressOf, find }, store, waker } = options
   const publish = Announcer.tell(options.bus)
   const unavailable = storeUnavailable("cancel")
 
@@ -65,6 +67,9 @@ export const make = (options: {
         unavailable
       )
       if (!isCancelled) return false
+      const { key, lane = 0, partition, queueId, tenant: tenantKey } = record
+      // It held back those behind it.
+      if (key !== undefined) waker.wake([{ queueId, partition, lane, tenant: tenantKey, seq: 0, key }])
       const { queue } = yield* addressOf(record)
       const tenant = tenantId(record.tenant)
       yield* JobMetrics.onFinished(record.type, queue, "cancelled")

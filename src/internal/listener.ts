@@ -8,7 +8,7 @@ import type { PartitionState } from "./partitionState.ts"
 
 /** Listens for one partition. */
 export const make = (state: PartitionState): (ready: ReadonlyArray<Ready>) => void => {
-  const { dispatchDue, held, intakeDue, offer, timerDue } = state
+  const { dispatchDue, held, intakeDue, isOrdered, keys, offer, timerDue } = state
 
   /** Takes a job from its submitter's hand, where that passes nothing that waits in the table. */
   const isTaken = ({ job, lane }: Ready): boolean => {
@@ -24,6 +24,7 @@ export const make = (state: PartitionState): (ready: ReadonlyArray<Ready>) => vo
     for (const row of ready) {
       if (row.dueAt !== undefined) timerDue.openUnsafe()
       else if (isTaken(row)) dispatchDue.openUnsafe()
+      else if (isOrdered && row.key !== undefined) keys.look({ tenant: row.tenant, key: row.key })
       else {
         held.told(row)
         intakeDue.openUnsafe()

@@ -323,7 +323,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
           `${position.entity} was taken over by another process that had lost its lock: taking over again`
         )
         lock.giveUp()
-        yield* Effect.never
+        return yield* Effect.never
       })
 
     const own = Effect.gen(function*() {

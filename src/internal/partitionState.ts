@@ -26,7 +26,8 @@ export interface Owned {
 export interface PartitionState {
   readonly mailbox: Mailbox.Mailbox<ReadyJob & Mailbox.Item>
   readonly held: Held.Held
-  /** Of an ordered queue. */
+  /** Whether jobs of one key wait for each other; `keys` sees to it. */
+  readonly isOrdered: boolean
   readonly keys: Keys.Keys
   readonly keysDue: Latch.Latch
   readonly parking: Parking.Parking
@@ -80,6 +81,7 @@ export const make = (queue: JobQueue): Effect.Effect<PartitionState> =>
     const state: PartitionState = {
       mailbox,
       held,
+      isOrdered: queue.isOrdered,
       keys,
       keysDue,
       parking: Parking.make(),

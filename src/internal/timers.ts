@@ -34,7 +34,7 @@ export const make = (options: {
   readonly partition: number
   readonly troubled: (what: string, error: StoreError) => Effect.Effect<void>
 }): Timers => {
-  const { partition, queue, queueId, state: { held, intakeDue, keys, timerDue }, store, troubled } = options
+  const { partition, queue, queueId, state: { held, intakeDue, isOrdered, keys, timerDue }, store, troubled } = options
   let sweepMs = sweepLeastMs
 
   /** The clock is read by the very fiber that then sleeps: it may jump in between otherwise, and the job would be late. */
@@ -53,7 +53,7 @@ export const make = (options: {
       if (promoted.length === 0) yield* onLiveClock(Effect.sleep("250 millis"))
       for (const ready of promoted) {
         // The head of a line, mostly: read by itself, for all that stands behind it has been read.
-        if (queue.isOrdered && ready.key !== undefined) keys.look({ tenant: ready.tenant, key: ready.key })
+        if (isOrdered && ready.key !== undefined) keys.look({ tenant: ready.tenant, key: ready.key })
         else held.told(ready)
       }
       timerDue.openUnsafe()
@@ -68,7 +68,7 @@ export const make = (options: {
     const jitter = yield* Random.next
     yield* onLiveClock(Effect.sleep(Duration.millis(sweepMs * (0.8 + 0.4 * jitter))))
     // Of an ordered queue it reads all that stands in line again.
-    sweepMs = held.size === 0 || queue.isOrdered ? Math.min(sweepMs * 1.5, sweepMostMs) : sweepLeastMs
+    sweepMs = held.size === 0 || isOrdered ? Math.min(sweepMs * 1.5, sweepMostMs) : sweepLeastMs
     held.sweep()
     keys.sweep()
     intakeDue.openUnsafe()

@@ -36,7 +36,14 @@ const By = upTo(5)
 
 const Submit = Schema.Struct({
   _tag: Schema.tag("Submit"),
-  jobs: some(Schema.Struct({ lane: upTo(3), tenant: upTo(3), key: upTo(4), dueIn: upTo(5), expires: Schema.Boolean })),
+  jobs: some(Schema.Struct({
+    lane: upTo(3),
+    tenant: upTo(3),
+    key: upTo(4),
+    line: upTo(3),
+    dueIn: upTo(5),
+    expires: Schema.Boolean
+  })),
   /** 9: a row among them is refused. */
   bad: upTo(9)
 })
@@ -53,6 +60,7 @@ const Intake = Schema.Struct({
   perTenant: upTo(2),
   room: upTo(5),
   mark: Schema.optionalKey(Pick),
+  isOrdered: Schema.Boolean,
   held: Schema.Array(Pick).check(Schema.isMaxLength(3))
 })
 
@@ -71,6 +79,7 @@ export const Command = Schema.Union([
   Promote,
   Replay,
   Replay,
+  Schema.Struct({ _tag: Schema.tag("Heads"), by: By, tenant: upTo(3) }),
   Schema.Struct({ _tag: Schema.tag("TakeOver"), by: upTo(1) }),
   Schema.Struct({ _tag: Schema.tag("Crash"), running: some(Pick), held: upTo(3) }),
   Schema.Struct({ _tag: Schema.tag("HandOver"), by: By }),
@@ -163,7 +172,7 @@ export const live = Effect.fnUntraced(function*(
     })
 
   const submit = Effect.fnUntraced(function*(command: typeof Submit.Type) {
-    const jobs = command.jobs.map(({ dueIn: seconds, expires, key, lane, tenant }) => ({
+    const jobs = command.jobs.map(({ dueIn: seconds, expires, key, lane, line, tenant }) => ({
       id: newId(),
       ...partition,
       lane,
@@ -172,8 +181,8 @@ export const live = Effect.fnUntraced(function*(
       dueAt: seconds < 4 ? undefined : dueIn(seconds - 4),
       expiresAt: expires ? now + 60_000 : undefined,
       dedupeKey: key === 0 ? undefined : `k${key}`,
-      key: undefined,
-      place: undefined,
+      key: line === 0 ? undefined : `line ${line}`,
+      place: line === 0 ? undefined : line,
       payload: `{"n":${ids.length}}`,
       context: expires ? "{\"userId\":\"ada\"}" : undefined
     }))
@@ -220,7 +229,8 @@ export const live = Effect.fnUntraced(function*(
             room: command.room + 1
           })),
           marks: command.mark === undefined ? [] : yield* rowsOf([command.mark]),
-          held: (yield* rowsOf(command.held)).map(({ seq }) => seq)
+          held: (yield* rowsOf(command.held)).map(({ seq }) => seq),
+          isOrdered: command.isOrdered
         })
         return { jobs: jobs.map((job) => ({ ...job, id: number(job.id), seq: seqs.get(job.seq) })), visited }
       }

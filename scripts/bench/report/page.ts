@@ -81,6 +81,23 @@ const costs = (rows: ReadonlyArray<Row>): string => {
   )
 }
 
+/** Several processes on one queue, and nothing where that was not measured. */
+const several = (rows: ReadonlyArray<Row>): ReadonlyArray<string> => {
+  const cases = rows.filter(({ scenario }) => scenario === "scale")
+  if (cases.length === 0) return []
+  const names = [...new Set(cases.flatMap(({ extra }) => Object.keys(extra ?? {})))]
+  const lines = cases.map((row) => [
+    row.metric,
+    range(row),
+    row.ratio.toFixed(2),
+    ...names.map((name) => row.extra?.[name] === undefined ? "-" : figure(row.extra[name]))
+  ])
+  return [
+    "Several processes on one queue, runners x partitions:",
+    table(["`scale`", cases[0]?.unit ?? "", "times 1 x 1", ...names], lines)
+  ]
+}
+
 const versions = (packages: Run["packages"]) =>
   Object.entries(packages).map(([name, version]) => `${name} ${version}`).join(", ")
 
@@ -108,7 +125,7 @@ const leftOut = (run: Run): string =>
     "",
     ...[
       "Everything runs on one machine: database, Redis and worker share its cores, and no network lies between them.",
-      "One worker process each. Nothing is said about several, or about many queues.",
+      "One worker process each, but in `scale`, where several share the cores of one machine. Nothing is said about many queues.",
       "Handlers do nothing, or write one row. The longer real ones take, the smaller the differences.",
       "Payloads are 100 bytes of JSON.",
       "The systems do not promise the same. What they keep, and what a crash costs them, is in their descriptions above and their documentation. Redis wrote nothing to disk.",
@@ -134,5 +151,6 @@ export const page = (run: Run, rows: ReadonlyArray<Row>, image: string): string 
     aims(rows),
     "What a job cost:",
     costs(rows),
+    ...several(rows),
     leftOut(run)
   ].join("\n\n")

@@ -8,6 +8,7 @@ import { lanes } from "./lanes.ts"
 import { latency } from "./latency.ts"
 import { memory } from "./memory.ts"
 import { neighbour } from "./neighbour.ts"
+import { scale } from "./scale.ts"
 import { startup } from "./startup.ts"
 import { submit, submitBatch } from "./submit.ts"
 
@@ -22,5 +23,6 @@ export const scenarios: ReadonlyArray<Scenario> = [
   neighbour,
   lanes,
   startup,
-  memory
+  memory,
+  scale
 ]

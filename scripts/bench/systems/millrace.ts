@@ -19,8 +19,8 @@ const concurrency: Record<Work, number> = { noop: 200, write: 16, grouped: 200 }
 const connections: Record<Work, number> = { noop: 4, write: 16, grouped: 8 }
 
 /** The queue and its one job, for a kind of work. */
-const program = ({ onStart, work }: Settings) => {
-  const Bench = JobQueue.make("bench", { concurrency: concurrency[work] })
+const program = ({ onStart, partitions, work }: Settings) => {
+  const Bench = JobQueue.make("bench", { concurrency: concurrency[work], partitions: partitions ?? 1 })
   class Task extends Job.make("Task", {
     payload: Schema.Struct({ text: Schema.String, at: Schema.Number }),
     queue: Bench,
@@ -73,9 +73,14 @@ const open = async (settings: Settings): Promise<Session> => {
       ))
     },
     run: async () => {
+      const queues = [Bench]
       services = await build(
         handler.pipe(
-          Layer.provideMerge(JobRuntime.layer({ queues: [Bench] })),
+          Layer.provideMerge(
+            settings.partitions === undefined
+              ? JobRuntime.layer({ queues })
+              : JobRuntime.layerCluster({ queues, host: "127.0.0.1", port: 0 })
+          ),
           Layer.provide(Layer.succeedContext(shared))
         )
       )

@@ -2,10 +2,33 @@
  * `node check.ts <url> <folder> <file>`: judges a run from outside and writes the verdict as JSON.
  */
 import { writeFileSync } from "node:fs"
-import type { Breach, Evidence } from "./evidence.ts"
+import type { Breach, Call, Evidence, Row } from "./evidence.ts"
+import { failovers } from "./failover.ts"
 import { load } from "./load.ts"
 import { innocents, rules } from "./rules.ts"
 import { stalls } from "./stalls.ts"
+
+/** How much of each kind of work there was: a promise about what never happened is worth nothing. */
+const workOf = ({ calls, effects, rows }: Evidence) => {
+  const rowsWith = (is: (row: Row) => boolean) => rows.filter(is).length
+  const callsWith = (is: (call: Call) => boolean) => calls.filter(is).length
+  const refs = new Map(rows.map(({ id, ref }) => [id, ref]))
+  return {
+    completed: rowsWith(({ state }) => state === "completed"),
+    retried: rowsWith(({ history }) => history.some(({ outcome }) => outcome === "retried")),
+    deadLettered: rowsWith(({ state }) => state === "failed"),
+    replayed: rowsWith(({ history }) => history.some(({ kind }) => kind === "replayed")),
+    cancelledWaiting: rowsWith(({ history }) => history.some(({ kind }) => kind === "cancelled")),
+    cancelledRunning: rowsWith(({ history }) => history.some(({ outcome }) => outcome === "cancelled")),
+    batches: callsWith(({ answer, isBatch }) => isBatch && answer === "ack"),
+    duplicates: callsWith(({ answer, ids, op, orders }) =>
+      op === "submit" && answer === "ack" && orders[0]?.dedupe !== undefined && refs.get(ids[0] ?? "") !== orders[0].ref
+    ),
+    inOrder: effects.filter(({ key }) => key !== undefined && key !== null).length,
+    unknown: callsWith(({ answer }) => answer === "unknown" || answer === "none"),
+    refused: callsWith(({ answer }) => answer === "refused")
+  }
+}
 
 /** How the run was, in figures, and what broke a promise. */
 export const judge = (evidence: Evidence) => {
@@ -20,11 +43,13 @@ export const judge = (evidence: Evidence) => {
       evidence.calls.flatMap(({ answer, ids, op }) => op === "submit" && answer === "ack" ? ids : [])
     ).size,
     starts: evidence.starts.length,
+    work: workOf(evidence),
     /** Acknowledged, and nowhere. */
     lost: of("present"),
     /** Effects beyond the first of a job, and jobs in two places. */
     duplicated: [...excess.values()].reduce((sum, count) => sum + count, 0),
     ...stalls(evidence),
+    ...failovers(evidence),
     unfinished: of("final"),
     burnt: of("unburnt"),
     torn: of("whole"),

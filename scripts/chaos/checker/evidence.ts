@@ -96,6 +96,7 @@ export interface Event {
   readonly is?: string
   readonly kind?: string
   readonly target?: number
+  readonly mode?: string
   readonly number?: number
   readonly incarnation?: number
   readonly forMs?: number
@@ -117,8 +118,6 @@ export interface Terms {
   readonly maxAttempts: number
   /** After so many crashes a job is given up. */
   readonly crashLimit: number
-  /** Whether jobs of a key run in order, one at a time. */
-  readonly isOrdered: boolean
 }
 
 export interface Evidence {

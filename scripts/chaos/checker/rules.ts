@@ -201,8 +201,7 @@ export const deduped: Rule = (evidence) => {
 }
 
 /** 8: jobs of a key take effect in the order of their submission, one at a time. */
-export const ordered: Rule = ({ effects, terms }) => {
-  if (!terms.isOrdered) return []
+export const ordered: Rule = ({ effects }) => {
   const breaches: Array<Breach> = []
   for (const [key, line] of groupBy(effects.filter(({ key }) => key !== undefined && key !== null), ({ key }) => key)) {
     const inTime = line.toSorted((a, b) => a.began - b.began)

@@ -8,7 +8,11 @@ export interface Stall {
   readonly longestStallMs: number
   readonly longestStallAt: number
   readonly stallWithoutOutageMs: number
+  /** The faults shortly before it, and in it. */
+  readonly meanwhile: ReadonlyArray<string>
 }
+
+const beforeMs = 5_000
 
 interface Span {
   readonly from: number
@@ -107,7 +111,12 @@ export const stalls = (evidence: Evidence) => {
     return {
       longestStallMs: Math.round(lengthOf(longest)),
       longestStallAt: Math.max(0, Math.round(longest.from - began)),
-      stallWithoutOutageMs: Math.round(lengthOf(longestOf(without(found, holes))))
+      stallWithoutOutageMs: Math.round(lengthOf(longestOf(without(found, holes)))),
+      meanwhile: evidence.events.flatMap(({ at, kind, mode = "", target, what }) =>
+        what === "fault" && at > longest.from - beforeMs && at < longest.to
+          ? [`${((at - began) / 1_000).toFixed(1)} s ${kind} ${mode === "" ? target : mode}`]
+          : []
+      )
     }
   }
   const apart = [...Map.groupBy(evidence.rows, ({ partition, queue }) => `${queue}/${partition}`)].map(

@@ -71,8 +71,8 @@ interface Line {
   ended: Cause.Cause<StoreError> | undefined
 }
 
-/** The listening of one process: one connection of the pool for all that listen, none while nobody does. */
-export const listening = (pool: PgClient, schema: string): Effect.Effect<Listen, never, Scope.Scope> =>
+/** One connection of the pool for all that listen, none while nobody does. */
+const lineOf = (pool: PgClient, schema: string) =>
   Effect.gen(function*() {
     const shared: RcRef.RcRef<Line, StoreError> = yield* RcRef.make({
       acquire: Effect.gen(function*() {
@@ -96,18 +96,24 @@ export const listening = (pool: PgClient, schema: string): Effect.Effect<Listen,
         return line
       }).pipe(Effect.mapError(toStoreError("listen")), Effect.withTracerEnabled(false))
     })
-    return Effect.gen(function*() {
-      const { ended, listeners } = yield* RcRef.get(shared)
-      if (ended !== undefined) return yield* Effect.failCause(ended)
-      return yield* Effect.acquireRelease(
-        Effect.tap(Queue.unbounded<string, StoreError>(), (listener) => Effect.sync(() => listeners.add(listener))),
-        (listener) => {
-          listeners.delete(listener)
-          return Queue.shutdown(listener)
-        }
-      )
-    })
+    return shared
   })
+
+/** The listening of one process. */
+export const listening = (pool: PgClient, schema: string): Effect.Effect<Listen, never, Scope.Scope> =>
+  Effect.map(
+    lineOf(pool, schema),
+    (shared): Listen =>
+      Effect.flatMap(RcRef.get(shared), ({ ended, listeners }) =>
+        ended !== undefined ? Effect.failCause(ended) : Effect.acquireRelease(
+          Effect.tap(Queue.unbounded<string, StoreError>(), (listener) =>
+            Effect.sync(() => listeners.add(listener))),
+          (listener) => {
+            listeners.delete(listener)
+            return Queue.shutdown(listener)
+          }
+        ))
+  )
 
 /** What is heard, read: a payload that `read` makes nothing of is passed over. */
 export const reading = <A>(

@@ -1,0 +1,100 @@
+/**
+ * Programs that change how a queue is divided while others do, or while somebody's transaction is open: nobody works by an answer of before.
+ */
+import { PgClient } from "@effect/sql-pg/PgClient"
+import { assert, layer } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
+import { defaultLayout, type Layout } from "../src/JobQueue.ts"
+import { JobStore } from "../src/JobStore.ts"
+import * as PgJobStore from "../src/PgJobStore.ts"
+import { TestDatabase } from "./utils/database.ts"
+import { untilWaiting } from "./utils/holds.ts"
+import { newId, newJob, t0 } from "./utils/storeFixture.ts"
+
+const byKey: Layout = { ...defaultLayout, partitions: 2, partitionBy: "key" }
+
+/** A queue of its own, and a transaction of the caller's that stays open until the test closes it. */
+const open = <A>(work: (queueId: number) => Effect.Effect<A, unknown, JobStore | PgClient>, wanted?: Layout) =>
+  Effect.gen(function*() {
+    const store = yield* JobStore
+    const sql = yield* PgClient
+    const name = `layout-${newId()}`
+    const { queueId } = yield* store.declareQueue(name, wanted)
+    const done = yield* Deferred.make<void>()
+    const close = yield* Deferred.make<"commit" | "roll back">()
+    const transaction = yield* Effect.forkChild(
+      Effect.ignore(sql.withTransaction(Effect.gen(function*() {
+        yield* work(queueId)
+        yield* Deferred.succeed(done, undefined)
+        if ((yield* Deferred.await(close)) === "roll back") return yield* Effect.fail("rolled back")
+      })))
+    )
+    yield* Deferred.await(done)
+    const end = (how: "commit" | "roll back") => Effect.andThen(Deferred.succeed(close, how), Fiber.join(transaction))
+    return { store, sql, name, queueId, end }
+  })
+
+const submit = (queueId: number) =>
+  Effect.flatMap(
+    JobStore,
+    (store) => store.submit([newJob({ queueId, key: "k", place: 3 })], { batchId: undefined, now: t0 })
+  )
+
+layer(Layer.provideMerge(PgJobStore.layer(), TestDatabase.layer), { excludeTestServices: true, timeout: "60 seconds" })(
+  "the layout of a queue",
+  (it) => {
+    it.effect("that was read before somebody else changed it is read again: the change counts", () =>
+      Effect.gen(function*() {
+        const { end, name, sql, store } = yield* open((queueId) =>
+          Effect.flatMap(PgClient, (sql) =>
+            Effect.andThen(
+              sql`update millrace.queues set partitions = 2, partition_by = 2, layout = layout + 1 where id = ${queueId}`,
+              submit(queueId)
+            ))
+        )
+        // By what it has read the queue goes by job, and may be divided anew.
+        const declared = yield* Effect.forkChild(store.declareQueue(name, { ...defaultLayout, partitions: 5 }))
+        yield* untilWaiting(sql)
+        yield* end("commit")
+        const error = yield* Effect.flip(Fiber.join(declared))
+        assert(error._tag === "LayoutError")
+        assert.deepInclude(error.reason, { _tag: "QueueNotEmpty", field: "partitionBy" })
+        assert.deepInclude(yield* store.declareQueue(name), { partitions: 2, partitionBy: "key" })
+      }))
+
+    it.effect("does not change under a submission that is not committed yet: who wants to change it waits, and sees it", () =>
+      Effect.gen(function*() {
+        const { end, name, sql, store } = yield* open(submit, byKey)
+        const declared = yield* Effect.forkChild(store.declareQueue(name, { ...byKey, partitions: 3 }))
+        yield* untilWaiting(sql)
+        yield* end("commit")
+        const error = yield* Effect.flip(Fiber.join(declared))
+        assert(error._tag === "LayoutError")
+        assert.deepInclude(error.reason, { _tag: "QueueNotEmpty", field: "partitions" })
+      }))
+
+    it.effect("changes once such a submission is rolled back, and the next one goes by the new count", () =>
+      Effect.gen(function*() {
+        const { end, name, queueId, sql, store } = yield* open(submit, byKey)
+        const declared = yield* Effect.forkChild(store.declareQueue(name, { ...byKey, partitions: 3 }))
+        yield* untilWaiting(sql)
+        yield* end("roll back")
+        assert.deepInclude(yield* Fiber.join(declared), { partitions: 3, layout: 2 })
+        assert.deepStrictEqual((yield* submit(queueId))[0]?.partition, 0)
+      }))
+
+    it.effect("who wants to change it and has to wait does not hold up those who submit", () =>
+      Effect.gen(function*() {
+        const { end, name, sql, store } = yield* open(submit, byKey)
+        const other = yield* store.declareQueue(`layout-${newId()}`)
+        const declared = yield* Effect.forkChild(store.declareQueue(name, { ...byKey, partitions: 3 }))
+        yield* untilWaiting(sql)
+        yield* submit(other.queueId)
+        yield* end("roll back")
+        yield* Fiber.join(declared)
+      }))
+  }
+)
