@@ -5,7 +5,8 @@ import { writeFileSync } from "node:fs"
 import type { Breach, Call, Evidence, Row } from "./evidence.ts"
 import { failovers } from "./failover.ts"
 import { load } from "./load.ts"
-import { innocents, rules } from "./rules.ts"
+import { rules } from "./rules.ts"
+import { innocents } from "./rules/crashes.ts"
 import { stalls } from "./stalls.ts"
 
 /** How much of each kind of work there was: a promise about what never happened is worth nothing. */

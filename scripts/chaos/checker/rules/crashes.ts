@@ -1,0 +1,59 @@
+/**
+ * What counts as a crash, and for whom.
+ */
+import type { Breach, Event, Evidence, Sample } from "../evidence.ts"
+import { type Rule, slackMs } from "./rule.ts"
+
+/** What may take a partition from its owner without a word: what ran there then is counted as crashed, whether its process died or not. */
+const isUnclean = ({ is, kind = "", what }: Event) =>
+  (what === "runner" && is === "killed") ||
+  (what === "database" && is === "down") ||
+  (what === "fault" && ["freeze", "cut", "stall", "peerCut", "peerStall", "refuse", "terminate"].includes(kind))
+
+/** How often a partition has changed hands, by the monitor. */
+const changesOf = (samples: ReadonlyArray<Sample>, partition: string, from: number, to: number): number => {
+  const seen = samples.flatMap(({ at, epochs }) =>
+    epochs?.[partition] === undefined ? [] : [{ at, epoch: epochs[partition] }]
+  )
+  const before = seen.findLast(({ at }) => at <= from)?.epoch ?? 0
+  return (seen.findLast(({ at }) => at <= to)?.epoch ?? before) - before
+}
+
+/**
+ * A job is blamed for a crash only when its partition changed hands uncleanly, once each time, and given up only for as many crashes as it
+ * takes. (An innocent job may be: one that long enough ran in one dying process after the other. See innocents.)
+ */
+export const blameless: Rule = ({ events, rows, samples, terms }) => {
+  const breaches: Array<Breach> = []
+  const byId = new Map(rows.map((row) => [row.id, row]))
+  const seen = new Map<string, { readonly count: number; readonly at: number }>()
+  for (const { at, crashes = {} } of samples) {
+    for (const [job, count] of Object.entries(crashes)) {
+      if (count > (seen.get(job)?.count ?? 0)) seen.set(job, { count, at })
+    }
+  }
+  const unclean = events.filter(isUnclean)
+  for (const [job, { at, count }] of seen) {
+    const row = byId.get(job)
+    if (row === undefined) continue
+    const changes = changesOf(samples, `${row.queue}/${row.partition}`, row.createdAt, at)
+    const ends = unclean.filter((event) => event.at >= row.createdAt - slackMs && event.at <= at).length
+    if (count > Math.min(changes, ends)) {
+      breaches.push({
+        rule: "blameless",
+        of: job,
+        detail: `has ${count} crashes, ${changes} times its partition changed hands, ${ends} times something failed`
+      })
+    }
+  }
+  for (const { crashes, errorTag, id } of rows) {
+    if (errorTag === "CrashLoop" && crashes !== terms.crashLimit) {
+      breaches.push({ rule: "blameless", of: id, detail: `was given up after ${crashes} crashes` })
+    }
+  }
+  return breaches
+}
+
+/** How many jobs were given up although it was not they who killed their processes. */
+export const innocents = ({ rows }: Evidence): number =>
+  rows.filter(({ errorTag, type }) => errorTag === "CrashLoop" && type !== "Die").length
