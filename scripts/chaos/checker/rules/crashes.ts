@@ -8,7 +8,8 @@ import { type Rule, slackMs } from "./rule.ts"
 const isUnclean = ({ is, kind = "", what }: Event) =>
   (what === "runner" && is === "killed") ||
   (what === "database" && is === "down") ||
-  (what === "fault" && ["freeze", "cut", "stall", "peerCut", "peerStall", "refuse", "terminate"].includes(kind))
+  (what === "fault" &&
+    ["freeze", "cut", "stall", "peerCut", "peerStall", "unplug", "refuse", "terminate"].includes(kind))
 
 /** How often a partition has changed hands, by the monitor. */
 const changesOf = (samples: ReadonlyArray<Sample>, partition: string, from: number, to: number): number => {
