@@ -69,7 +69,7 @@ describe("a second process on the same database", () => {
       yield* standby.tell({ tell: "submit", count: 5 })
       const [submitted] = yield* standby.until("submitted")
       const ids = submitted!.jobIds
-      yield* Queue.take(heard)
+      yield* Effect.repeat(Queue.take(heard), { until: ({ payload }) => payload.startsWith("[") })
       yield* untilFinal(sql, ids)
       assert.deepStrictEqual(startedIn(owner).toSorted(), ids.toSorted())
       assert.deepStrictEqual(startedIn(standby), [])

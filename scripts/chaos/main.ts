@@ -59,11 +59,17 @@ const command = Command.make("chaos", {
     Flag.withDescription("Breaks a promise on purpose, to see the checker find it"),
     Flag.optional
   ),
+  netns: Flag.Boolean("netns").pipe(
+    Flag.withDescription(
+      "The last runner lives in a network of its own, whose cable is pulled now and then. Linux, as root"
+    ),
+    Flag.withDefault(false)
+  ),
   keep: Flag.Boolean("keep").pipe(
     Flag.withDescription("Keeps the folder with data, logs and ledgers"),
     Flag.withDefault(false)
   )
-}, ({ breaks, json, keep, minutes, rate, runners, runtime, scenario, seconds, seed, submitters }) =>
+}, ({ breaks, json, keep, minutes, netns, rate, runners, runtime, scenario, seconds, seed, submitters }) =>
   run({
     seed: Option.getOrElse(seed, () => Math.floor(Math.random() * 1_000_000)),
     ms: Option.match(seconds, { onNone: () => minutes * 60_000, onSome: (seconds) => seconds * 1_000 }),
@@ -73,6 +79,7 @@ const command = Command.make("chaos", {
     perSecond: rate,
     isJson: json,
     isKept: keep,
+    hasNamespace: netns,
     scenario,
     breaks: Option.getOrUndefined(breaks)
   }).pipe(
