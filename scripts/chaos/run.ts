@@ -38,6 +38,8 @@ export interface Options {
   readonly isJson: boolean
   readonly isKept: boolean
   readonly hasNamespace: boolean
+  /** Instead of the seed's. */
+  readonly faults: ReadonlyArray<Fault> | undefined
   readonly scenario: "random" | "pause"
   readonly breaks: Breakage | undefined
 }
@@ -239,7 +241,7 @@ export const run = (options: Options) =>
     yield* fs.writeFileString(join(folder, "terms.json"), JSON.stringify({ maxAttempts, crashLimit: 5 }))
     const faults = options.scenario === "pause"
       ? []
-      : schedule({ ...options, isCluster: options.runtime === "cluster" })
+      : options.faults ?? schedule({ ...options, isCluster: options.runtime === "cluster" })
     if (options.isJson) yield* Console.log(JSON.stringify({ schedule: faults }))
 
     const postgres = yield* Postgres.start(folder, events)
@@ -262,10 +264,10 @@ export const run = (options: Options) =>
     yield* monitor.ready
 
     let counts: Faults.Counts = { freeze: 1 }
+    if (options.scenario === "random") yield* untilUp(submitters)
     events.note({ what: "began" })
     if (options.scenario === "pause") yield* pause(world, options.seed, folder)
     else {
-      yield* untilUp(submitters)
       counts = yield* injectAll(options, world, faults)
       yield* untilDown(submitters, (process) => process.tell({ stop: true }))
     }

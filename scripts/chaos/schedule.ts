@@ -1,6 +1,7 @@
 /**
  * Which faults a run injects, and when: pure, from the seed. What a fault does is in faults.ts.
  */
+import * as Schema from "effect/Schema"
 import { dice } from "./Seed.ts"
 
 /** What a fault is aimed at. */
@@ -56,15 +57,15 @@ export const kinds = {
 
 export type KindName = keyof typeof kinds
 
-/** One fault. `target` is the number of a runner or submitter. */
-export interface Fault {
-  /** Milliseconds since the run began. */
-  readonly at: number
-  readonly kind: KindName
-  readonly target: number
-  readonly forMs: number
-  readonly mode: string
-}
+/** One fault: `at` milliseconds since the run began. `target` is the number of a runner or submitter. */
+export const Fault = Schema.Struct({
+  at: Schema.Finite,
+  kind: Schema.Literals(Object.keys(kinds) as Array<KindName>),
+  target: Schema.Int,
+  forMs: Schema.Finite,
+  mode: Schema.String
+})
+export type Fault = typeof Fault.Type
 
 export interface Options {
   readonly seed: number
