@@ -95,7 +95,7 @@ export default {
       name: "no-cycle",
       comment: "Two modules that need each other are one module, or miss a third. Type-only imports count.",
       severity: "error",
-      from: { path: "^(src|test|scripts)/" },
+      from: { path: "^(src|test|scripts|examples)/" },
       to: { circular: true }
     },
     ...floors.slice(0, -1).map((floor, level) => ({
@@ -135,9 +135,9 @@ export default {
     },
     {
       name: "scripts-use-the-public-surface",
-      comment: "Demo and tools are written as a user would write them.",
+      comment: "Examples, demo and tools are written as a user would write them.",
       severity: "error",
-      from: { path: "^scripts/" },
+      from: { path: "^(scripts|examples)/" },
       to: { path: "^(src/internal|src/migrations|test)/" }
     },
     {

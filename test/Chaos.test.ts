@@ -399,7 +399,7 @@ const some = (seed: number, name: string): ReadonlyArray<Intent> => {
 }
 
 describe("a seed", () => {
-  const options = { seed: 7, ms: 1_200_000, runners: 3, submitters: 2, isCluster: true }
+  const options = { seed: 7, ms: 1_200_000, runners: 3, submitters: 2, isCluster: true, hasNamespace: true }
 
   it("gives the same schedule and the same intents, and another one others", () => {
     assert.deepStrictEqual(schedule(options), schedule(options))

@@ -30,17 +30,24 @@ export interface Options {
   readonly log: string
   readonly env?: Readonly<Record<string, string>>
   readonly args?: ReadonlyArray<string>
+  /** Runs in this network. */
+  readonly namespace?: string
   /** Another file of this folder, loaded before the script. */
   readonly preload?: string
 }
 
 const path = (name: string) => fileURLToPath(new URL(name, import.meta.url))
 
-const spawn = ({ args = [], env, log, preload, script }: Options): ChildProcess => {
+const spawn = ({ args = [], env, log, namespace, preload, script }: Options): ChildProcess => {
   const output = openSync(log, "a")
   const child = fork(path(script), args, {
     env: { ...process.env, ...env },
-    execArgv: preload === undefined ? [] : ["--import", path(preload)],
+    // `ip` becomes the process that it runs.
+    ...namespace !== undefined && { execPath: "ip" },
+    execArgv: [
+      ...namespace === undefined ? [] : ["netns", "exec", namespace, process.execPath],
+      ...preload === undefined ? [] : ["--import", path(preload)]
+    ],
     stdio: ["ignore", output, output, "ipc"]
   })
   closeSync(output)

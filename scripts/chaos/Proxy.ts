@@ -7,6 +7,7 @@ import { connect, createServer, type Socket } from "node:net"
 import { ChaosError } from "./ChaosError.ts"
 
 export interface Proxy {
+  readonly host: string
   readonly port: number
   /** Resets every connection. */
   readonly cut: () => void
@@ -17,8 +18,17 @@ export interface Proxy {
   readonly setRefusing: (isRefusing: boolean) => void
 }
 
-/** Listens on a free port of 127.0.0.1 until the scope closes, before there is anything at `target`. */
-export const start = (target: number): Effect.Effect<Proxy, ChaosError, Scope.Scope> =>
+/** The machine itself. */
+export const loopback = "127.0.0.1"
+
+/** Where something listens, or will. */
+export interface Target {
+  readonly host: string
+  readonly port: number
+}
+
+/** Listens on a free port of `host` until the scope closes, before there is anything at `target`. */
+export const start = (host: string, target: Target): Effect.Effect<Proxy, ChaosError, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.callback<Proxy & { readonly close: () => void }, ChaosError>((resume) => {
       const sockets = new Set<Socket>()
@@ -41,7 +51,7 @@ export const start = (target: number): Effect.Effect<Proxy, ChaosError, Scope.Sc
           client.resetAndDestroy()
           return
         }
-        const session = connect({ port: target, host: "127.0.0.1", allowHalfOpen: true })
+        const session = connect({ ...target, allowHalfOpen: true })
         keep(client, () => session)
         keep(session, () => client)
       })
@@ -49,10 +59,11 @@ export const start = (target: number): Effect.Effect<Proxy, ChaosError, Scope.Sc
         for (const socket of sockets) socket.resetAndDestroy()
       }
       server.once("error", (cause) => resume(Effect.fail(new ChaosError({ message: `a proxy: ${cause.message}` }))))
-      server.listen(0, "127.0.0.1", () => {
+      server.listen(0, host, () => {
         const address = server.address()
         const port = typeof address === "object" && address !== null ? address.port : 0
         resume(Effect.succeed({
+          host,
           port,
           cut,
           isStalled: () => isStalled,
@@ -77,9 +88,9 @@ export const start = (target: number): Effect.Effect<Proxy, ChaosError, Scope.Sc
   )
 
 /** The URL, led through the proxy. */
-export const through = (url: string, { port }: Proxy): string => {
+export const through = (url: string, { host, port }: Proxy): string => {
   const led = new URL(url)
-  led.hostname = "127.0.0.1"
+  led.hostname = host
   led.port = String(port)
   return led.href
 }

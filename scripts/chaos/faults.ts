@@ -4,6 +4,7 @@
 import * as Effect from "effect/Effect"
 import type { ChaosError } from "./ChaosError.ts"
 import type { Events } from "./Events.ts"
+import type { Namespace } from "./Namespace.ts"
 import type { Postgres } from "./Postgres.ts"
 import type { Process } from "./Process.ts"
 import type { Proxy } from "./Proxy.ts"
@@ -26,6 +27,8 @@ export interface World {
   /** Joins and leaves. */
   readonly guest: Runner
   readonly submitters: ReadonlyArray<Slot>
+  /** The last runner's, if it has one. */
+  readonly namespace: Namespace | undefined
   /** Of `tx`, for whoever starts next. */
   readonly partitions: { wanted: number }
   /** Those that are stopped now. */
@@ -63,6 +66,12 @@ const stalled = (lines: ReadonlyArray<Proxy>, forMs: number): Harm =>
   }).pipe(Effect.ensuring(Effect.sync(() => {
     for (const line of lines) line.setStalled(false)
   })))
+
+const unplugged = ({ setPlugged }: Namespace, forMs: number): Harm =>
+  setPlugged(false).pipe(
+    Effect.andThen(Effect.sleep(forMs)),
+    Effect.ensuring(Effect.ignore(setPlugged(true)))
+  )
 
 const refused = ({ guest, runners }: World, forMs: number): Harm => {
   const lines = [...runners, guest].map(({ database }) => database)
@@ -106,6 +115,8 @@ const harmOf = (world: World, { forMs, kind, mode, target }: Fault): Harm => {
       })
     case "peerStall":
       return runner === undefined || process === undefined ? undefined : stalled(runner.peers, forMs)
+    case "unplug":
+      return world.namespace === undefined ? undefined : unplugged(world.namespace, forMs)
     case "restart":
       return postgres.isUp() ? postgres.restart("fast") : undefined
     case "crash":

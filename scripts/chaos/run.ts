@@ -13,6 +13,7 @@ import type { Verdict } from "./checker/check.ts"
 import * as Events from "./Events.ts"
 import * as Faults from "./faults.ts"
 import { maxAttempts } from "./intents.ts"
+import * as Namespace from "./Namespace.ts"
 import { pause } from "./pause.ts"
 import { freePort } from "./port.ts"
 import * as Postgres from "./Postgres.ts"
@@ -36,6 +37,9 @@ export interface Options {
   readonly perSecond: number
   readonly isJson: boolean
   readonly isKept: boolean
+  readonly hasNamespace: boolean
+  /** Instead of the seed's. */
+  readonly faults: ReadonlyArray<Fault> | undefined
   readonly scenario: "random" | "pause"
   readonly breaks: Breakage | undefined
 }
@@ -54,6 +58,7 @@ interface Ground {
   readonly folder: string
   readonly postgres: Postgres.Postgres
   readonly events: Events.Events
+  readonly namespace: Namespace.Namespace | undefined
   readonly partitions: Faults.World["partitions"]
 }
 
@@ -61,13 +66,16 @@ interface Ground {
 const movesOften = 0.3
 
 /** A place for a runner with lines of its own: to the database, and from the others under two addresses. */
-const runnerOf = ({ events, folder, options, partitions, postgres }: Ground) => (number: number) =>
+const runnerOf = ({ events, folder, namespace, options, partitions, postgres }: Ground) => (number: number) =>
   Effect.gen(function*() {
     const { join } = yield* Path.Path
     const own = dice(options.seed, `runner/${number}`)
-    const database = yield* Proxy.start(Number(new URL(postgres.url).port))
-    const listenPort = yield* freePort
-    const peers = [yield* Proxy.start(listenPort), yield* Proxy.start(listenPort)] as const
+    // All runners know each other by addresses that are good in all networks of the run.
+    const host = namespace?.host ?? Proxy.loopback
+    const home = number === options.runners - 1 ? namespace : undefined
+    const listen = { host: home?.address ?? Proxy.loopback, port: yield* freePort }
+    const database = yield* Proxy.start(host, { host: Proxy.loopback, port: Number(new URL(postgres.url).port) })
+    const peers = [yield* Proxy.start(host, listen), yield* Proxy.start(host, listen)] as const
     let [address] = peers
     const slot = yield* Slot.make({
       what: "runner",
@@ -80,6 +88,7 @@ const runnerOf = ({ events, folder, options, partitions, postgres }: Ground) => 
           return Process.start({
             script: "runner.ts",
             preload: "skew.ts",
+            ...home !== undefined && { namespace: home.name },
             log: join(folder, `runner-${number}.log`),
             env: withOptions(
               {
@@ -88,8 +97,10 @@ const runnerOf = ({ events, folder, options, partitions, postgres }: Ground) => 
                 incarnation,
                 runtime: options.runtime,
                 partitions: partitions.wanted,
+                host,
                 port: address.port,
-                listenPort
+                listenHost: listen.host,
+                listenPort: listen.port
               } satisfies RunnerOptions
             )
           })
@@ -230,12 +241,13 @@ export const run = (options: Options) =>
     yield* fs.writeFileString(join(folder, "terms.json"), JSON.stringify({ maxAttempts, crashLimit: 5 }))
     const faults = options.scenario === "pause"
       ? []
-      : schedule({ ...options, isCluster: options.runtime === "cluster" })
+      : options.faults ?? schedule({ ...options, isCluster: options.runtime === "cluster" })
     if (options.isJson) yield* Console.log(JSON.stringify({ schedule: faults }))
 
     const postgres = yield* Postgres.start(folder, events)
     yield* Effect.forEach(tables, postgres.query)
-    const ground: Ground = { options, folder, postgres, events, partitions: { wanted: partitions } }
+    const namespace = options.hasNamespace ? yield* Namespace.make : undefined
+    const ground: Ground = { options, folder, postgres, events, namespace, partitions: { wanted: partitions } }
     const numbers = (count: number) => Array.from({ length: count }, (_, number) => number)
     const runners = yield* Effect.forEach(numbers(options.runners), runnerOf(ground))
     const guest = yield* runnerOf(ground)(options.runners)
@@ -252,10 +264,10 @@ export const run = (options: Options) =>
     yield* monitor.ready
 
     let counts: Faults.Counts = { freeze: 1 }
+    if (options.scenario === "random") yield* untilUp(submitters)
     events.note({ what: "began" })
     if (options.scenario === "pause") yield* pause(world, options.seed, folder)
     else {
-      yield* untilUp(submitters)
       counts = yield* injectAll(options, world, faults)
       yield* untilDown(submitters, (process) => process.tell({ stop: true }))
     }

@@ -21,7 +21,9 @@ export const RunnerOptions = Schema.Struct({
   /** Of `tx`. */
   partitions: Schema.Int,
   /** Where others reach it, and where it listens. */
+  host: Schema.String,
   port: Schema.Int,
+  listenHost: Schema.String,
   listenPort: Schema.Int
 })
 export type RunnerOptions = typeof RunnerOptions.Type
@@ -133,7 +135,13 @@ const program = (options: RunnerOptions) => {
   const shared = { queues: queues(options.partitions), gracePeriod: "5 seconds" } as const
   const runtime = options.runtime === "single"
     ? JobRuntime.layer(shared)
-    : JobRuntime.layerCluster({ ...shared, host: "127.0.0.1", port: options.port, listenPort: options.listenPort })
+    : JobRuntime.layerCluster({
+      ...shared,
+      host: options.host,
+      port: options.port,
+      listenHost: options.listenHost,
+      listenPort: options.listenPort
+    })
   return Effect.andThen(Effect.sync(() => process.send?.({ say: "ready" })), JobRuntime.run).pipe(
     Effect.provide(handlers(options).pipe(Layer.provideMerge(runtime), Layer.provideMerge(database)))
   )

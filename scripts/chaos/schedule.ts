@@ -1,10 +1,11 @@
 /**
  * Which faults a run injects, and when: pure, from the seed. What a fault does is in faults.ts.
  */
+import * as Schema from "effect/Schema"
 import { dice } from "./Seed.ts"
 
 /** What a fault is aimed at. */
-type Aim = "runner" | "submitter" | "nothing"
+type Aim = "runner" | "last runner" | "submitter" | "nothing"
 
 interface Kind {
   readonly weight: number
@@ -16,6 +17,8 @@ interface Kind {
   readonly isOutage?: true
   /** Makes sense only where runners talk to each other and share the queues. */
   readonly needsCluster?: true
+  /** The last runner lives in a network of its own. */
+  readonly needsNamespace?: true
 }
 
 /** Every kind of fault. Weights are relative. */
@@ -33,6 +36,8 @@ export const kinds = {
   /** The same between a runner and its peers. */
   peerCut: { weight: 4, aim: "runner", needsCluster: true },
   peerStall: { weight: 4, aim: "runner", forMs: [3_000, 10_000], needsCluster: true },
+  /** The cable of a runner is pulled. */
+  unplug: { weight: 10, aim: "last runner", forMs: [3_000, 15_000], needsNamespace: true },
   /** PostgreSQL restarts: in order, or as after a power cut. */
   restart: { weight: 5, aim: "nothing", isOutage: true },
   crash: { weight: 5, aim: "nothing", isOutage: true },
@@ -52,15 +57,15 @@ export const kinds = {
 
 export type KindName = keyof typeof kinds
 
-/** One fault. `target` is the number of a runner or submitter. */
-export interface Fault {
-  /** Milliseconds since the run began. */
-  readonly at: number
-  readonly kind: KindName
-  readonly target: number
-  readonly forMs: number
-  readonly mode: string
-}
+/** One fault: `at` milliseconds since the run began. `target` is the number of a runner or submitter. */
+export const Fault = Schema.Struct({
+  at: Schema.Finite,
+  kind: Schema.Literals(Object.keys(kinds) as Array<KindName>),
+  target: Schema.Int,
+  forMs: Schema.Finite,
+  mode: Schema.String
+})
+export type Fault = typeof Fault.Type
 
 export interface Options {
   readonly seed: number
@@ -69,19 +74,28 @@ export interface Options {
   readonly runners: number
   readonly submitters: number
   readonly isCluster: boolean
+  readonly hasNamespace: boolean
 }
 
 /** Time for the database to come back, and for everybody to notice. */
 const recoveryMs = 5_000
 
 /** The schedule of a run: first every kind once, in a random order, then by weight. */
-export const schedule = ({ isCluster, ms, runners, seed, submitters }: Options): ReadonlyArray<Fault> => {
+export const schedule = ({ hasNamespace, isCluster, ms, runners, seed, submitters }: Options): ReadonlyArray<Fault> => {
   const { between, next, pick, weighted } = dice(seed, "schedule")
   const possible = Object.entries<Kind>(kinds).flatMap(([name, kind]) =>
-    kind.needsCluster === true && !isCluster ? [] : [{ name: name as KindName, ...kind }]
+    kind.needsCluster === true && !isCluster || kind.needsNamespace === true && !hasNamespace
+      ? []
+      : [{ name: name as KindName, ...kind }]
   )
   const first = possible.map((kind) => ({ kind, order: next() })).toSorted((a, b) => a.order - b.order)
     .map(({ kind }) => kind)
+  const targets: Readonly<Record<Aim, () => number>> = {
+    runner: () => between(0, runners - 1),
+    "last runner": () => runners - 1,
+    submitter: () => between(0, submitters - 1),
+    nothing: () => 0
+  }
   const faults: Array<Fault> = []
   let databaseIsBack = 0
   for (let at = between(1_500, 4_000); at < ms; at += between(1_500, 4_000)) {
@@ -94,7 +108,7 @@ export const schedule = ({ isCluster, ms, runners, seed, submitters }: Options):
     faults.push({
       at,
       kind: kind.name,
-      target: kind.aim === "nothing" ? 0 : between(0, (kind.aim === "runner" ? runners : submitters) - 1),
+      target: targets[kind.aim](),
       forMs,
       mode: kind.modes === undefined ? "" : pick(kind.modes)
     })

@@ -4,7 +4,8 @@
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
-import { EmbeddedPostgres } from "../../src/index.ts"
+// Nothing else of it: the server is away until this is loaded.
+import * as EmbeddedPostgres from "../../src/EmbeddedPostgres.ts"
 
 /** What it is started with. */
 export const ServerOptions = Schema.Struct({ dataDir: Schema.String, port: Schema.Int })

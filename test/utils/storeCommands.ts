@@ -234,6 +234,11 @@ export const live = Effect.fnUntraced(function*(
         })
         return { jobs: jobs.map((job) => ({ ...job, id: number(job.id), seq: seqs.get(job.seq) })), visited }
       }
+      case "Heads": {
+        const lines = [1, 2, 3].map((line) => ({ tenant: tenants[command.tenant] ?? "=", key: `line ${line}` }))
+        const heads = yield* store.heads(owner(command.by), lines)
+        return heads.map((job) => ({ ...job, id: number(job.id), seq: seqs.get(job.seq) })).sort((a, b) => a.id - b.id)
+      }
       case "TakeOver":
         return yield* take(command.by)
       case "Crash": {
