@@ -41,7 +41,7 @@ const fence = [
 const lose = [
   `create function chaos.lose() returns trigger language plpgsql as $$
    begin delete from millrace.jobs where id = new.id; return null; end $$`,
-  `create trigger lose after insert on millrace.jobs for each row when (new.seq % 50 = 0) execute function chaos.lose()`
+  `create trigger lose after insert on millrace.jobs for each row when (new.seq % 20 = 0) execute function chaos.lose()`
 ]
 
 /** What does it, once the schema is there. */
