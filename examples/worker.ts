@@ -3,7 +3,7 @@
  *
  *   DATABASE_URL=postgres://... MILLRACE_RUNNER_HOST=10.0.0.7 PROBE_PORT=8080 node worker.ts
  *
- * In a program of yours import from "millrace".
+ * In a program of yours import from "millrace". How to operate it: ../docs/operate.md.
  */
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"

@@ -104,85 +104,106 @@ const assertOnce = Effect.fnUntraced(function*(ids: ReadonlyArray<string>) {
 })
 
 describe("runners of a cluster", () => {
-  it.live("share the work; partitions move to one that joins, without anybody being blamed for it", () =>
-    Effect.gen(function*() {
-      const sql = yield* PgClient
-      const [first] = yield* cluster(1)
-      assert.deepStrictEqual([...yield* assertOnce(yield* submitMany)], [first!.pid])
-      const second = yield* startRunner
-      yield* untilOwnedBy(sql, first!, second)
-      const pids = yield* assertOnce(yield* submitMany)
-      assert.deepStrictEqual(pids, new Set([first!.pid, second.pid]))
-      assert.deepStrictEqual((yield* partitionsOf(sql)).filter(({ careful }) => careful), [])
-    }).pipe(Effect.scoped, Effect.provide(submitting)))
+  it.live(
+    "share the work; partitions move to one that joins, without anybody being blamed for it",
+    () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient
+        const [first] = yield* cluster(1)
+        assert.deepStrictEqual([...yield* assertOnce(yield* submitMany)], [first!.pid])
+        const second = yield* startRunner
+        yield* untilOwnedBy(sql, first!, second)
+        const pids = yield* assertOnce(yield* submitMany)
+        assert.deepStrictEqual(pids, new Set([first!.pid, second.pid]))
+        assert.deepStrictEqual((yield* partitionsOf(sql)).filter(({ careful }) => careful), [])
+      }).pipe(Effect.scoped, Effect.provide(submitting)),
+    60_000
+  )
 
-  it.live("one that is told to stop hands over what is idle at once, and the rest when its jobs have ended", () =>
-    Effect.gen(function*() {
-      const sql = yield* PgClient
-      const [leaver, stayer] = yield* cluster(2)
-      const { id, partition } = yield* holdIn(leaver!, [stayer!])
-      yield* leaver!.signal("SIGTERM")
-      yield* partitionsOf(sql).pipe(Effect.repeat({
-        until: (owned) => owned.every((one) => one.owner === (one.partition === partition ? leaver : stayer)!.address),
-        schedule: Schedule.spaced("20 millis")
-      }))
-      const [held] = yield* fatesOf(sql, [id])
-      assert.deepInclude(held, { state: "live", attempt: 0, version: 0 })
-      yield* leaver!.tell({ tell: "go", jobId: id })
-      yield* leaver!.ended
-      assert.deepStrictEqual([...yield* assertOnce([id])], [leaver!.pid])
-      yield* untilOwnedBy(sql, stayer!)
-      assert.deepStrictEqual((yield* partitionsOf(sql)).filter(({ careful }) => careful), [])
-    }).pipe(Effect.scoped, Effect.provide(submitting)))
+  it.live(
+    "one that is told to stop hands over what is idle at once, and the rest when its jobs have ended",
+    () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient
+        const [leaver, stayer] = yield* cluster(2)
+        const { id, partition } = yield* holdIn(leaver!, [stayer!])
+        yield* leaver!.signal("SIGTERM")
+        yield* partitionsOf(sql).pipe(Effect.repeat({
+          until: (owned) =>
+            owned.every((one) => one.owner === (one.partition === partition ? leaver : stayer)!.address),
+          schedule: Schedule.spaced("20 millis")
+        }))
+        const [held] = yield* fatesOf(sql, [id])
+        assert.deepInclude(held, { state: "live", attempt: 0, version: 0 })
+        yield* leaver!.tell({ tell: "go", jobId: id })
+        yield* leaver!.ended
+        assert.deepStrictEqual([...yield* assertOnce([id])], [leaver!.pid])
+        yield* untilOwnedBy(sql, stayer!)
+        assert.deepStrictEqual((yield* partitionsOf(sql)).filter(({ careful }) => careful), [])
+      }).pipe(Effect.scoped, Effect.provide(submitting)),
+    60_000
+  )
 
-  it.live("serve the partitions of one that is killed within ten seconds, and every job of it commits once", () =>
-    Effect.gen(function*() {
-      const sql = yield* PgClient
-      const [victim, ...others] = yield* cluster(3)
-      const { id } = yield* holdIn(victim!, others)
-      yield* victim!.kill
-      const ids = yield* submitMany
-      yield* Effect.timeout(untilOwnedBy(sql, ...others), "10 seconds")
-      yield* Effect.forEach(others, (other) => other.tell({ tell: "go", jobId: id }))
-      const pids = yield* assertOnce([id, ...ids])
-      assert.isFalse(pids.has(victim!.pid))
-    }).pipe(Effect.scoped, Effect.provide(submitting)))
+  it.live(
+    "serve the partitions of one that is killed within ten seconds, and every job of it commits once",
+    () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient
+        const [victim, ...others] = yield* cluster(3)
+        const { id } = yield* holdIn(victim!, others)
+        yield* victim!.kill
+        const ids = yield* submitMany
+        yield* Effect.timeout(untilOwnedBy(sql, ...others), "10 seconds")
+        yield* Effect.forEach(others, (other) => other.tell({ tell: "go", jobId: id }))
+        const pids = yield* assertOnce([id, ...ids])
+        assert.isFalse(pids.has(victim!.pid))
+      }).pipe(Effect.scoped, Effect.provide(submitting)),
+    60_000
+  )
 
-  it.live("one that is stopped for longer than its locks last finds its attempts superseded when it goes on", () =>
-    Effect.gen(function*() {
-      const sql = yield* PgClient
-      const [sleeper, other] = yield* cluster(2)
-      const returning = yield* holdIn(sleeper!, [other!])
-      const hanging = yield* holdIn(sleeper!, [other!])
-      yield* sleeper!.signal("SIGSTOP")
-      yield* untilOwnedBy(sql, other!)
-      yield* other!.until("holding", { jobId: hanging.id })
-      // One may return at once; it is told so before it can see that it has lost the lock.
-      yield* sleeper!.tell({ tell: "go", jobId: returning.id })
-      yield* sleeper!.signal("SIGCONT")
-      yield* sleeper!.until("interrupted", { jobId: hanging.id })
-      yield* Effect.forEach([returning, hanging], ({ id }) => other!.tell({ tell: "go", jobId: id }))
-      assert.deepStrictEqual([...yield* assertOnce([returning.id, hanging.id])], [other!.pid])
-      // It is a runner like any other again.
-      yield* untilOwnedBy(sql, sleeper!, other!)
-    }).pipe(Effect.scoped, Effect.provide(submitting)))
+  it.live(
+    "one that is stopped for longer than its locks last finds its attempts superseded when it goes on",
+    () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient
+        const [sleeper, other] = yield* cluster(2)
+        const returning = yield* holdIn(sleeper!, [other!])
+        const hanging = yield* holdIn(sleeper!, [other!])
+        yield* sleeper!.signal("SIGSTOP")
+        yield* untilOwnedBy(sql, other!)
+        yield* other!.until("holding", { jobId: hanging.id })
+        // One may return at once; it is told so before it can see that it has lost the lock.
+        yield* sleeper!.tell({ tell: "go", jobId: returning.id })
+        yield* sleeper!.signal("SIGCONT")
+        yield* sleeper!.until("interrupted", { jobId: hanging.id })
+        yield* Effect.forEach([returning, hanging], ({ id }) => other!.tell({ tell: "go", jobId: id }))
+        assert.deepStrictEqual([...yield* assertOnce([returning.id, hanging.id])], [other!.pid])
+        // It is a runner like any other again.
+        yield* untilOwnedBy(sql, sleeper!, other!)
+      }).pipe(Effect.scoped, Effect.provide(submitting)),
+    60_000
+  )
 
-  it.live("wake each other directly: a job submitted in one runner starts in another, and nothing is announced for it", () =>
-    Effect.gen(function*() {
-      const sql = yield* PgClient
-      const [one, other] = yield* cluster(2)
-      const heard = yield* sql.listen("millrace_wake")
-      const ids: Array<string> = []
-      for (let count = 1; count <= 16; count++) {
-        yield* one!.tell({ tell: "submit", count: 1 })
-        const id = (yield* one!.until("submitted", { count })).at(-1)!.jobIds[0]!
-        // Sooner than any sweep.
-        yield* Effect.timeout(untilFinal(sql, [id]), "2 seconds")
-        ids.push(id)
-      }
-      assert.strictEqual((yield* assertOnce(ids)).size, 2)
-      const told = yield* Queue.clear(heard)
-      assert.deepStrictEqual(told.filter(({ payload }) => payload.startsWith("[")), [])
-      yield* other!.kill
-    }).pipe(Effect.scoped, Effect.provide(submitting)))
+  it.live(
+    "wake each other directly: a job submitted in one runner starts in another, and nothing is announced for it",
+    () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient
+        const [one, other] = yield* cluster(2)
+        const heard = yield* sql.listen("millrace_wake")
+        const ids: Array<string> = []
+        for (let count = 1; count <= 16; count++) {
+          yield* one!.tell({ tell: "submit", count: 1 })
+          const id = (yield* one!.until("submitted", { count })).at(-1)!.jobIds[0]!
+          // Sooner than any sweep.
+          yield* Effect.timeout(untilFinal(sql, [id]), "2 seconds")
+          ids.push(id)
+        }
+        assert.strictEqual((yield* assertOnce(ids)).size, 2)
+        const told = yield* Queue.clear(heard)
+        assert.deepStrictEqual(told.filter(({ payload }) => payload.startsWith("[")), [])
+        yield* other!.kill
+      }).pipe(Effect.scoped, Effect.provide(submitting)),
+    60_000
+  )
 })

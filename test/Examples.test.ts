@@ -1,7 +1,9 @@
 /**
- * The examples, as a user runs them: a worker as a process, and a thread that has to end with its job.
+ * The examples, as a user runs them: a worker as a process, a thread that has to end with its job, a client of two databases. And the SQL of
+ * docs/, on the tables that there are.
  */
 import * as NodeServices from "@effect/platform-node/NodeServices"
+import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -9,12 +11,14 @@ import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import { ChildProcess, ChildProcessSpawner } from "effect/process"
 import * as Schedule from "effect/Schedule"
+import { readFileSync } from "node:fs"
 import { fileURLToPath } from "node:url"
 import { Computing, CountPrimes, inThread } from "../examples/cpu.ts"
+import { Databases } from "../examples/databases.ts"
 import * as Server from "../src/internal/postgres/server.ts"
 import * as JobRuntime from "../src/JobRuntime.ts"
 import * as Jobs from "../src/Jobs.ts"
-import { databaseUrl, TestDatabase } from "./utils/database.ts"
+import { databaseUrl, makeDatabase, TestDatabase } from "./utils/database.ts"
 
 const worker = fileURLToPath(new URL("../examples/worker.ts", import.meta.url))
 
@@ -98,4 +102,26 @@ describe("the examples", () => {
       assert.include(yield* dies("throw new Error('spilled')"), "spilled")
       assert.include(yield* dies("process.exit(3)"), "ended with 3")
     }))
+
+  it.live("a client of two databases stores each tenant's jobs in its own", () =>
+    Effect.gen(function*() {
+      const urls = [(yield* makeDatabase).url, (yield* makeDatabase).url] as const
+      yield* Effect.gen(function*() {
+        const { of } = yield* Databases
+        const id = yield* of("b").submit(CountPrimes.request({ below: 10 }))
+        assert.strictEqual((yield* of("b").status(id)).state, "queued")
+        assert.strictEqual((yield* Effect.flip(of("a").status(id)))._tag, "JobNotFound")
+      }).pipe(Effect.provide(Databases.layer([Computing], urls, (tenantId) => tenantId === "a" ? 0 : 1)))
+    }).pipe(Effect.scoped))
+
+  it.live("the SQL of docs/ fits the tables", () =>
+    Effect.gen(function*() {
+      const sql = yield* PgClient
+      for (const page of ["operate", "beyond-one-postgres"]) {
+        const text = readFileSync(new URL(`../docs/${page}.md`, import.meta.url), "utf8")
+        const blocks = [...text.matchAll(/^```sql\n([^]*?)^```$/gm)].flatMap(([, block]) => block ?? [])
+        assert.isAbove(blocks.length, 0)
+        yield* Effect.forEach(blocks, (block) => sql.unsafe(block))
+      }
+    }).pipe(Effect.provide(submitting)))
 })

@@ -43,7 +43,7 @@ const lockSession = (sql: PgClient) =>
     sql<{ readonly pid: number }>`
       select l.pid from pg_locks l join pg_stat_activity a using (pid)
       where l.locktype = 'advisory' and l.granted and a.application_name = 'millrace locks' and a.datname = current_database()
-      group by l.pid having count(*) > 100`,
+      group by l.pid having count(*) >= 16`,
     (rows) => rows.map(({ pid }) => pid)
   )
 

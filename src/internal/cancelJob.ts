@@ -20,7 +20,7 @@ import * as Announcer from "./announcer.ts"
 import { type JobReader, storeUnavailable } from "./jobReader.ts"
 import { entityId, type Owners } from "./owners.ts"
 import type { Queues } from "./queues.ts"
-import { liveClock, onLiveClock } from "./time/liveClock.ts"
+import { monotonicMillis, onLiveClock } from "./time/liveClock.ts"
 import type { Waker } from "./waker.ts"
 
 /** Cancels a job, wherever its owner is. */
@@ -90,7 +90,7 @@ export const make = (options: {
     Effect.gen(function*() {
       const who = yield* by
       const patienceMs = yield* Patience
-      const begunAt = liveClock.currentTimeMillisUnsafe()
+      const begunAt = monotonicMillis()
       // When its owner was last told, and may have cancelled it without our knowing.
       let toldAt: number | undefined
       // Asked directly it gave no answer: it may be frozen, or the way to it broken.
@@ -104,7 +104,7 @@ export const make = (options: {
             if (Option.isSome(answer)) return answer.value
             isSilent = true
           }
-          const live = liveClock.currentTimeMillisUnsafe()
+          const live = monotonicMillis()
           if (toldAt !== undefined && live - toldAt < repeatMs) return false
           toldAt = live
           const { id, partition, queueId } = record
@@ -121,7 +121,7 @@ export const make = (options: {
           return yield* new JobAlreadyFinal({ jobId: record.id, jobState: record.state })
         }
         if (yield* record.state === "queued" ? cancelReady(record) : cancelWaiting(record, who)) return
-        if (liveClock.currentTimeMillisUnsafe() - begunAt >= patienceMs) {
+        if (monotonicMillis() - begunAt >= patienceMs) {
           return yield* new PartitionUnavailable({ entity: entityId(yield* addressOf(record)) })
         }
         yield* onLiveClock(Effect.sleep(Duration.millis(pause)))

@@ -12,7 +12,7 @@ import type * as Scope from "effect/Scope"
 import { randomUUID } from "node:crypto"
 import { type Interest, isOf, type JobEvent, Missed, type Told } from "../JobEvent.ts"
 import type { JobStore, Message } from "../JobStore.ts"
-import { liveClock, onLiveClock } from "./time/liveClock.ts"
+import { monotonicMillis, onLiveClock } from "./time/liveClock.ts"
 
 /** The way to the other processes and back. */
 export interface EventFeed {
@@ -79,7 +79,7 @@ export const make = (
     const isWanted = (tag?: JobEvent["_tag"]): boolean => {
       isUsed.openUnsafe()
       if (others.size === 0) return false
-      const now = liveClock.currentTimeMillisUnsafe()
+      const now = monotonicMillis()
       for (const { interest, until } of others.values()) {
         if (until > now && (tag === undefined || isOf(interest, tag))) return true
       }
@@ -87,7 +87,7 @@ export const make = (
     }
 
     const remember = (process: string, interest: Interest) => {
-      const now = liveClock.currentTimeMillisUnsafe()
+      const now = monotonicMillis()
       for (const [other, { until }] of others) if (until <= now) others.delete(other)
       others.set(process, { interest, until: now + validMs })
     }

@@ -141,7 +141,10 @@ export interface Fate {
   readonly errorTag: string | null
 }
 
-/** The fates of these jobs, in their order; one that is nowhere, or in two places, is a defect. */
+/**
+ * The fates of these jobs, in their order; one that is nowhere, or in two places, is a defect. (Read as Millrace reads them: a statement that
+ * names `finished_jobs` may have been planned a moment before the day of its job was attached.)
+ */
 export const fatesOf = (sql: PgClient, ids: ReadonlyArray<string>): Effect.Effect<ReadonlyArray<Fate>> =>
   Effect.orDie(Effect.map(
     sql<Fate>`
@@ -149,8 +152,8 @@ export const fatesOf = (sql: PgClient, ids: ReadonlyArray<string>): Effect.Effec
       union all
       select id, 'failed', attempt, version, crashes, error_tag from millrace.dead_letters where id = any(${ids}::uuid[])
       union all
-      select id, (array['completed', 'cancelled', 'expired'])[outcome + 1], attempt, version, null, null
-      from millrace.finished_jobs where id = any(${ids}::uuid[])`,
+      select f.id, (array['completed', 'cancelled', 'expired'])[f.outcome + 1], f.attempt, f.version, null, null
+      from unnest(${ids}::uuid[]) as asked(id) cross join lateral millrace.find_finished(asked.id) as f`,
     (rows) => {
       const byId = new Map(rows.map((row) => [row.id, row]))
       if (rows.length !== new Set(ids).size || byId.size !== rows.length) {
