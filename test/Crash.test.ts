@@ -206,50 +206,54 @@ describe("a process that is killed with SIGKILL", () => {
 })
 
 describe("a job that kills its process each time", () => {
-  it.live("is a dead letter after five crashes, runs alone from the second one on, and its neighbours complete unharmed", () =>
-    Effect.gen(function*() {
-      const sql = yield* PgClient
-      const url = yield* databaseUrl
-      const jobs = yield* Jobs.Jobs
-      const crashesOf = (id: string) => Effect.map(fatesOf(sql, [id]), ([fate]) => fate?.crashes ?? 0)
-      // Runs beside it when the process dies, before anyone knows who is to blame.
-      const beside = yield* jobs.submit(Hold.request(undefined))
-      const id = yield* jobs.submit(Die.request(undefined))
-      const early = yield* restartUntil(
-        startWorker({ url }),
-        Effect.repeat(crashesOf(id), { until: (crashes) => crashes >= 2, schedule: Schedule.spaced("5 millis") })
-      )
-      yield* Effect.forEach(early, (worker) => worker.kill, { discard: true })
+  it.live(
+    "is a dead letter after five crashes, runs alone from the second one on, and its neighbours complete unharmed",
+    () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient
+        const url = yield* databaseUrl
+        const jobs = yield* Jobs.Jobs
+        const crashesOf = (id: string) => Effect.map(fatesOf(sql, [id]), ([fate]) => fate?.crashes ?? 0)
+        // Runs beside it when the process dies, before anyone knows who is to blame.
+        const beside = yield* jobs.submit(Hold.request(undefined))
+        const id = yield* jobs.submit(Die.request(undefined))
+        const early = yield* restartUntil(
+          startWorker({ url }),
+          Effect.repeat(crashesOf(id), { until: (crashes) => crashes >= 2, schedule: Schedule.spaced("5 millis") })
+        )
+        yield* Effect.forEach(early, (worker) => worker.kill, { discard: true })
 
-      // Neighbours that come before it and after it.
-      const before = yield* jobs.submit(Array.from({ length: 30 }, () => Write.request({}, { priority: "critical" })))
-      const after = yield* jobs.submit(Array.from({ length: 30 }, () => Write.request({})))
-      const late = yield* restartUntil(
-        Effect.tap(startWorker({ url }), (worker) => worker.tell({ tell: "go", jobId: beside })),
-        Effect.repeat(fatesOf(sql, [id]), {
-          until: ([fate]) => fate?.state === "failed",
-          schedule: Schedule.spaced("5 millis")
+        // Neighbours that come before it and after it.
+        const before = yield* jobs.submit(Array.from({ length: 30 }, () => Write.request({}, { priority: "critical" })))
+        const after = yield* jobs.submit(Array.from({ length: 30 }, () => Write.request({})))
+        const late = yield* restartUntil(
+          Effect.tap(startWorker({ url }), (worker) => worker.tell({ tell: "go", jobId: beside })),
+          Effect.repeat(fatesOf(sql, [id]), {
+            until: ([fate]) => fate?.state === "failed",
+            schedule: Schedule.spaced("5 millis")
+          })
+        )
+        assert.deepInclude((yield* fatesOf(sql, [id]))[0], {
+          state: "failed",
+          attempt: 0,
+          crashes: 5,
+          errorTag: "CrashLoop"
         })
-      )
-      assert.deepInclude((yield* fatesOf(sql, [id]))[0], {
-        state: "failed",
-        attempt: 0,
-        crashes: 5,
-        errorTag: "CrashLoop"
-      })
-      assert.deepStrictEqual(yield* rowsOf(sql, [id]), [])
-      const starts = late.flatMap(({ said }) => said).filter((one) => one.say === "started" && one.jobId === id)
-      assert.isNotEmpty(starts)
-      for (const start of starts) assert.deepInclude(start, { beside: 0, attempt: 1 })
+        assert.deepStrictEqual(yield* rowsOf(sql, [id]), [])
+        const starts = late.flatMap(({ said }) => said).filter((one) => one.say === "started" && one.jobId === id)
+        assert.isNotEmpty(starts)
+        for (const start of starts) assert.deepInclude(start, { beside: 0, attempt: 1 })
 
-      const [neighbour, ...neighbours] = yield* untilFinal(sql, [beside, ...before.jobIds, ...after.jobIds])
-      assert.deepInclude(neighbour, { state: "completed", attempt: 1 })
-      // Stored, run and completed: no crash was ever written to them.
-      for (const fate of neighbours) assert.deepInclude(fate, { state: "completed", attempt: 1, version: 0 })
-      assert.strictEqual((yield* rowsOf(sql, [beside, ...before.jobIds, ...after.jobIds])).length, 61)
+        const [neighbour, ...neighbours] = yield* untilFinal(sql, [beside, ...before.jobIds, ...after.jobIds])
+        assert.deepInclude(neighbour, { state: "completed", attempt: 1 })
+        // Stored, run and completed: no crash was ever written to them.
+        for (const fate of neighbours) assert.deepInclude(fate, { state: "completed", attempt: 1, version: 0 })
+        assert.strictEqual((yield* rowsOf(sql, [beside, ...before.jobIds, ...after.jobIds])).length, 61)
 
-      const status = yield* jobs.status(id)
-      assert.strictEqual(status.crashes, 5)
-      assert.strictEqual(status.attempts, 0)
-    }).pipe(Effect.scoped, Effect.provide(submitting)))
+        const status = yield* jobs.status(id)
+        assert.strictEqual(status.crashes, 5)
+        assert.strictEqual(status.attempts, 0)
+      }).pipe(Effect.scoped, Effect.provide(submitting)),
+    90_000
+  )
 })
