@@ -17,6 +17,7 @@ import { inspect } from "node:util"
 import { CurrentJob } from "../src/CurrentJob.ts"
 import * as EventBus from "../src/EventBus.ts"
 import { GroupLimits, type Limits } from "../src/internal/postgres/Groups.ts"
+import { onLiveClock } from "../src/internal/time/liveClock.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import type { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
@@ -535,6 +536,69 @@ layer(runtime({ ...held, millis: 100 }), { excludeTestServices: true, timeout: "
       }))
   }
 )
+
+/** What handlers do, and how their jobs end. Most are of one statement, so that those of several jobs are sent ahead. */
+const deeds = {
+  writes: { state: "completed", rows: 1, run: (name: string) => write(name) },
+  "writes twice": {
+    state: "completed",
+    rows: 2,
+    run: (name: string) => Effect.andThen(write(name), write(`${name} more`))
+  },
+  "writes, then waits": {
+    state: "completed",
+    rows: 1,
+    run: (name: string) => Effect.andThen(write(name), onLiveClock(Effect.sleep("4 millis")))
+  },
+  "writes, then fails": {
+    state: "failed",
+    rows: 0,
+    run: (name: string) => Effect.andThen(write(name), Effect.fail("no"))
+  },
+  "goes on after an error": {
+    state: "failed",
+    rows: 0,
+    run: (name: string) => Effect.andThen(write(name), Effect.ignore(write(name)))
+  },
+  "begins with an error": { state: "failed", rows: 0, run: () => write("taken") }
+} as const
+
+const silent = Layer.succeed(References.MinimumLogLevel, "None")
+
+layer(Layer.provide(runtime({ sessions: 3, members: 32, savepoints: 60, millis: 3 }), silent), {
+  excludeTestServices: true,
+  timeout: "60 seconds"
+})("members whose statements are sent ahead of their turns", (it) => {
+  it.effect("find, leave and end what they would have without, whatever those around them do", () =>
+    quiet(Effect.gen(function*() {
+      const sql = yield* SqlClient
+      yield* write("taken")
+      const kinds = Object.keys(deeds) as ReadonlyArray<keyof typeof deeds>
+      const deedOf = (name: string) => {
+        const index = Number(name.split(" ").at(-1))
+        // Two thirds write once; the others come at distances that no cycle has.
+        return deeds[index % 3 === 0 && index > 40 ? kinds[(index * 7 + (index >> 4)) % kinds.length]! : "writes"]
+      }
+      const names = Array.from({ length: 900 }, (_, index) => `ahead ${index}`)
+      const group = yield* gather("ahead", names.slice(0, 60), (name) => deedOf(name).run(name))
+      const jobs = yield* Jobs.Jobs
+      yield* group.go
+      const { jobIds } = yield* jobs.submit(names.slice(60).map((payload) => ({ type: "ahead", payload, queue: Work })))
+      yield* group.ended
+      yield* Effect.forEach(jobIds, (id) => Effect.exit(jobs.await(id)), { concurrency: "unbounded", discard: true })
+      const fates = { ...(yield* group.fates) }
+      const others = yield* fatesOf(yield* PgClient, jobIds)
+      others.forEach(({ attempt, state }, index) => fates[names[60 + index]!] = `${state} ${attempt}`)
+      assert.deepStrictEqual(fates, Object.fromEntries(names.map((name) => [name, `${deedOf(name).state} 1`])))
+      const rows = yield* sql<{ readonly name: string; readonly count: number }>`
+        select split_part(id, ' ', 1) || ' ' || split_part(id, ' ', 2) as name, count(*)::int4 as count
+        from public.business where id like 'ahead %' group by 1`
+      assert.deepStrictEqual(
+        Object.fromEntries(rows.map(({ count, name }) => [name, count])),
+        Object.fromEntries(names.filter((name) => deedOf(name).rows > 0).map((name) => [name, deedOf(name).rows]))
+      )
+    })))
+})
 
 /** The runtime over a line that can be watched and lost. */
 const watched = Effect.fnUntraced(function*(limits: Limits) {

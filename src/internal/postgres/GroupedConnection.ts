@@ -9,7 +9,8 @@ import type { Connection } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"
 import { AttemptConnection } from "./AttemptConnection.ts"
 import { firstWords } from "./firstWords.ts"
-import type { Group, Groups, Outcome } from "./Groups.ts"
+import type { Group, Outcome } from "./Group.ts"
+import type { Groups } from "./Groups.ts"
 import { beginStatement, type Line, type Session } from "./LazyConnection.ts"
 import { Ride } from "./Turn.ts"
 
@@ -27,6 +28,7 @@ export class GroupedConnection<Member> extends AttemptConnection {
   private isCancelled = false
   /** It sent what may outlive its turn, and change what the next one finds: settings, cursors, temporary tables. */
   private leavesTraces = false
+  private statements = 0
 
   constructor(groups: Groups<Member>) {
     super(groups.pool, undefined, { sql: beginStatement, isPrepared: true })
@@ -41,10 +43,12 @@ export class GroupedConnection<Member> extends AttemptConnection {
   override executeStream(...args: Parameters<Connection["executeStream"]>) {
     // Left before its end it is cancelled like any other statement.
     this.isCancelled = true
+    this.statements++
     return super.executeStream(...args)
   }
 
   protected override noting<A>(statement: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> {
+    this.statements++
     return Effect.onInterrupt(super.noting(statement), () =>
       Effect.sync(() => {
         this.isCancelled = true
@@ -67,7 +71,7 @@ export class GroupedConnection<Member> extends AttemptConnection {
     statement: (statements: Connection) => Effect.Effect<A, SqlError>
   ): Effect.Effect<A, SqlError> {
     const isFirst = this.session === undefined && this.savepoints.length === 0
-    const ride = isFirst ? new Ride(statement) : undefined
+    const ride = isFirst ? new Ride(statement, !this.leavesTraces) : undefined
     this.ride = ride
     // Given up before its turn it must not travel with a later one.
     const opened = Effect.onError(this.open(), () =>
@@ -116,7 +120,7 @@ export class GroupedConnection<Member> extends AttemptConnection {
       if (this.failed !== undefined) return Effect.andThen(this.undo(session), Effect.fail(this.failed))
       return Effect.andThen(
         Scope.close(session.pin, Exit.void),
-        group.keep(session.base, member, this.savepointCount)
+        group.keep(session.base, member, { isShort: this.statements <= 1, savepoints: this.savepointCount })
       )
     }))
     return Effect.flatMap(

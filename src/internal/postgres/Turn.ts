@@ -1,6 +1,6 @@
 /**
- * The session of a group during one turn. Its first statement may have come with the settlement of the turn before (a `Ride`); from the
- * second on, and for all others, the session is pinned, so that interruption cancels them on the server.
+ * The session of a group during one turn. Its first statement may have been sent ahead (a `Ride`); from the second on, and for all others,
+ * the session is pinned, so that interruption cancels them on the server.
  */
 import type { PgConnection } from "@effect/sql-pg/PgConnection"
 import * as Effect from "effect/Effect"
@@ -17,15 +17,28 @@ import type { Line, Session } from "./LazyConnection.ts"
 
 type Statement<A> = (statements: Connection) => Effect.Effect<A, SqlError>
 
+/** Waits until the server has answered these; cancels them when it takes too long. */
+export const untilIdle = (
+  fibers: ReadonlyArray<Fiber.Fiber<unknown, SqlError>>,
+  cancel: Effect.Effect<void>
+): Effect.Effect<void> =>
+  fibers.every((fiber) => fiber.pollUnsafe() !== undefined) ? Effect.void : Effect.asVoid(Effect.raceFirst(
+    Fiber.awaitAll(fibers),
+    onLiveClock(Effect.repeat(Effect.andThen(Effect.sleep("50 millis"), cancel), Schedule.forever))
+  ))
+
 /** The first statement of an attempt that waits for its turn. */
 export class Ride<A> {
   private readonly statement: Statement<A>
   private fiber: Fiber.Fiber<A, SqlError> | undefined
   /** It was sent behind a savepoint that is there. */
   isValid = false
+  /** It reads or writes rows, and changes nothing else that the next one would find. */
+  readonly isPlain: boolean
 
-  constructor(statement: Statement<A>) {
+  constructor(statement: Statement<A>, isPlain: boolean) {
     this.statement = statement
+    this.isPlain = isPlain
   }
 
   /** Sends it at once, whoever calls. */
@@ -39,6 +52,19 @@ export class Ride<A> {
         this.fiber = fiber
       }
     )
+  }
+
+  /** It was sent in vain, and is as if it had not been: the fiber that still waits for its answer. */
+  recall(): ReadonlyArray<Fiber.Fiber<A, SqlError>> {
+    const { fiber } = this
+    this.fiber = undefined
+    this.isValid = false
+    return fiber === undefined ? [] : [fiber]
+  }
+
+  /** Until the server has answered. */
+  get answered(): Effect.Effect<void> {
+    return this.fiber === undefined ? Effect.void : Effect.asVoid(Fiber.await(this.fiber))
   }
 
   get isUnderWay(): boolean {
@@ -68,20 +94,23 @@ export class Turn implements Session, Line, Connection {
   readonly base: PgConnection
   readonly pin: Scope.Closeable
   private readonly cancel: Effect.Effect<void>
+  private readonly alone: Effect.Effect<void, SqlError>
   private readonly ride: Ride<unknown> | undefined
   private view: PgConnection | undefined
   private connection: Connection | undefined
 
-  /** `cancel`: of what runs on the session. */
-  constructor(
-    base: PgConnection,
-    scope: Scope.Scope,
-    cancel: Effect.Effect<void>,
-    ride: Ride<unknown> | undefined
-  ) {
+  /** `cancel`: of what runs on the session. `alone`: undoes what was sent on it ahead of the turns to come. */
+  constructor({ alone, base, cancel, ride, scope }: {
+    readonly base: PgConnection
+    readonly scope: Scope.Scope
+    readonly cancel: Effect.Effect<void>
+    readonly alone: Effect.Effect<void, SqlError>
+    readonly ride: Ride<unknown> | undefined
+  }) {
     this.base = base
     this.pin = Scope.forkUnsafe(scope)
     this.cancel = cancel
+    this.alone = alone
     this.ride = ride
   }
 
@@ -124,13 +153,13 @@ export class Turn implements Session, Line, Connection {
   executeStream: Connection["executeStream"] = (...args) =>
     Stream.unwrap(Effect.map(this.own, (own) => own.executeStream(...args)))
 
-  private get pinning(): Effect.Effect<PgConnection> {
+  private get pinning(): Effect.Effect<PgConnection, SqlError> {
     return this.view !== undefined ? Effect.succeed(this.view) : Effect.uninterruptible(
-      Effect.map(Scope.provide(this.base.pin, this.pin), (view) => this.view = view)
+      Effect.andThen(this.alone, Effect.map(Scope.provide(this.base.pin, this.pin), (view) => this.view = view))
     )
   }
 
-  private get own(): Effect.Effect<Connection> {
+  private get own(): Effect.Effect<Connection, SqlError> {
     return this.connection !== undefined
       ? Effect.succeed(this.connection)
       : Effect.map(this.pinning, (view) => this.connection = SessionConnection.make(view))
