@@ -7,6 +7,7 @@
  * difference. A crash or a lost session before COMMIT leaves nothing of anybody.
  */
 import type { PgConnection } from "@effect/sql-pg/PgConnection"
+import type { PgPool } from "@effect/sql-pg/PgPool"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -16,8 +17,15 @@ import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type { SqlError } from "effect/sql/SqlError"
 import { liveClock } from "../time/liveClock.ts"
-import { answerOf, commitAfter, isCommitUnknown, rollbackStatement, send, type Sent } from "./ending.ts"
-import type { Groups, Restore, Waiter } from "./Groups.ts"
+import {
+  answerOf,
+  commitAfter,
+  isCommitUnknown,
+  type LastStatement,
+  rollbackStatement,
+  send,
+  type Sent
+} from "./ending.ts"
 import { beginStatement, type Line } from "./LazyConnection.ts"
 import { isConflict } from "./sqlState.ts"
 import { type Ride, Turn, untilIdle } from "./Turn.ts"
@@ -33,6 +41,44 @@ export type Outcome =
 
 const broken: Outcome = { _tag: "Broken", own: undefined }
 
+/** What a group may become. */
+export interface Limits {
+  /** Groups at a time that take members. */
+  readonly sessions: number
+  readonly members: number
+  /** Below 64, where the cache of subtransactions that each session of PostgreSQL shows to others overflows. */
+  readonly savepoints: number
+  readonly millis: number
+}
+
+export type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+
+/** One who waits for a turn. */
+export interface Waiter<Member> {
+  readonly turn: Deferred.Deferred<Group<Member>>
+  readonly ride: Ride<unknown> | undefined
+  /** Once its turn is settled: interrupted from then on it waits for one all the same, to hand it on. */
+  group: Group<Member> | "next" | undefined
+}
+
+/** Where a group is one of several (`Groups`), and who comes next. */
+export interface Company<Member> {
+  readonly pool: PgPool
+  readonly limits: Limits
+  /** What writes down that these are done, all or none. */
+  readonly settlement: (members: ReadonlyArray<Member>) => LastStatement
+  /** Cancels what a backend runs. */
+  readonly cancel: (processId: number) => Effect.Effect<void>
+  /** For how many a first statement is sent before it is their turn. */
+  readonly depth: number
+  /** Who has waited longest, and is promised the next turn from here on. */
+  readonly next: () => Waiter<Member> | undefined
+  readonly give: (group: Group<Member>, waiter: Waiter<Member>) => void
+  /** A turn has ended. `isShort`: it sent no more than one statement. */
+  readonly noteTurn: (isShort: boolean) => void
+  readonly ended: (group: Group<Member>) => void
+}
+
 /** Quoted, so that no savepoint of a handler's has this name by accident. */
 const savepointName = (number: number) => `"millrace/job ${number}"`
 const rollbackTo = (number: number) => `ROLLBACK TO SAVEPOINT ${savepointName(number)}`
@@ -45,7 +91,7 @@ interface Ahead<Member> {
 }
 
 export class Group<Member> {
-  private readonly groups: Groups<Member>
+  private readonly groups: Company<Member>
   private readonly scope = Scope.makeUnsafe()
   private readonly outcome = Deferred.makeUnsafe<Outcome>()
   private base: PgConnection | undefined
@@ -69,7 +115,7 @@ export class Group<Member> {
   /** Since when the turn is whose it is; with none yet while it waits for a session. */
   private turnSince: number | undefined
 
-  constructor(groups: Groups<Member>) {
+  constructor(groups: Company<Member>) {
     this.groups = groups
   }
 

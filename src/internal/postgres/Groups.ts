@@ -13,39 +13,19 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import { liveClock, onLiveClock } from "../time/liveClock.ts"
 import type { LastStatement } from "./ending.ts"
-import { Group } from "./Group.ts"
+import { type Company, Group, type Limits, type Restore, type Waiter } from "./Group.ts"
 import type { Ride } from "./Turn.ts"
-
-/** What a group may become. */
-export interface Limits {
-  /** Groups at a time that take members. */
-  readonly sessions: number
-  readonly members: number
-  /** Below 64, where the cache of subtransactions that each session of PostgreSQL shows to others overflows. */
-  readonly savepoints: number
-  readonly millis: number
-}
 
 /** Those of a store, read when it is made. */
 export const GroupLimits = Context.Reference<Limits>("millrace/internal/GroupLimits", {
   defaultValue: () => ({ sessions: 3, members: 32, savepoints: 60, millis: 100 })
 })
 
-export type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
-
-/** One who waits for a turn. */
-export interface Waiter<Member> {
-  readonly turn: Deferred.Deferred<Group<Member>>
-  readonly ride: Ride<unknown> | undefined
-  /** Once its turn is settled: interrupted from then on it waits for one all the same, to hand it on. */
-  group: Group<Member> | "next" | undefined
-}
-
 const maxAhead = 8
 const shortTurnsBefore = 16
 
 /** The groups of one pool. */
-export class Groups<Member> {
+export class Groups<Member> implements Company<Member> {
   readonly pool: PgPool
   readonly limits: Limits
   private readonly scope: Scope.Scope
