@@ -69,8 +69,8 @@ export interface Company<Member> {
   readonly settlement: (members: ReadonlyArray<Member>) => LastStatement
   /** Cancels what a backend runs. */
   readonly cancel: (processId: number) => Effect.Effect<void>
-  /** For how many a first statement is sent before it is their turn. */
-  readonly depth: number
+  /** Whether first statements of more than the next one are sent before it is their turn. */
+  readonly sendsAhead: boolean
   /** Who has waited longest, and is promised the next turn from here on. */
   readonly next: () => Waiter<Member> | undefined
   readonly give: (group: Group<Member>, waiter: Waiter<Member>) => void
@@ -224,7 +224,7 @@ export class Group<Member> {
     return Effect.whileLoop({
       while: () => {
         const last = chosen.at(-1)
-        const isLast = last !== undefined && (last.ride?.isPlain !== true || chosen.length >= this.groups.depth)
+        const isLast = last !== undefined && (last.ride?.isPlain !== true || !this.groups.sendsAhead)
         const next = isLast || !this.hasRoom() ? undefined : this.groups.next()
         if (next !== undefined) chosen.push(next)
         return next !== undefined

@@ -21,7 +21,7 @@ export const GroupLimits = Context.Reference<Limits>("millrace/internal/GroupLim
   defaultValue: () => ({ sessions: 3, members: 32, savepoints: 60, millis: 100 })
 })
 
-const maxAhead = 8
+/** After how many turns of one statement the first statements of those who wait are sent ahead. */
 const shortTurnsBefore = 16
 
 /** The groups of one pool. */
@@ -60,9 +60,8 @@ export class Groups<Member> implements Company<Member> {
     this.shortTurns = isShort ? this.shortTurns + 1 : 0
   }
 
-  /** For how many a first statement is sent before it is their turn. */
-  get depth(): number {
-    return this.shortTurns < shortTurnsBefore ? 1 : maxAhead
+  get sendsAhead(): boolean {
+    return this.shortTurns >= shortTurnsBefore
   }
 
   /** Waits, interruptibly, for a turn. Its first statement may have been sent when it comes. */
