@@ -180,6 +180,7 @@ layer(runtime(held), { excludeTestServices: true, timeout: "60 seconds" })("a gr
         }))
       yield* group.go
       yield* group.ended
+      yield* until(Effect.sync(() => states.length > 0))
       assert.deepStrictEqual(states, ["1 true"])
       assert.deepStrictEqual(yield* group.fates, completed(["after 1"]))
     }))
