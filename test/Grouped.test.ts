@@ -350,23 +350,29 @@ layer(runtime(held), { excludeTestServices: true, timeout: "60 seconds" })("a gr
         assert.deepStrictEqual(yield* transactions([...all, "outlives late"]), [all])
       }))
 
-    it.effect("who leaves a setting behind is the last of its transaction", () =>
-      Effect.gen(function*() {
-        const all = ["traces a", "traces b", "traces c"]
-        const seen: Array<unknown> = []
-        const group = yield* gather("traces", all, (name) =>
-          Effect.gen(function*() {
-            const sql = yield* SqlClient
-            const [row] = yield* sql`select coalesce(current_setting('test.mine', true), '') as mine`
-            seen.push(row?.["mine"])
-            yield* write(name)
-            if (name === all[1]) yield* sql`set local test.mine = 'b'`
-          }))
-        yield* group.go
-        yield* group.ended
-        assert.deepStrictEqual(yield* transactions(all), [all.slice(0, 2), all.slice(2)])
-        assert.deepStrictEqual(seen, ["", "", ""])
-      }))
+    const settings = {
+      "by a statement of its own": (sql: SqlClient) => sql`set local test.mine = 'b'`,
+      "by a function": (sql: SqlClient) => sql`select SET_CONFIG('test.mine', 'b', true)`
+    }
+    for (const [how, leave] of Object.entries(settings)) {
+      it.effect(`who leaves a setting behind, ${how}, is the last of its transaction`, () =>
+        Effect.gen(function*() {
+          const all = [`traces ${how} a`, `traces ${how} b`, `traces ${how} c`]
+          const seen: Array<unknown> = []
+          const group = yield* gather(`traces ${how}`, all, (name) =>
+            Effect.gen(function*() {
+              const sql = yield* SqlClient
+              const [row] = yield* sql`select coalesce(current_setting('test.mine', true), '') as mine`
+              seen.push(row?.["mine"])
+              yield* write(name)
+              if (name === all[1]) yield* leave(sql)
+            }))
+          yield* group.go
+          yield* group.ended
+          assert.deepStrictEqual(yield* transactions(all), [all.slice(0, 2), all.slice(2)])
+          assert.deepStrictEqual(seen, ["", "", ""])
+        }))
+    }
 
     it.effect("constraints are deferred, or not, for each as if it were the first", () =>
       Effect.gen(function*() {
@@ -480,6 +486,29 @@ layer(runtime(held), { excludeTestServices: true, timeout: "60 seconds" })("a gr
         const { failure } = yield* jobs.status(group.idOf(String(all[1])))
         assert.strictEqual(failure?.tag, "CommitFailed")
       }))
+
+    it.effect("one that failed may have seen what is gone: it runs again as well", () =>
+      quiet(Effect.gen(function*() {
+        const all = numbered("saw", 3)
+        const group = yield* gather("saw", all, (name, run) =>
+          Effect.gen(function*() {
+            const sql = yield* SqlClient
+            if (name === all[1]) {
+              yield* sql`select 1 from public.business where id = ${String(all[0])}`
+              return yield* Effect.fail("no")
+            }
+            yield* write(name)
+            // COMMIT fails.
+            if (name === all[2] && run === 1) {
+              yield* sql`declare late cursor with hold for select 1 / (random() * 0)::int`
+            }
+            return undefined
+          }))
+        yield* group.go
+        yield* group.ended
+        assert.deepStrictEqual([...group.runs.values()], [2, 2, 2])
+        assert.deepStrictEqual(yield* group.fates, { ...completed(all), [String(all[1])]: "failed 1" })
+      })))
 
     const breakages = {
       "the session is closed while one has its turn": (sql: SqlClient) =>

@@ -36,7 +36,7 @@ export const make = (options: {
     Effect.gen(function*() {
       const found = yield* store.find(id)
       if (Option.isNone(found) || found.value.state !== "queued") return false
-      const { attempt, context, crashes, createdAt, lane, payload, tenant, type, version } = found.value
+      const { attempt, context, crashes, createdAt, key, lane, payload, tenant, type, version } = found.value
       const now = yield* store.now
       const job: ReadyJob = {
         id,
@@ -57,6 +57,8 @@ export const make = (options: {
       const { entry, purgeAt } = settlement
       for (const { lane, seq } of yield* store.reread([id])) held.passed(lane, seq)
       if (!(yield* store.cancel({ id, version, owner, now, purgeAt, entry }))) return false
+      // Who waited behind it may be passed over already.
+      if (state.isOrdered && key !== undefined) state.keys.look({ tenant, key })
       yield* announcer.settled(job, settlement, now) ?? Effect.void
       return true
     }).pipe(Effect.catch(() => Effect.succeed(false)))

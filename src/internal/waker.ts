@@ -22,7 +22,7 @@ export class Waker extends Context.Service<Waker, {
 }>()("millrace/internal/Waker") {}
 
 const keyOf = (ready: Ready) =>
-  `${ready.queueId} ${ready.partition} ${ready.lane} ${ready.dueAt === undefined} ${ready.tenant}`
+  `${ready.queueId} ${ready.partition} ${ready.lane} ${ready.dueAt === undefined} ${ready.tenant} ${ready.key ?? ""}`
 
 const byPartition = (all: ReadonlyArray<Ready>): Iterable<ReadonlyArray<Ready>> => {
   if (all.length === 1) return [all]

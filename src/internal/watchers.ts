@@ -22,11 +22,13 @@ export const listener = Layer.effectDiscard(Effect.gen(function*() {
     const announcements = yield* store.announcements
     while (true) {
       for (const ready of yield* Queue.take(announcements)) {
-        if (owners.tell(ready.queueId, ready.partition, [ready])) continue
+        // What is announced does not say when it is due.
+        const heard = [ready, { ...ready, dueAt: 0 }]
+        if (owners.tell(ready.queueId, ready.partition, heard)) continue
         const known = queues.declared.find(({ row }) => row.queueId === ready.queueId)
         if (known === undefined) continue
         const to = { queue: known.row.name, partition: ready.partition }
-        if (owners.reach(to) === "here") yield* owners.wake(to, [ready])
+        if (owners.reach(to) === "here") yield* owners.wake(to, heard)
       }
     }
   }).pipe(

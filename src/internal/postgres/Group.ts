@@ -124,6 +124,11 @@ export class Group<Member> {
     return this.turnSince !== undefined && now - this.turnSince >= this.groups.limits.millis
   }
 
+  /** Whether others were done in it before this turn. */
+  get hasMembers(): boolean {
+    return this.members.length > 0
+  }
+
   /** It takes nobody in any more. */
   close(): void {
     this.isClosed = true

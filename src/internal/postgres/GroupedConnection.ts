@@ -14,10 +14,10 @@ import type { Groups } from "./Groups.ts"
 import { beginStatement, type Line, type Session } from "./LazyConnection.ts"
 import { Ride } from "./Turn.ts"
 
-const dataOnly =
-  /^(?:SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES|TABLE|LOCK|NOTIFY|EXPLAIN|SAVEPOINT|RELEASE|ROLLBACK)\b/i
+const dataOnly = /^(?:SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES|TABLE|LOCK|NOTIFY|EXPLAIN)\b/i
 
-const leavesRowsOnly = (sql: string): boolean => dataOnly.test(firstWords(sql)) && !sql.includes("set_config")
+const leavesRowsOnly = (sql: string): boolean =>
+  dataOnly.test(firstWords(sql)) && !/set_config|\binto\s+temp/i.test(sql)
 
 export class GroupedConnection<Member> extends AttemptConnection {
   private readonly groups: Groups<Member>
@@ -72,7 +72,7 @@ export class GroupedConnection<Member> extends AttemptConnection {
   ): Effect.Effect<A, SqlError> {
     const isFirst = this.session === undefined && this.savepoints.length === 0
     const ride = isFirst ? new Ride(statement, !this.leavesTraces) : undefined
-    this.ride = ride
+    if (ride !== undefined) this.ride = ride
     // Given up before its turn it must not travel with a later one.
     const opened = Effect.onError(this.open(), () =>
       Effect.sync(() => {
@@ -104,6 +104,18 @@ export class GroupedConnection<Member> extends AttemptConnection {
       Effect.andThen(group.undo(pinned)),
       Effect.andThen(Scope.close(pin, Exit.void)),
       Effect.andThen(group.pass())
+    )
+  }
+
+  /** Ends without its writes. What it saw of those before it counts only once they have committed: answers whether it does. */
+  takeBack(): Effect.Effect<boolean> {
+    const { group } = this
+    const waits = group?.hasMembers === true
+    return Effect.andThen(
+      this.rollBack(),
+      group !== undefined && waits
+        ? Effect.map(group.ending, (outcome) => outcome._tag === "Committed")
+        : Effect.succeed(true)
     )
   }
 

@@ -12,8 +12,8 @@ import type { Database } from "./database.ts"
 /** Beyond this somebody should look after the machine's clock. */
 const warnMs = 1_000
 
-/** How far the database is ahead of this process, in whole milliseconds; 0 where that is less than the measurement's own error. */
-const measureOffset = (db: Database): Effect.Effect<number, StoreError> =>
+/** How far the database is ahead of this process, in whole milliseconds; `former` where that is within the measurement's own error. */
+const measureOffset = (db: Database, former: number): Effect.Effect<number, StoreError> =>
   Effect.gen(function*() {
     const before = liveClock.currentTimeMillisUnsafe()
     const [row] = yield* db.run<{ readonly now: number }>(
@@ -28,7 +28,7 @@ const measureOffset = (db: Database): Effect.Effect<number, StoreError> =>
         `The clocks of this process and of PostgreSQL are ${offset} ms apart; due times follow the database's.`
       )
     }
-    return Math.abs(offset) <= (after - before) / 2 + 1 ? 0 : offset
+    return Math.abs(offset - former) <= (after - before) / 2 + 1 ? former : offset
   })
 
 /** More than clocks that are slewed gain in a few minutes. */
@@ -42,11 +42,11 @@ export const make = (db: Database) =>
   Effect.gen(function*() {
     const scope = yield* Effect.scope
     let known = lead()
-    let offset = yield* measureOffset(db)
+    let offset = yield* measureOffset(db, 0)
     let isMeasuring = false
     const measure = Effect.suspend(() => {
       const before = lead()
-      return Effect.map(measureOffset(db), (again) => {
+      return Effect.map(measureOffset(db, offset), (again) => {
         known = before
         offset = again
       })

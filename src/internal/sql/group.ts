@@ -4,7 +4,7 @@
  * violated), or the session is lost before, nothing of the group is there: each is run again at once in a transaction of its own, no attempt
  * counted. A COMMIT that was never answered is resolved for each (refence).
  */
-import type * as Cause from "effect/Cause"
+import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
@@ -131,12 +131,16 @@ const together = (
             onSuccess: (outcome) => joinedBy(outcome, settlement)
           })
         }
-        const rolledBack = (cause: Cause.Cause<E>): Effect.Effect<Transacted, E> => {
+        const rolledBack = (cause: Cause.Cause<E>): Effect.Effect<Joined, E> => {
           const by = breakageOn(connection, cause)
-          return Effect.andThen(
-            connection.rollBack(),
-            by === undefined ? Effect.failCause(cause) : Effect.succeed<Transacted>({ _tag: "Broken", by, cause })
-          )
+          // Being interrupted has nothing to do with what it saw.
+          if (Cause.hasInterruptsOnly(cause)) return Effect.andThen(connection.rollBack(), Effect.failCause(cause))
+          return Effect.flatMap(connection.takeBack(), (stands) =>
+            by !== undefined
+              ? Effect.succeed<Joined>({ _tag: "Broken", by, cause })
+              : stands
+              ? Effect.failCause(cause)
+              : Effect.succeed<Joined>({ _tag: "Scattered" }))
         }
         return Effect.matchCauseEffect(
           restore(Effect.setContext(Effect.flatMap(handler, complete), enter(services, connection))),
