@@ -7,6 +7,7 @@ import * as Duration from "effect/Duration"
 import * as Formatter from "effect/Formatter"
 import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
+import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import { JobId } from "./JobId.ts"
 import { JobState } from "./JobState.ts"
@@ -367,23 +368,24 @@ export const retryAfterOf = (error: unknown): number | undefined => {
 
 const limit = 8_000
 
-const text = (value: unknown): string => {
-  const whole = typeof value === "string" ? value : String(value)
-  return whole.slice(0, limit).replaceAll("\0", "\u{fffd}")
-}
+const text = (value: unknown): string => describe(value).slice(0, limit).replaceAll("\0", "\u{fffd}")
 
-/** A failure as it is stored: texts cut to 8 kB and free of NUL, which `jsonb` refuses. */
+/** What a property says of an error; nothing, where reading it throws. */
+const read = <A>(property: () => A): A | undefined => Result.getOrElse(Result.try(property), () => undefined)
+
+/** A failure as it is stored: texts cut to 8 kB and free of NUL, which `jsonb` refuses. Cannot throw, whatever the error is. */
 export const toFailure = (error: unknown, as: {
   readonly class: ErrorClass
   /** The encoded typed error; absent for defects. */
   readonly encoded?: Schema.Json
 }): JobFailure => {
   const isTyped = as.encoded !== undefined
+  const stack = error instanceof Error && !isTyped ? read(() => error.stack) : undefined
   return {
     class: as.class,
     tag: text(tagOf(error)).slice(0, 200),
-    message: text(error instanceof Error ? serverWords(error) ?? error.message : describe(error)),
-    ...(error instanceof Error && error.stack !== undefined && !isTyped ? { stack: text(error.stack) } : {}),
+    message: text(error instanceof Error ? read(() => serverWords(error) ?? error.message) ?? "" : error),
+    ...(stack === undefined ? {} : { stack: text(stack) }),
     ...(as.encoded === undefined ? {} : { error: as.encoded })
   }
 }
@@ -402,12 +404,12 @@ const serverWords = (error: Error): string | undefined => {
   return `${cause.message}${state}`
 }
 
-/** What kind of error it is, in one word: its tag, or its name. */
-export const tagOf = (error: unknown): string =>
-  Predicate.hasProperty(error, "_tag") && typeof error._tag === "string"
-    ? error._tag
-    : error instanceof Error
-    ? error.name
-    : "UnknownError"
+/** What kind of error it is, in one word: its tag, or its name. Cannot throw. */
+export const tagOf = (error: unknown): string => {
+  const tag = read(() => Predicate.hasProperty(error, "_tag") ? error._tag : undefined)
+  if (typeof tag === "string") return tag
+  const name = error instanceof Error ? read(() => error.name) : undefined
+  return typeof name === "string" ? name : "UnknownError"
+}
 
 const describe = (value: unknown): string => typeof value === "string" ? value : Formatter.format(value)

@@ -6,6 +6,7 @@ import { assert, describe, layer } from "@effect/vitest"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Schema from "effect/Schema"
 import { SqlClient } from "effect/sql/SqlClient"
 import { ConnectionError, SerializationError, SqlError } from "effect/sql/SqlError"
 import * as Job from "../src/Job.ts"
@@ -155,4 +156,50 @@ layer(runtime, { excludeTestServices: true, timeout: "60 seconds" })("an attempt
       assert.deepInclude(error, { jobState: "failed" })
       assert.deepStrictEqual([yield* written("by SqlClient"), yield* written("by PgClient")], [0, 0])
     }))
+
+  const cyclic: Record<string, unknown> = { _tag: "Cyclic", n: 1n }
+  cyclic["self"] = cyclic
+  const throws = (): never => {
+    throw new Error("the error's own")
+  }
+  const throwing = { get: throws }
+  const untellable: ReadonlyArray<readonly [string, unknown, string]> = [
+    ["holds itself", cyclic, "Cyclic"],
+    ["is a BigInt", 1n, "UnknownError"],
+    ["throws when it is encoded", { _tag: "Encoded", toJSON: throws }, "Encoded"],
+    [
+      "throws when it is looked at",
+      Object.defineProperties(new Error(), {
+        _tag: throwing,
+        message: throwing,
+        name: throwing,
+        stack: throwing,
+        errorClass: throwing,
+        retryAfter: throwing
+      }),
+      "UnknownError"
+    ]
+  ]
+  for (const [what, error, tag] of untellable) {
+    it.effect(`whose error ${what} is tried again, and becomes a dead letter that says so`, () =>
+      Effect.gen(function*() {
+        const jobs = yield* Jobs.Jobs
+        const retry = RetryPolicy.fixed(0, { maxAttempts: 2 })
+        for (const how of ["fails", "dies"] as const) {
+          const failing = how === "fails" ? Effect.fail(error) : Effect.die(error)
+          const Untellable = Job.make(`${how}: ${what}`, { queue: Work, error: Schema.Any, retry })
+          yield* Layer.build(Untellable.toLayer(() => failing))
+          // Of a class that is none, as a caller without types may give.
+          const type = `${how}, without a definition: ${what}`
+          yield* JobHandlers.register(type, () => failing, { retry, classify: () => "Nonsense" as "System" })
+          for (const request of [Untellable.request(undefined), { type, queue: Work }]) {
+            const jobId = yield* jobs.submit(request)
+            yield* untilState(jobId, "failed")
+            const { attempts, failure } = yield* jobs.status(jobId)
+            assert.deepInclude({ attempts, tag: failure?.tag }, { attempts: 2, tag })
+            assert.include(["System", "Business"], failure?.class)
+          }
+        }
+      }))
+  }
 })

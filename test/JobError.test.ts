@@ -35,6 +35,28 @@ describe("JobError", () => {
     }
   })
 
+  it("a failure is told whatever the error is: one that cannot be told would never be settled", () => {
+    const cyclic: Record<string, unknown> = { n: 1n }
+    cyclic["self"] = cyclic
+    const throwing = {
+      get(): never {
+        throw new Error("the error's own")
+      }
+    }
+    const errors = [
+      cyclic,
+      Object.create(null),
+      Object.defineProperties({}, { _tag: throwing, toString: throwing, toJSON: throwing }),
+      Object.defineProperties(new Error(), { name: throwing, message: throwing, stack: throwing, _tag: throwing }),
+      Object.assign(new Error(), { message: cyclic, name: 5 })
+    ]
+    for (const error of errors) {
+      const failure = JobError.toFailure(error, { class: "System" })
+      assert.deepStrictEqual(JSON.parse(JSON.stringify(failure)), failure)
+      assert.strictEqual(failure.tag, "UnknownError")
+    }
+  })
+
   it("a retryAfter is taken as milliseconds or a Duration; nonsense never makes a delay", () => {
     const after = (retryAfter: unknown) => JobError.retryAfterOf({ retryAfter })
     assert.strictEqual(after(1500), 1500)

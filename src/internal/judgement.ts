@@ -8,6 +8,8 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Random from "effect/Random"
+import * as Result from "effect/Result"
+import type * as Schema from "effect/Schema"
 import * as JobError from "../JobError.ts"
 import type { Handler } from "../JobHandlers.ts"
 import type { Attempt } from "../JobHistory.ts"
@@ -81,7 +83,9 @@ export const judge = (
       attempt,
       class: failure.class,
       error,
-      retryAfterMs: isTyped ? JobError.retryAfterOf(error) : undefined,
+      retryAfterMs: isTyped
+        ? Result.getOrElse(Result.try(() => JobError.retryAfterOf(error)), () => undefined)
+        : undefined,
       asked: askedBy(error),
       jitter: yield* Random.next
     }
@@ -107,6 +111,24 @@ const askedBy = (error: unknown): RetryPolicy.Question["asked"] =>
     ? { discard: error.because }
     : undefined
 
+/**
+ * The encoded error as plain JSON. None of what holds itself or a BigInt, which schemas like `Any` let through, and of what is too long, for a
+ * dead letter has to stay readable: what is left of such an error is its tag and message.
+ */
+const jsonOf = (encoded: unknown): Schema.Json | undefined => {
+  const text = Result.try((): string | undefined => JSON.stringify(encoded))
+  if (Result.isFailure(text) || text.success === undefined || text.success.length > maxErrorLength) return undefined
+  // oxlint-disable-next-line typescript/no-unsafe-return -- what was written as JSON a line above is read as JSON
+  return JSON.parse(text.success)
+}
+
+/** What the definition says, what the error says of itself, or `Business`. Neither may hold up the judgement. */
+const classOf = (error: unknown, handler: Handler): JobError.ErrorClass => {
+  const named = Result.try(() => JobError.errorClassOf({ errorClass: handler.classify(error) }))
+  if (Result.isSuccess(named) && named.success !== undefined) return named.success
+  return Result.getOrElse(Result.try(() => JobError.errorClassOf(error)), () => undefined) ?? "Business"
+}
+
 /** Our own verdicts carry their class; a failure the definition can encode is typed; everything else is a defect, class System. */
 const describe = (error: unknown, isFailure: boolean, handler: Handler) =>
   Effect.gen(function*() {
@@ -124,13 +146,10 @@ const describe = (error: unknown, isFailure: boolean, handler: Handler) =>
     if (encoded === undefined || Exit.isFailure(encoded)) {
       return { failure: JobError.toFailure(error, { class: "System" }), isTyped: false }
     }
-    // A dead letter has to stay readable; what is left of such an error is its tag and message.
-    const isStorable = JSON.stringify(encoded.value).length <= maxErrorLength
-    const named = yield* Effect.sync(() => handler.classify(error)).pipe(Effect.catchCause(() => Effect.undefined))
-    const errorClass = named ?? JobError.errorClassOf(error) ?? "Business"
+    const json = jsonOf(encoded.value)
     const failure = JobError.toFailure(error, {
-      class: errorClass,
-      ...(isStorable ? { encoded: encoded.value } : {})
+      class: classOf(error, handler),
+      ...(json === undefined ? {} : { encoded: json })
     })
     return { failure, isTyped: true }
   })
