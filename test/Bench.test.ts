@@ -143,6 +143,7 @@ describe("the benchmark", () => {
       expect(peer.stdout + peer.stderr).toContain(
         "There is no peer \"sidekiq\". There are: bare, graphile-worker, pg-boss, pg-boss-by-hand, bullmq, effect-mq"
       )
+      for (const { stderr, stdout } of [scenario, peer]) expect(stdout + stderr).not.toMatch(/BenchError|^ +at /m)
     }).pipe(Effect.provide(NodeServices.layer)), 60_000)
 
   it.live("says that there are no results to report", () =>

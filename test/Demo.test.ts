@@ -126,6 +126,13 @@ describe("the demo", () => {
       expect(yield* run(`${folder}/good.txt`)).toEqual({ code: 1, output: expect.stringContaining("is not a folder") })
       expect(yield* run(empty)).toEqual({ code: 1, output: expect.stringContaining("has no files to index") })
 
+      expect(yield* run(folder, "--unsupported", "zzz")).toEqual({
+        code: 1,
+        output: expect.stringMatching(
+          /--unsupported: no file of .* has the format "zzz"[.] There are: [.]csv, [.]txt$/
+        )
+      })
+
       const { code, output } = yield* run(folder)
       expect(output).toContain(
         "1 of 3 files could not be indexed:\n  broken.txt: cannot be read: it is not there any more"

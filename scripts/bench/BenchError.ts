@@ -1,9 +1,17 @@
 /**
  * What stops a measurement, or the whole run: a message that says what to do.
  */
+import { CliError } from "effect/cli"
+import * as Runtime from "effect/Runtime"
 import * as Schema from "effect/Schema"
 
-export class BenchError extends Schema.TaggedError<BenchError>()("BenchError", { message: Schema.String }) {}
+/** Shown as it is, without a stack; the exit code is 1. */
+export class BenchError extends Schema.TaggedError<BenchError>()("BenchError", { message: Schema.String }) {
+  override readonly [Runtime.errorReported] = false
+  override get [CliError.userMessage]() {
+    return this.message
+  }
+}
 
 /** Any failure's words. */
 export const messageOf = (cause: unknown): string => cause instanceof Error ? cause.message : String(cause)

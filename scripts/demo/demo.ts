@@ -6,10 +6,9 @@ import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
-import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import { EventBus, JobRuntime, Jobs, RequestContext } from "../../src/index.ts"
-import { type Folder, rarestFormat, Unusable } from "./folder.ts"
+import { type Folder, Unusable } from "./folder.ts"
 import { Files, Formats, IndexFile, layer as handlers, UnsupportedFormat } from "./IndexFile.ts"
 import * as Progress from "./Progress.ts"
 import * as Report from "./report.ts"
@@ -19,7 +18,8 @@ import * as Runs from "./Runs.ts"
 export interface Options {
   readonly folder: Folder
   readonly delay: Duration.Input
-  readonly unsupported: Option.Option<string>
+  /** The format that fails until the fix. */
+  readonly unsupported: string
 }
 
 /** Waits for every job, and gives those that did not end well. */
@@ -75,7 +75,7 @@ const story = Effect.fnUntraced(
     const bus = yield* EventBus.EventBus
     const events = yield* bus.subscribe({ queue: Files.name })
     const { say } = yield* Progress.Display
-    const unsupported = cutOff?.unsupported ?? Option.getOrElse(chosen, () => rarestFormat(folder.files))
+    const unsupported = cutOff?.unsupported ?? chosen
     const done = cutOff === undefined ? 0 : (yield* Runs.indexed(cutOff)).length
     yield* say(
       cutOff === undefined

@@ -4,6 +4,7 @@
 import { CliError } from "effect/cli"
 import * as Effect from "effect/Effect"
 import * as FileSystem from "effect/FileSystem"
+import * as Option from "effect/Option"
 import * as Path from "effect/Path"
 import * as Runtime from "effect/Runtime"
 import * as Schema from "effect/Schema"
@@ -32,6 +33,22 @@ export const rarestFormat = (files: ReadonlyArray<string>): string => {
   for (const format of files.map(formatOf)) counts.set(format, (counts.get(format) ?? 0) + 1)
   const [rarest] = [...counts].toSorted(([a, some], [b, others]) => some - others || a.localeCompare(b, "en"))
   return rarest?.[0] ?? "extensionless"
+}
+
+/** The format that shall fail: one of the folder's, or else nothing would. */
+export const unsupportedFormat = (
+  { files, root }: Folder,
+  asked: Option.Option<string>
+): Effect.Effect<string, Unusable> => {
+  const format = Option.getOrElse(asked, () => rarestFormat(files))
+  const formats = [...new Set(files.map(formatOf))].toSorted((a, b) => a.localeCompare(b, "en"))
+  return formats.includes(format)
+    ? Effect.succeed(format)
+    : Effect.fail(
+      new Unusable({
+        message: `--unsupported: no file of ${root} has the format "${format}". There are: ${formats.join(", ")}`
+      })
+    )
 }
 
 /** Every file below a folder, hidden ones and `node_modules` left out. A broken link counts: its job will say what is wrong with it. */

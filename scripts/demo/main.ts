@@ -63,10 +63,11 @@ const command = Command.make(
     )
   },
   Effect.fnUntraced(function*({ delay, folder, slow, unsupported }) {
+    const listed = yield* Folder.list(yield* fromWhereTheUserStands(folder))
     yield* Demo.run({
-      folder: yield* Folder.list(yield* fromWhereTheUserStands(folder)),
+      folder: listed,
       delay: Duration.millis(slow ? Math.max(delay, 1_000) : delay),
-      unsupported
+      unsupported: yield* Folder.unsupportedFormat(listed, unsupported)
     }).pipe(
       Effect.provide(Layer.provideMerge(database, Telemetry.layer({ resource: { serviceName: "millrace-demo" } }))),
       Effect.catchTags({
