@@ -31,7 +31,7 @@ import * as RetryPolicy from "./RetryPolicy.ts"
  *   meanwhile), and those that are done wait for the commit. One that hangs holds up those done before it, and whoever waits for their locks,
  *   until its `timeout`, which is 10 seconds if none is given; all others go on in another group. Locks are held until the group commits: handlers that lock the same rows in another order deadlock
  *   more easily than alone. `now()` is the group's. Who sends anything but reads and writes of rows (`set local`, a cursor, a temporary table)
- *   is the last of its group, so that nobody finds what it leaves behind. The isolation level is the connection's default, READ COMMITTED. Savepoints of handlers (`sql.withTransaction`) count, 60 to a group. Groups
+ *   is the last of its group, so that nobody finds what it leaves behind; a function that changes settings is not recognised. The isolation level is the connection's default, READ COMMITTED. Savepoints of handlers (`sql.withTransaction`) count, 60 to a group. Groups
  *   use 3 connections of the handlers' client, and one more for each that is held up.
  */
 export type Transaction = "job" | "none" | "grouped"

@@ -101,7 +101,7 @@ export const isEmptySql = (schema: string) => `
 select not exists (select from ${schema}.jobs where queue_id = $1 and state = 0)
   and not exists (select from ${schema}.jobs where queue_id = $1 and state in (1, 2)) as empty`
 
-// The layout that was read names what is replaced: another program may have been first. Runners hear of it at once.
+// The layout that was read names what is replaced: another program may have been first. Runners see it when they look next.
 const changeSql = (schema: string) => `
 with changed as (
   update ${schema}.queues set partitions = $3, partition_by = $4, ordered = $5, shard_group = $6, layout = layout + 1
