@@ -68,7 +68,7 @@ export const make = Effect.fnUntraced(function*(
   // Opened when the first job is submitted alone.
   const planned = yield* makePool(2, Database.plannedOnce)
   const db = Database.make(pool, schema)
-  const clock = yield* Clock.make(db)
+  const clock = yield* Clock.make(Clock.databaseTime(db))
   const listen = yield* listening(pool, schema)
   const retention = Retention.make(db)
   const alone = transact(schema, client, retention.foresee)
