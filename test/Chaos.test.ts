@@ -133,13 +133,17 @@ const clean = (): Story => ({
   events: [
     { at: at(0), what: "began" },
     { at: at(1.5), what: "runner", number: 0, incarnation: 0, is: "killed" },
+    // One that nobody hurt had no turn for a while, and what it began before was taken from it.
+    { at: at(14), what: "runner", number: 1, incarnation: 0, is: "stood", forMs: 6_000 },
     { at: at(60), what: "quiet" }
   ],
   samples: [
     { at: at(0), epochs: { "default/0": 1 } },
     { at: at(2), epochs: { "default/0": 2 } },
     { at: at(2), crashes: { [id(3)]: 1 } },
-    { at: at(3), twice: [] }
+    { at: at(3), twice: [] },
+    { at: at(11.5), epochs: { "default/0": 3 } },
+    { at: at(12), crashes: { [id(10)]: 1 } }
   ],
   sql: [
     finished(1, 0, 1, { history: [completed] }),
@@ -225,7 +229,7 @@ const wrongs: ReadonlyArray<
     sql.push(`delete from chaos.starts where job_id = '${id(1)}'`)
   }],
   ["fenced", "a partition has gone back to an older owner", ({ samples }) => {
-    samples.push({ at: at(9), epochs: { "default/0": 1 } })
+    samples.push({ at: at(13), epochs: { "default/0": 1 } })
   }],
   ["whole", "an acknowledged batch has lost its other half", ({ sql }) => {
     sql.push(`update millrace.finished_jobs set batch_id = null where id = '${id(8)}'`)
@@ -273,6 +277,9 @@ const wrongs: ReadonlyArray<
   }],
   ["blameless", "a crash is counted that no process died of", ({ samples }) => {
     samples.push({ at: at(9), crashes: { [id(3)]: 2 } })
+  }],
+  ["blameless", "a crash is counted, and what stood still did so at another time", ({ events }) => {
+    events.push({ ...events.splice(2, 1)[0], at: at(30) })
   }],
   ["blameless", "a job was given up after too few crashes", ({ sql }) => {
     sql.push(`update millrace.dead_letters set crashes = 4 where id = '${id(16)}'`)

@@ -16,6 +16,14 @@ export type Event =
   /** Against something that was down already. */
   | { readonly what: "skipped"; readonly kind: KindName; readonly target: number }
   | { readonly what: "runner" | "submitter"; readonly number: number; readonly incarnation: number; readonly is: Stage }
+  /** It did nothing at all for so long, whoever's fault that was: of a machine that is busy, it may be nobody's. */
+  | {
+    readonly what: "runner"
+    readonly number: number
+    readonly incarnation: number
+    readonly is: "stood"
+    readonly forMs: number
+  }
   | { readonly what: "database"; readonly is: "up" | "down" }
 
 /** Of a process. `killed`: by SIGKILL, whoever sent it. */

@@ -5,7 +5,7 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import { type ChildProcess, fork } from "node:child_process"
-import { closeSync, openSync, readFileSync } from "node:fs"
+import { closeSync, existsSync, openSync, readFileSync } from "node:fs"
 import { fileURLToPath } from "node:url"
 import { ChaosError } from "./ChaosError.ts"
 
@@ -34,6 +34,8 @@ export interface Options {
   readonly namespace?: string
   /** Another file of this folder, loaded before the script. */
   readonly preload?: string
+  /** Hears what it says once it is ready. */
+  readonly onMessage?: (message: unknown) => void
 }
 
 const path = (name: string) => fileURLToPath(new URL(name, import.meta.url))
@@ -57,6 +59,12 @@ const spawn = ({ args = [], env, log, namespace, preload, script }: Options): Ch
 /** Of what it has printed. */
 export const lastWords = (log: string): string => readFileSync(log, "utf8").trim().split("\n").slice(-20).join("\n")
 
+/** What it has warned of, the last of it: all that is left of a run whose folder is not kept. */
+export const warnings = (log: string): ReadonlyArray<string> =>
+  existsSync(log)
+    ? readFileSync(log, "utf8").split("\n").filter((line) => / (?:WARN|ERROR|FATAL) /.test(line)).slice(-60)
+    : []
+
 export const start = (options: Options): Effect.Effect<Process, never, Scope.Scope> =>
   Effect.gen(function*() {
     const ended = Deferred.makeUnsafe<Ended>()
@@ -74,7 +82,9 @@ export const start = (options: Options): Effect.Effect<Process, never, Scope.Sco
       )
       Deferred.doneUnsafe(ended, Effect.succeed(how))
     }
-    child.once("message", (message) => Deferred.doneUnsafe(ready, Effect.succeed(message)))
+    child.on("message", (message) => {
+      if (!Deferred.doneUnsafe(ready, Effect.succeed(message))) options.onMessage?.(message)
+    })
     child.once("exit", (code, signal) => end({ code, signal }))
     child.once("error", () => end({ code: null, signal: null }))
     const isAlive = () => child.exitCode === null && child.signalCode === null

@@ -3,6 +3,7 @@
  */
 import * as Effect from "effect/Effect"
 import * as Path from "effect/Path"
+import * as Predicate from "effect/Predicate"
 import * as Schedule from "effect/Schedule"
 import type { Events } from "./Events.ts"
 import type * as Faults from "./faults.ts"
@@ -60,6 +61,10 @@ export const runnerOf = ({ events, folder, namespace, options, partitions, postg
             preload: "skew.ts",
             ...home !== undefined && { namespace: home.name },
             log: join(folder, `runner-${number}.log`),
+            onMessage: (message) => {
+              if (!Predicate.hasProperty(message, "stood") || typeof message.stood !== "number") return
+              events.note({ what: "runner", number, incarnation, is: "stood", forMs: message.stood })
+            },
             env: withOptions(
               {
                 url: Proxy.through(postgres.url, database),

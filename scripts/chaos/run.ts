@@ -149,6 +149,12 @@ export const run = (options: Options) =>
       runners: options.runners,
       runtime: options.runtime
     }
+    if (report.breaches.length > 0) {
+      for (const { slot: { number } } of [...runners, guest]) {
+        const words = Process.warnings(join(folder, `runner-${number}.log`))
+        yield* Console.error([`runner ${number} has said:`, ...words].join("\n"))
+      }
+    }
     yield* Console.log(options.isJson ? Report.line(report) : Report.show(report))
     return report.breaches.length === 0
   }).pipe(

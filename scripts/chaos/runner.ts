@@ -147,6 +147,16 @@ const program = (options: RunnerOptions) => {
   )
 }
 
+/** Who stands still for longer may lose its locks, with no fault injected: the checker has to know. */
+const watchMs = 250
+const stoodMs = 2_000
+let watchedAt = performance.now()
+setInterval(() => {
+  const forMs = Math.round(performance.now() - watchedAt) - watchMs
+  watchedAt = performance.now()
+  if (forMs > stoodMs) process.send?.({ stood: forMs })
+}, watchMs).unref()
+
 // Nobody survives the run that started it.
 process.on("disconnect", () => process.exit(1))
 NodeRuntime.runMain(

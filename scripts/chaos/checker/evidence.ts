@@ -111,6 +111,8 @@ export interface Sample {
   readonly crashes?: Readonly<Record<string, number>>
   /** Dedupe keys with more than one live job. */
   readonly twice?: ReadonlyArray<string>
+  /** For so many milliseconds, up to now, it got no answer. */
+  readonly stood?: number
 }
 
 /** What the run says of itself. */

@@ -7,6 +7,8 @@ import { setTimeout as sleep } from "node:timers/promises"
 import { connect } from "./load.ts"
 
 const everyMs = 200
+/** Without an answer for longer, the database, or the whole machine, stood still. */
+const stoodMs = 2_000
 
 const [url, file] = process.argv.slice(2)
 if (url === undefined || file === undefined) throw new Error("usage: monitor.ts <url> <file>")
@@ -22,6 +24,8 @@ const write = (name: string, value: unknown) => {
   writeSync(output, `${JSON.stringify({ at: Date.now(), [name]: value })}\n`)
 }
 
+let lookedAt = performance.now()
+
 const look = async () => {
   const [seen] = await sql`
     select
@@ -34,6 +38,9 @@ const look = async () => {
   write("epochs", seen?.["epochs"])
   write("crashes", seen?.["crashes"])
   write("twice", seen?.["twice"])
+  const forMs = Math.round(performance.now() - lookedAt) - everyMs
+  lookedAt = performance.now()
+  if (forMs > stoodMs) write("stood", forMs)
 }
 
 process.on("SIGTERM", () => process.exit(0))

@@ -4,12 +4,22 @@
 import type { Breach, Event, Evidence, Sample } from "../evidence.ts"
 import { type Rule, slackMs } from "./rule.ts"
 
-/** What may take a partition from its owner without a word: what ran there then is counted as crashed, whether its process died or not. */
+/**
+ * What may take a partition from its owner without a word: what ran there then is counted as crashed, whether its process died or not. A
+ * process that stood still wakes up late and may take over once more.
+ */
 const isUnclean = ({ is, kind = "", what }: Event) =>
-  (what === "runner" && is === "killed") ||
+  (what === "runner" && (is === "killed" || is === "stood")) ||
   (what === "database" && is === "down") ||
   (what === "fault" &&
     ["freeze", "cut", "stall", "peerCut", "peerStall", "unplug", "refuse", "terminate"].includes(kind))
+
+/** When it began and ended. */
+const spanOf = (event: Event) => {
+  const { at, forMs = 0, what } = event
+  // A fault is told of before, what stood still after.
+  return what === "fault" ? { from: at, to: at + forMs } : { from: at - forMs, to: at }
+}
 
 /** How often a partition has changed hands, by the monitor. */
 const changesOf = (samples: ReadonlyArray<Sample>, partition: string, from: number, to: number): number => {
@@ -33,17 +43,21 @@ export const blameless: Rule = ({ events, rows, samples, terms }) => {
       if (count > (seen.get(job)?.count ?? 0)) seen.set(job, { count, at })
     }
   }
-  const unclean = events.filter(isUnclean)
+  const unclean = [
+    ...events.filter(isUnclean).map(spanOf),
+    ...samples.flatMap(({ at, stood }) => stood === undefined ? [] : [{ from: at - stood, to: at }])
+  ]
   for (const [job, { at, count }] of seen) {
     const row = byId.get(job)
     if (row === undefined) continue
     const changes = changesOf(samples, `${row.queue}/${row.partition}`, row.createdAt, at)
-    const ends = unclean.filter((event) => event.at >= row.createdAt - slackMs && event.at <= at).length
+    const ends = unclean.filter(({ from, to }) => to >= row.createdAt - slackMs && from <= at).length
     if (count > Math.min(changes, ends)) {
       breaches.push({
         rule: "blameless",
         of: job,
-        detail: `has ${count} crashes, ${changes} times its partition changed hands, ${ends} times something failed`
+        detail: `${row.type} in ${row.queue}/${row.partition}: ${count} crashes at ${at}; since ${row.createdAt} ` +
+          `its partition changed hands ${changes} times, and something failed ${ends} times`
       })
     }
   }
