@@ -27,16 +27,28 @@ export class StoreUnavailable extends Schema.TaggedError<StoreUnavailable>()("St
 
 // ------------------------------------------------------------------------------------------------ of the layout
 
-/** How a queue is divided by tenant or key cannot be changed while jobs are in it: they have their partitions already. */
+/** By what a queue is divided cannot be changed while jobs are in it: they have their partitions already. */
 export class QueueNotEmpty extends Schema.TaggedError<QueueNotEmpty>()("QueueNotEmpty", {
   queue: Schema.String,
-  field: Schema.Literals(["partitions", "partitionBy", "ordered", "group"]),
+  field: Schema.Literals(["partitionBy", "ordered", "group"]),
   stored: Schema.String,
   asked: Schema.String
 }) {
   readonly isRetryable = true
   override get message() {
     return `queue "${this.queue}": ${this.field} is ${this.stored} in the database and ${this.asked} in this program; that can only be changed while no job is in the queue. Let it run empty, or keep ${this.stored}`
+  }
+}
+
+/** The count of a queue's partitions was changed a moment ago: jobs that lie by the one before have to run before it changes again. */
+export class QueueMoving extends Schema.TaggedError<QueueMoving>()("QueueMoving", {
+  queue: Schema.String,
+  stored: Schema.Int,
+  asked: Schema.Int
+}) {
+  readonly isRetryable = true
+  override get message() {
+    return `queue "${this.queue}": its count of partitions was changed to ${this.stored}, and jobs that were there before have not run yet; this program asks for ${this.asked}. Start it again once they have, or keep ${this.stored}`
   }
 }
 
@@ -69,7 +81,7 @@ export class TooManyGroups extends Schema.TaggedError<TooManyGroups>()("TooManyG
 
 /** This program and the database do not agree on how work is divided; nothing was started. */
 export class LayoutError extends Schema.TaggedError<LayoutError>()("LayoutError", {
-  reason: Schema.Union([QueueNotEmpty, ShardsDiffer, TooManyGroups])
+  reason: Schema.Union([QueueNotEmpty, QueueMoving, ShardsDiffer, TooManyGroups])
 }) {
   get isRetryable(): boolean {
     return this.reason.isRetryable

@@ -173,8 +173,8 @@ export const shareOf = ({ concurrency }: JobQueue, partition: number, partitions
 /** How a queue is divided, and among whom: what all programs have to agree on. */
 export type Layout = Pick<JobQueue, "partitions" | "partitionBy" | "isOrdered" | "group">
 
-/** A field of a layout, as {@link Options} calls it. */
-export type LayoutField = "partitions" | "partitionBy" | "ordered" | "group"
+/** A field of a layout that jobs in the queue may forbid to change, as {@link Options} calls it. */
+export type LayoutField = "partitionBy" | "ordered" | "group"
 
 /** What the table says of a queue that no program has declared otherwise. */
 export const defaultLayout: Layout = { partitions: 1, partitionBy: "job", isOrdered: false, group: "default" }
@@ -184,16 +184,19 @@ export const isSameLayout = (one: Layout, other: Layout): boolean =>
   one.isOrdered === other.isOrdered && one.group === other.group
 
 /**
- * The first difference that jobs in the queue forbid: where a job's partition means something, its tenant's or key's others must not be in
- * another one. Which processes host it matters to order only: two of them may run at the same time for a moment.
+ * The first difference that jobs in the queue forbid: by what they are divided is in their rows already. Which processes host a queue matters
+ * to order only: two of them may run it at the same time for a moment.
  */
 export const fixedWhileUsed = (stored: Layout, wanted: Layout): LayoutField | undefined => {
   if (stored.partitionBy !== wanted.partitionBy) return "partitionBy"
   if (stored.partitionBy === "job") return undefined
-  if (stored.partitions !== wanted.partitions) return "partitions"
   if (stored.isOrdered !== wanted.isOrdered) return "ordered"
   return stored.isOrdered && stored.group !== wanted.group ? "group" : undefined
 }
+
+/** Whether jobs have to follow: those of tenants and keys belong where the count says. */
+export const isMove = (stored: Layout, wanted: Layout): boolean =>
+  stored.partitionBy !== "job" && stored.partitions !== wanted.partitions
 
 /** The queue of requests that name none. Declared by every runtime. */
 export const fallback: JobQueue = make("default")

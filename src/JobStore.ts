@@ -120,6 +120,15 @@ export interface Ready {
   readonly job?: () => ReadyJob
 }
 
+/**
+ * The heads of lines. `elsewhere`: lines whose next job is another partition's, since the count of partitions has changed; its owner may not
+ * know that it is its turn.
+ */
+export interface Heads {
+  readonly jobs: ReadonlyArray<ReadyJob>
+  readonly elsewhere: ReadonlyArray<Ready>
+}
+
 /** What processes say to each other through the database. Nothing depends on one: whoever needs an answer asks again. */
 export type Message = /** To the owner of the partition: this job shall be cancelled. */
   | {
@@ -403,7 +412,7 @@ export class JobStore extends Context.Service<JobStore, {
   /** Reads ready jobs, writes nothing. A superseded owner reads nothing. */
   readonly intake: (owner: Owner, demand: Demand) => Effect.Effect<Intake, StoreError>
   /** The heads of these lines, where they are ready and in this partition. */
-  readonly heads: (owner: Owner, lines: ReadonlyArray<Line>) => Effect.Effect<ReadonlyArray<ReadyJob>, StoreError>
+  readonly heads: (owner: Owner, lines: ReadonlyArray<Line>) => Effect.Effect<Heads, StoreError>
   /** The payload of a job that was too large to read ahead, as parsed JSON. None: the row has moved on. */
   readonly payload: (id: JobId, version: number) => Effect.Effect<Option.Option<unknown>, StoreError>
   /** What has become of rows whose settlement did not come back. Missing: someone has the outcome. */

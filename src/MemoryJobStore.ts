@@ -16,6 +16,7 @@ import {
   dayOf,
   dedupeKeyOf,
   fenceKey,
+  readyOf,
   refused,
   refuseJson,
   refuseText,
@@ -59,15 +60,6 @@ const refuseSettlement = (settlement: Settlement): Effect.Effect<void, StoreErro
   settlement._tag === "Finish" ? refuseJson("settle", settlement.result) : Effect.void
 
 // ------------------------------------------------------------------------------------------------ verbs
-
-const readyOf = ({ key, lane, partition, queueId, seq, tenant }: Row): Ready => ({
-  queueId,
-  partition,
-  lane,
-  tenant,
-  seq,
-  ...(key === undefined ? {} : { key })
-})
 
 const submit = (
   tables: Tables,
@@ -191,8 +183,9 @@ const settle = (tables: Tables, owner: Owner, settlement: Settlement, now: numbe
 const promote = (tables: Tables, owner: Owner, now: number, limit: number): ReadonlyArray<Ready> => {
   if (!tables.owns(owner)) return []
   return waiting(tables, owner).filter(({ dueAt }) => dueAt <= now).slice(0, limit).map((row) => {
-    tables.put({ ...row, state: "queued", dueAt: undefined, version: row.version + 1 })
-    return readyOf(row)
+    const partition = row.state === "scheduled" && row.place !== undefined ? partitionOf(tables, row) : row.partition
+    tables.put({ ...row, partition, state: "queued", dueAt: undefined, version: row.version + 1 })
+    return readyOf({ ...row, partition })
   })
 }
 

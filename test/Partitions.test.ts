@@ -142,18 +142,20 @@ describe("the number of partitions", () => {
       assert.strictEqual(most, 8)
     }).pipe(Effect.scoped, Effect.provide(layerRuntime({ queues: [divided(3)] }))))
 
-  it.live("of a queue that goes by tenant is not changed under its jobs: the program that wants to says so and does not start", () =>
+  it.live("of a queue that goes by tenant does not go by job from now on while jobs are in it: the program that wants to says so and does not start", () =>
     Effect.gen(function*() {
-      const byTenant = (partitions: number) => JobQueue.make("tenants", { partitions, partitionBy: "tenant" })
-      const client = yield* Layer.build(JobRuntime.layerClient({ queues: [byTenant(2)] }))
+      const byTenant = JobQueue.make("tenants", { partitions: 2, partitionBy: "tenant" })
+      const client = yield* Layer.build(JobRuntime.layerClient({ queues: [byTenant] }))
       yield* Context.get(client, Jobs.Jobs).submit({ type: "any", queue: "tenants" })
       const refused = yield* Effect.flip(
-        Effect.scoped(Layer.build(Layer.fresh(JobRuntime.layer({ queues: [byTenant(3)] }))))
+        Effect.scoped(
+          Layer.build(Layer.fresh(JobRuntime.layer({ queues: [JobQueue.make("tenants", { partitions: 2 })] })))
+        )
       )
       assert.deepStrictEqual(
         refused,
         new LayoutError({
-          reason: new QueueNotEmpty({ queue: "tenants", field: "partitions", stored: "2", asked: "3" })
+          reason: new QueueNotEmpty({ queue: "tenants", field: "partitionBy", stored: "tenant", asked: "job" })
         })
       )
     }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)))

@@ -200,17 +200,17 @@ for (const statistics of ["empty", "full"] as const) {
         it.effect("an ordered intake looks once for each job whether another of its key comes first", () =>
           Effect.gen(function*() {
             const demand = { lanes: lanes(), marks: [], held: [], isOrdered: true }
-            check(yield* plansOf((db) => intake(db)(owner, demand)), ["jobs_key", "jobs_ready"], 1600)
+            check(yield* plansOf((db) => intake(db)(owner, demand)), ["jobs_key", "jobs_ready", "queues_pkey"], 1600)
             // Past all but the last of a long line.
             const marks = [{ lane: 2, tenant: "=big", seq: 90_000 }]
             const late = { lanes: lanes().slice(2, 3), marks, held: [], isOrdered: true }
-            check(yield* plansOf((db) => intake(db)(owner, late)), ["jobs_key", "jobs_ready"], 1600)
+            check(yield* plansOf((db) => intake(db)(owner, late)), ["jobs_key", "jobs_ready", "queues_pkey"], 1600)
           }))
 
         it.effect("the head of a line is one row, however long the line is", () =>
           Effect.gen(function*() {
             const asked = [{ tenant: "=big", key: "hot" }, { tenant: "=big", key: "none" }]
-            check(yield* plansOf((db) => heads(db)(owner, asked)), ["jobs_key"], 1)
+            check(yield* plansOf((db) => heads(db)(owner, asked)), ["jobs_key", "queues_pkey"], 3)
           }))
 
         it.effect("find, reread, depth and nextDue go to their rows", () =>
@@ -315,7 +315,11 @@ for (const statistics of ["empty", "full"] as const) {
 
         it.effect("promote takes the rows that are due, in the order of their times", () =>
           Effect.gen(function*() {
-            check(yield* plansOf((db) => promote(db)(owner, t0 + 50_000_000, 500)), ["jobs_due", "jobs_pkey"], 1000)
+            check(yield* plansOf((db) => promote(db)(owner, t0 + 50_000_000, 500)), [
+              "jobs_due",
+              "jobs_pkey",
+              "queues_pkey"
+            ], 1001)
           }))
       })
 

@@ -128,6 +128,8 @@ create table millrace.queues (
   shard_group smallint not null default 0,
   partition_by smallint not null default 0,
   ordered boolean not null default false,
+  former_partitions smallint,
+  barrier bigint,
   constraint queues_name_key UNIQUE (name),
   constraint queues_ordered CHECK (((NOT ordered) OR (partition_by = 2))),
   constraint queues_partition_by CHECK ((partition_by = ANY (ARRAY[0, 1, 2]))),

@@ -6,21 +6,20 @@ import * as Schema from "effect/Schema"
 import { Job, JobQueue, RetryPolicy } from "../../src/index.ts"
 import { maxAttempts, type Order } from "./intents.ts"
 
-const Tx = JobQueue.make("tx", { concurrency: 24, partitions: 4 })
+/** Of `tx`, until a fault changes it. */
+export const partitions = 4
+
+const txOf = (partitions: number) => JobQueue.make("tx", { concurrency: 24, partitions })
+const keyedOf = (partitions: number) =>
+  JobQueue.make("keyed", { concurrency: 12, partitions, partitionBy: "key", ordered: true })
+
+const Tx = txOf(partitions)
 const Plain = JobQueue.make("plain", { concurrency: 12 })
-const Keyed = JobQueue.make("keyed", { concurrency: 12, partitions: 3, partitionBy: "key", ordered: true })
+const Keyed = keyedOf(partitions - 1)
 const Batch = JobQueue.make("batch", { concurrency: 12, partitions: 2 })
 
-/** `partitions`: of `tx`, as this process wants it. */
-export const queues = (partitions: number) => [
-  JobQueue.make("tx", { concurrency: Tx.concurrency, partitions }),
-  Plain,
-  Keyed,
-  Batch
-]
-
-/** Of `tx`, until a fault changes it. */
-export const partitions = Tx.partitions
+/** `partitions`: of `tx`, as this process wants it; of the ordered one it wants one less. */
+export const queues = (partitions: number) => [txOf(partitions), Plain, keyedOf(Math.max(partitions - 1, 1)), Batch]
 
 /** A failure that was planned. */
 export class Boom extends Schema.TaggedError<Boom>()("Boom", {}) {}

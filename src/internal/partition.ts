@@ -144,11 +144,12 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       intakeLock.withPermit(Effect.gen(function*() {
         const lines = keys.due()
         if (lines.length === 0) return false
-        const heads = yield* Effect.tapError(
+        const { elsewhere, jobs } = yield* Effect.tapError(
           store.heads(owner, lines),
           () => Effect.sync(() => lines.forEach(keys.look))
         )
-        for (const job of heads) {
+        if (elsewhere.length > 0) yield* store.announce(elsewhere)
+        for (const job of jobs) {
           // Being found out about, or read already: its end leads here again.
           if (blocked.has(job.id) || held.has(job.id) || !keys.admit(job, true)) continue
           held.admit(job)

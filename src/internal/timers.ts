@@ -51,7 +51,10 @@ export const make = (options: {
       const promoted = yield* store.promote(owner, now, 500)
       // What is due is locked by someone, or not ours any more.
       if (promoted.length === 0) yield* onLiveClock(Effect.sleep("250 millis"))
+      const elsewhere = promoted.filter((ready) => ready.partition !== partition)
+      if (elsewhere.length > 0) yield* store.announce(elsewhere)
       for (const ready of promoted) {
+        if (ready.partition !== partition) continue
         // The head of a line, mostly: read by itself, for all that stands behind it has been read.
         if (isOrdered && ready.key !== undefined) keys.look({ tenant: ready.tenant, key: ready.key })
         else held.told(ready)

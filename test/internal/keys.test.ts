@@ -53,7 +53,8 @@ const makeOwner = Effect.gen(function*() {
     while (true) {
       const lines = keys.due()
       if (lines.length === 0) return
-      for (const job of yield* store.heads(owner, lines)) {
+      const { jobs } = yield* store.heads(owner, lines)
+      for (const job of jobs) {
         if (held.has(job.id) || !keys.admit(job, true)) continue
         held.admit(job)
         take(job)

@@ -236,8 +236,14 @@ export const live = Effect.fnUntraced(function*(
       }
       case "Heads": {
         const lines = [1, 2, 3].map((line) => ({ tenant: tenants[command.tenant] ?? "=", key: `line ${line}` }))
-        const heads = yield* store.heads(owner(command.by), lines)
-        return heads.map((job) => ({ ...job, id: number(job.id), seq: seqs.get(job.seq) })).sort((a, b) => a.id - b.id)
+        const { elsewhere, jobs } = yield* store.heads(owner(command.by), lines)
+        return {
+          jobs: jobs.map((job) => ({ ...job, id: number(job.id), seq: seqs.get(job.seq) })).sort((a, b) => a.id - b.id),
+          elsewhere: elsewhere.toSorted((a, b) => a.seq - b.seq).map((ready) => ({
+            ...ready,
+            seq: seqs.get(ready.seq)
+          }))
+        }
       }
       case "TakeOver":
         return yield* take(command.by)

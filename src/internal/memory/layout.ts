@@ -2,8 +2,8 @@
  * How queues are divided in MemoryJobStore: what `internal/sql/layout.ts` does, without other programs to agree with.
  */
 import * as Effect from "effect/Effect"
-import { LayoutError, QueueNotEmpty, TooManyGroups } from "../../JobError.ts"
-import { defaultLayout, fixedWhileUsed, isSameLayout, type Layout, type LayoutField } from "../../JobQueue.ts"
+import { LayoutError, QueueMoving, QueueNotEmpty, TooManyGroups } from "../../JobError.ts"
+import { defaultLayout, fixedWhileUsed, isMove, isSameLayout, type Layout, type LayoutField } from "../../JobQueue.ts"
 import { type NewJob, type PartitionKey, type QueueRow, shardGroupCount } from "../../JobStore.ts"
 import { fenceKey, type Tables } from "./tables.ts"
 
@@ -36,6 +36,13 @@ export const declareQueue = (tables: Tables, name: string, wanted?: Layout): Eff
       })
       return yield* new LayoutError({ reason })
     }
+    if (known !== undefined && wanted !== undefined && fixed === undefined && isMove(known, wanted)) {
+      if (isMoving(tables, known)) {
+        const reason = new QueueMoving({ queue: name, stored: known.partitions, asked: wanted.partitions })
+        return yield* new LayoutError({ reason })
+      }
+      tables.moves.set(known.queueId, { former: known.partitions, barrier: tables.nextSeq() })
+    }
     const row: QueueRow = {
       queueId: known?.queueId ?? tables.queues.size + 1,
       name,
@@ -49,6 +56,13 @@ export const declareQueue = (tables: Tables, name: string, wanted?: Layout): Eff
     tables.queues.set(name, row)
     return row
   })
+
+/** Whether jobs lie where a former count has put them. */
+const isMoving = (tables: Tables, { partitions, queueId }: QueueRow): boolean =>
+  [...tables.live.values()].some((row) =>
+    row.queueId === queueId && row.place !== undefined && row.state !== "scheduled" &&
+    row.seq < (tables.moves.get(queueId)?.barrier ?? 0) && row.partition !== row.place % partitions
+  )
 
 /** One of the partitions there are now. */
 export const partitionOf = (

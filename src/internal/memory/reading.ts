@@ -5,6 +5,7 @@ import * as Option from "effect/Option"
 import type { JobId } from "../../JobId.ts"
 import {
   type Demand,
+  type Heads,
   inlinePayloadBytes,
   type Intake,
   type JobRecord,
@@ -17,7 +18,7 @@ import {
   type TenantKey
 } from "../../JobStore.ts"
 import { lanes } from "../../Priority.ts"
-import { byCodePoint, read, type Row, type Tables } from "./tables.ts"
+import { byCodePoint, read, readyOf, type Row, type Tables } from "./tables.ts"
 
 /** What every place keeps of a job; what only some keep is absent. */
 const recordOf = (row: Row) => ({
@@ -78,11 +79,28 @@ export const payload = (tables: Tables, id: JobId, version: number): Option.Opti
 /** In front of another of its key: ready, running or between two attempts. */
 const holdsKey = ({ key, state }: Row): boolean => key !== undefined && state !== "scheduled"
 
-/** The first of a line. Rows are in the order of their seq. */
-const headOf = (tables: Tables, queueId: number, { key, tenant }: Line): Row | undefined =>
-  [...tables.live.values()].find((row) =>
+/** The jobs of a line, in all partitions. Rows are in the order of their seq. */
+const lineOf = (tables: Tables, queueId: number, { key, tenant }: Line): ReadonlyArray<Row> =>
+  [...tables.live.values()].filter((row) =>
     row.queueId === queueId && row.tenant === tenant && row.key === key && holdsKey(row)
   )
+
+/** Where a former count of partitions has put a line that is this partition's now, if some of it is left there. */
+const heldBackBy = (tables: Tables, { partition, queueId }: Owner, line: ReadonlyArray<Row>): number | undefined => {
+  const place = line[0]?.place
+  const move = tables.moves.get(queueId)
+  const queue = [...tables.queues.values()].find((queue) => queue.queueId === queueId)
+  if (place === undefined || move === undefined || queue === undefined) return undefined
+  const formerly = place % move.former
+  return place % queue.partitions === partition && formerly !== partition &&
+      line.some((row) => row.partition === formerly && row.seq < move.barrier)
+    ? formerly
+    : undefined
+}
+
+/** The first of a line that lies here, and may start. */
+const headOf = (tables: Tables, owner: Owner, line: ReadonlyArray<Row>): Row | undefined =>
+  heldBackBy(tables, owner, line) === undefined ? line.find((row) => row.partition === owner.partition) : undefined
 
 const readyJobOf = (row: Row, standing?: Standing): ReadyJob => ({
   id: row.id,
@@ -101,13 +119,21 @@ const readyJobOf = (row: Row, standing?: Standing): ReadyJob => ({
   ...(standing === undefined ? {} : { standing })
 })
 
-export const heads = (tables: Tables, owner: Owner, lines: ReadonlyArray<Line>): ReadonlyArray<ReadyJob> =>
-  lines.flatMap((line) => {
-    const head = tables.owns(owner) ? headOf(tables, owner.queueId, line) : undefined
-    return head?.state === "queued" && head.partition === owner.partition
-      ? [readyJobOf(head, { key: line.key, isHead: true })]
-      : []
-  })
+export const heads = (tables: Tables, owner: Owner, asked: ReadonlyArray<Line>): Heads => {
+  const lines = tables.owns(owner) ? asked.map((line) => lineOf(tables, owner.queueId, line)) : []
+  return {
+    jobs: lines.flatMap((line) => {
+      const head = headOf(tables, owner, line)
+      return head?.state === "queued" ? [readyJobOf(head, { key: head.key ?? "", isHead: true })] : []
+    }),
+    elsewhere: lines.flatMap((line) => {
+      const [next] = line
+      return next === undefined || headOf(tables, owner, line) !== undefined
+        ? []
+        : [readyOf({ ...next, partition: heldBackBy(tables, owner, line) ?? next.partition })]
+    })
+  }
+}
 
 export const intake = (tables: Tables, owner: Owner, { held, isOrdered, lanes, marks }: Demand): Intake => {
   if (!tables.owns(owner)) return { jobs: [], visited: [] }
@@ -140,7 +166,10 @@ export const intake = (tables: Tables, owner: Owner, { held, isOrdered, lanes, m
     jobs: jobs.map((row) => {
       const { key, tenant } = row
       if (isOrdered !== true || key === undefined) return readyJobOf(row)
-      return readyJobOf(row, { key, isHead: headOf(tables, owner.queueId, { tenant, key }) === row })
+      return readyJobOf(row, {
+        key,
+        isHead: headOf(tables, owner, lineOf(tables, owner.queueId, { tenant, key })) === row
+      })
     }),
     visited
   }

@@ -62,6 +62,16 @@ interface Fence {
 /** A row of `running_jobs`. */
 type NoteRow = RunNote & Owner
 
+/** What an owner is told of a row that is ready. */
+export const readyOf = ({ key, lane, partition, queueId, seq, tenant }: Row): Ready => ({
+  queueId,
+  partition,
+  lane,
+  tenant,
+  seq,
+  ...(key === undefined ? {} : { key })
+})
+
 /** An id is in `live` or in `ended`, never in both. */
 export class Tables {
   /** In the order of `seq`: an update keeps a row's place, a put back or a replay appends it. */
@@ -70,6 +80,8 @@ export class Tables {
   readonly notes = new Map<JobId, NoteRow>()
   readonly fences = new Map<string, Fence>()
   readonly queues = new Map<string, QueueRow>()
+  /** The last change of a count that jobs follow, by queue. */
+  readonly moves = new Map<number, { readonly former: number; readonly barrier: number }>()
   /** Shard groups in the order of their numbers. */
   readonly groups: Array<string> = ["default"]
   shards: number | undefined

@@ -11,20 +11,22 @@ import { type Listen, notify, pack, reading } from "./channel.ts"
 import type { Database } from "./database.ts"
 
 const Payload = Schema.fromJsonString(
-  Schema.Array(Schema.Tuple([Schema.Int, Schema.Int, Schema.Int, Schema.String, Schema.Int]))
+  Schema.Array(
+    Schema.Tuple([Schema.Int, Schema.Int, Schema.Int, Schema.String, Schema.Int, Schema.optionalKey(Schema.String)])
+  )
 )
 const decode = Schema.decodeUnknownOption(Payload)
 
-/** The lowest seq of each queue, partition, lane and tenant, in as few payloads as fit. What fits into none is left to the sweep. */
+/** The lowest seq of each queue, partition, lane and tenant, and of a key that its queue's order may hold back, in as few payloads as fit. What fits into none is left to the sweep. */
 const payloadsOf = (ready: ReadonlyArray<Ready>): ReadonlyArray<string> => {
   const lowest = new Map<string, Ready>()
   for (const one of ready) {
-    const key = `${one.queueId}/${one.partition}/${one.lane}/${one.tenant}`
+    const key = `${one.queueId}/${one.partition}/${one.lane}/${one.tenant}\n${one.key ?? ""}`
     const known = lowest.get(key)
     if (known === undefined || one.seq < known.seq) lowest.set(key, one)
   }
-  const items = [...lowest.values()].map(({ lane, partition, queueId, seq, tenant }) =>
-    JSON.stringify([queueId, partition, lane, tenant, seq])
+  const items = [...lowest.values()].map(({ key, lane, partition, queueId, seq, tenant }) =>
+    JSON.stringify([queueId, partition, lane, tenant, seq, ...(key === undefined ? [] : [key])])
   )
   return pack(items, "[", "]").payloads
 }
@@ -38,7 +40,14 @@ const toReady = (payload: string): ReadonlyArray<ReadonlyArray<Ready>> =>
   Option.match(decode(payload), {
     onNone: () => [],
     onSome: (items) => [
-      items.map(([queueId, partition, lane, tenant, seq]) => ({ queueId, partition, lane, tenant, seq }))
+      items.map(([queueId, partition, lane, tenant, seq, key]) => ({
+        queueId,
+        partition,
+        lane,
+        tenant,
+        seq,
+        ...(key === undefined ? {} : { key })
+      }))
     ]
   })
 

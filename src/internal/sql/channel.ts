@@ -21,7 +21,7 @@ const encoder = new TextEncoder()
 export const bytesOf = (text: string): number => encoder.encode(text).byteLength
 
 /** Its name. */
-export const channelOf = (schema: string) => `${schema}_wake`
+const channelOf = (schema: string) => `${schema}_wake`
 
 /** Sends payloads, each of at most `maxBytes`. */
 export const notify = (db: Database) => {

@@ -12,6 +12,7 @@ import {
   type JobStore,
   type LiveRow,
   type Owner,
+  type Ready,
   type ReadyJob,
   type StoreError,
   type TenantKey
@@ -26,15 +27,16 @@ import { int2, int2s, int4, int4s, int8, int8s, millis, texts, uuid, uuids } fro
 // $12 names the held seqs above a lowered mark. Serving index: jobs_ready, for the tenants in turn and for each one's rows.
 // $1 queue $2 partition $3 epoch $4 lanes $5 cursors $6 tenants $7 per tenant $8 room $9-11 low-water $12 held seqs
 //
-// In an ordered queue each job with a key says whether it is the head of its line: with no other of its key before it that is ready, running
-// (which is the same in the table) or between two attempts. The others need no payload, for they are not started. Serving index: jobs_key.
+// In an ordered queue each job with a key says whether it is the head of its line: with no other of its key before it in this partition that is
+// ready, running (which is the same in the table) or between two attempts, and with none of them left where a former count of partitions had
+// put the key (see layout.ts). The others need no payload, for they are not started. Serving index: jobs_key.
 export const intakeSql = (schema: string, isOrdered: boolean) => `
 with recursive lane as materialized (
   select l.* from unnest($4, $5, $6, $7, $8) as l(lane, after, tenants, per_tenant, room)
   where exists (select from ${schema}.partitions p where p.queue_id = $1 and p.partition = $2 and p.epoch = $3)
 ), low as materialized (
   select * from unnest($9, $10, $11) as w(lane, tenant_id, seq)
-), turn(lane, tenant_id, n) as (
+)${isOrdered ? `, ${countsSql(schema)}` : ""}, turn(lane, tenant_id, n) as (
   select l.lane, f.tenant_id, 1 from lane l cross join lateral (
     select j.tenant_id from ${schema}.jobs j
     where j.queue_id = $1 and j.partition = $2 and j.lane = l.lane and j.tenant_id > l.after collate "C" and j.state = 0
@@ -64,9 +66,21 @@ from lane l cross join lateral (
 const payloadSql = `j.payload_bytes > ${inlinePayloadBytes} as is_large,
       case when j.payload_bytes <= ${inlinePayloadBytes} then j.payload end as payload`
 
+const countsSql = (schema: string) =>
+  `counts as materialized (select partitions, former_partitions, barrier from ${schema}.queues where id = $1)`
+
+/** Whether the key of `j`, which is $2's now, has jobs left in the partition that the former count gave it. Nothing is added there. */
+const isHeldBackSql = (schema: string) => {
+  const formerly = "mod(j.place, (select former_partitions from counts))"
+  return `mod(j.place, (select partitions from counts)) = $2 and ${formerly} <> $2 and exists (select from ${schema}.jobs b
+        where b.queue_id = $1 and b.tenant_id = j.tenant_id and b.key = j.key and b.seq < (select barrier from counts)
+          and b.partition = ${formerly} and b.state in (0, 2))`
+}
+
 const isHeadSql = (schema: string) =>
-  `j.key is null or not exists (select from ${schema}.jobs b
-        where b.queue_id = j.queue_id and b.tenant_id = j.tenant_id and b.key = j.key and b.seq < j.seq and b.state in (0, 2))`
+  `case when j.key is null then true when ${isHeldBackSql(schema)} then false
+        else not exists (select from ${schema}.jobs b where b.queue_id = $1 and b.tenant_id = j.tenant_id and b.key = j.key and b.seq < j.seq
+          and b.partition = $2 and b.state in (0, 2)) end`
 
 interface JobRow {
   readonly lane: number
@@ -160,30 +174,59 @@ export const intake = (db: Database) => {
     )
 }
 
-// The first of each line, if it is ready: between two attempts it holds back those behind it. One of another partition, which can be there
-// only if somebody stored it by a count of long ago, is not this owner's to start. Serving index: jobs_key.
+// The first of each line here, if it is ready: between two attempts it holds back those behind it. Where none is here, or those that are have to
+// wait for others, it says where the next one is. Serving index: jobs_key.
 export const headsSql = (schema: string) => `
-select h.* from unnest($4, $5) as k(tenant_id, key) cross join lateral (
-  select j.lane, j.tenant_id, j.id, j.seq::float8 as seq, j.version, j.type, j.attempt, j.crashes, j.created_at, j.expires_at,
-    j.context::text as context, j.state, j.partition, ${payloadSql}, j.key, true as is_head
-  from ${schema}.jobs j
+with ${countsSql(schema)}
+select n.seq::float8 as next_seq, n.lane as next_lane, n.tenant_id, n.key, h.lane, h.id, h.seq::float8 as seq, h.version, h.type, h.attempt,
+  h.crashes, h.created_at, h.expires_at, h.context, h.is_large, h.payload, true as is_head,
+  case when w.is_held_back then mod(n.place, (select former_partitions from counts)) else n.partition end as next_partition
+from unnest($4, $5) as k(tenant_id, key) cross join lateral (
+  select j.lane, j.tenant_id, j.key, j.seq, j.partition, j.place from ${schema}.jobs j
   where j.queue_id = $1 and j.tenant_id = k.tenant_id collate "C" and j.key = k.key and j.state in (0, 2)
-  order by j.seq limit 1) h
-where h.state = 0 and h.partition = $2
+  order by j.seq limit 1) n
+cross join lateral (select ${isHeldBackSql(schema)} as is_held_back from (select n.tenant_id, n.key, n.place) j) w
+left join lateral (
+  select j.lane, j.id, j.seq, j.version, j.type, j.attempt, j.crashes, j.created_at, j.expires_at, j.state, j.context::text as context, ${payloadSql}
+  from ${schema}.jobs j
+  where j.queue_id = $1 and j.tenant_id = n.tenant_id and j.key = n.key and j.partition = $2 and j.state in (0, 2) and w.is_held_back is not true
+  order by j.seq limit 1) h on true
+where (h.id is null or h.state = 0)
   and exists (select from ${schema}.partitions p where p.queue_id = $1 and p.partition = $2 and p.epoch = $3)`
+
+/** Of a line that has no job here, or none that may start, the job's columns are null. */
+type HeadRow = (JobRow | { readonly id: null }) & {
+  readonly tenant_id: TenantKey
+  readonly key: string
+  readonly next_partition: number
+  readonly next_lane: number
+  readonly next_seq: number
+}
+
+const toNext = (queueId: number, row: HeadRow): Ready => ({
+  queueId,
+  partition: row.next_partition,
+  lane: row.next_lane,
+  tenant: row.tenant_id,
+  key: row.key,
+  seq: row.next_seq
+})
 
 export const heads = (db: Database): JobStore["Service"]["heads"] => {
   const sql = headsSql(db.schema)
   return (owner, lines) =>
     Effect.map(
-      db.run<JobRow>("heads", sql, [
+      db.run<HeadRow>("heads", sql, [
         int4(owner.queueId),
         int2(owner.partition),
         int8(owner.epoch),
         texts(lines.map(({ tenant }) => tenant)),
         texts(lines.map(({ key }) => key))
       ]),
-      (rows) => rows.map((row) => toJob(row, (text): unknown => JSON.parse(text)))
+      (rows) => ({
+        jobs: rows.flatMap((row) => row.id === null ? [] : [toJob(row, (text): unknown => JSON.parse(text))]),
+        elsewhere: rows.flatMap((row) => row.id === null ? [toNext(owner.queueId, row)] : [])
+      })
     )
 }
 

@@ -3,13 +3,19 @@
  *
  * Each change is one transaction; a crash leaves the old layout or the new one. Whoever works by the old one for a while loses nothing: a row
  * says itself which partition it is in, and `leftovers` finds those that nobody declares any more.
+ *
+ * Jobs of tenants and keys belong where the count says, and do not move when it changes: those of before run where they are, those that come,
+ * fall due or are replayed go by the new count. In an ordered queue the new ones of a key wait until none is left where the former count had it
+ * (`intake.ts`): all that can be there has a seq below the `barrier`, drawn while nobody wrote, and nothing is added. Hence no second change
+ * before that is so.
  */
 import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
-import { LayoutError, QueueNotEmpty, TooManyGroups } from "../../JobError.ts"
+import { LayoutError, QueueMoving, QueueNotEmpty, TooManyGroups } from "../../JobError.ts"
 import {
   defaultLayout,
   fixedWhileUsed,
+  isMove,
   isSameLayout,
   type Layout,
   type LayoutField,
@@ -17,7 +23,6 @@ import {
 } from "../../JobQueue.ts"
 import { type JobStore, type PartitionKey, type QueueRow, shardGroupCount, StoreError } from "../../JobStore.ts"
 import { onLiveClock } from "../time/liveClock.ts"
-import { channelOf } from "./channel.ts"
 import { type Database, toStoreError } from "./database.ts"
 import { bool, int2, int4, text } from "./rows.ts"
 
@@ -96,6 +101,17 @@ const notEmpty = (stored: QueueRow, wanted: Layout, field: LayoutField) => {
   })
 }
 
+const moving = (stored: QueueRow, wanted: Layout) =>
+  new LayoutError({
+    reason: new QueueMoving({ queue: stored.name, stored: stored.partitions, asked: wanted.partitions })
+  })
+
+// Whether jobs lie where a former count has put them. Never again, once it is not so. Walks the queue's rows, which a second change may.
+// Serving indexes: jobs_ready, jobs_due.
+export const isMovingSql = (schema: string) => `
+select exists (select from ${schema}.jobs j join ${schema}.queues q on q.id = j.queue_id
+  where j.queue_id = $1 and j.state in (0, 2) and j.seq < q.barrier and j.partition <> mod(j.place, q.partitions)) as moving`
+
 // Serving indexes: jobs_ready, jobs_due.
 export const isEmptySql = (schema: string) => `
 select not exists (select from ${schema}.jobs where queue_id = $1 and state = 0)
@@ -103,11 +119,13 @@ select not exists (select from ${schema}.jobs where queue_id = $1 and state = 0)
 
 // The layout that was read names what is replaced: another program may have been first. Runners see it when they look next.
 const changeSql = (schema: string) => `
-with changed as (
-  update ${schema}.queues set partitions = $3, partition_by = $4, ordered = $5, shard_group = $6, layout = layout + 1
-  where id = $1 and layout = $2 returning id
-)
-select count(pg_notify($7, '{"layout":1}'))::int4 as changed from changed`
+update ${schema}.queues set partitions = $3, partition_by = $4, ordered = $5, shard_group = $6, layout = layout + 1
+where id = $1 and layout = $2`
+
+const moveSql = (schema: string) => `
+update ${schema}.queues set partitions = $3, partition_by = $4, ordered = $5, shard_group = $6, layout = layout + 1,
+  former_partitions = partitions, barrier = nextval('${schema}.jobs_seq')
+where id = $1 and layout = $2`
 
 // Read first: an insert that meets a row would burn an id each time a process starts.
 export const declareQueue = (db: Database): JobStore["Service"]["declareQueue"] => {
@@ -116,6 +134,8 @@ export const declareQueue = (db: Database): JobStore["Service"]["declareQueue"] 
   const add = `insert into ${schema}.queues (name, partitions, partition_by, ordered, shard_group)
     values ($1, $2, $3, $4, $5) on conflict (name) do nothing`
   const change = changeSql(schema)
+  const move = moveSql(schema)
+  const isMoving = isMovingSql(schema)
   const isEmpty = isEmptySql(schema)
   const numberOf = groupNumber(db)
 
@@ -126,25 +146,18 @@ export const declareQueue = (db: Database): JobStore["Service"]["declareQueue"] 
     int2(group)
   ]
 
-  const changeTo = (stored: QueueRow, wanted: Layout, group: number) =>
-    db.run("declareQueue", change, [
-      int4(stored.queueId),
-      int4(stored.layout),
-      ...layoutOf(wanted, group),
-      text(channelOf(schema))
-    ])
+  const changeTo = (stored: QueueRow, wanted: Layout, group: number, sql = change) =>
+    db.run("declareQueue", sql, [int4(stored.queueId), int4(stored.layout), ...layoutOf(wanted, group)])
 
   /**
    * SHARE: no transaction with rows that went by the old layout is open any more, and none can begin before this one is over. It shall not
    * wait for long, for everybody who submits waits behind it.
    */
-  const changeEmpty = (stored: QueueRow, wanted: Layout, group: number, field: LayoutField) =>
+  const whileNobodyWrites = (change: Effect.Effect<unknown, StoreError | LayoutError>) =>
     db.pool.withTransaction(Effect.gen(function*() {
       yield* db.run("declareQueue", "set local lock_timeout = '200ms'", [])
       yield* db.run("declareQueue", `lock table ${schema}.jobs in share mode`, [])
-      const [answer] = yield* db.run<{ readonly empty: boolean }>("declareQueue", isEmpty, [int4(stored.queueId)])
-      if (answer?.empty !== true) return yield* notEmpty(stored, wanted, field)
-      yield* changeTo(stored, wanted, group)
+      yield* change
     })).pipe(
       Effect.mapError((error) => error._tag === "SqlError" ? toStoreError("declareQueue")(error) : error),
       Effect.retry({
@@ -154,11 +167,26 @@ export const declareQueue = (db: Database): JobStore["Service"]["declareQueue"] 
       onLiveClock
     )
 
+  const changeEmpty = (stored: QueueRow, wanted: Layout, group: number, field: LayoutField) =>
+    whileNobodyWrites(Effect.gen(function*() {
+      const [answer] = yield* db.run<{ readonly empty: boolean }>("declareQueue", isEmpty, [int4(stored.queueId)])
+      if (answer?.empty !== true) return yield* notEmpty(stored, wanted, field)
+      yield* changeTo(stored, wanted, group)
+    }))
+
+  const changeCount = (stored: QueueRow, wanted: Layout, group: number) =>
+    Effect.gen(function*() {
+      const [answer] = yield* db.run<{ readonly moving: boolean }>("declareQueue", isMoving, [int4(stored.queueId)])
+      if (answer?.moving !== false) return yield* moving(stored, wanted)
+      yield* whileNobodyWrites(changeTo(stored, wanted, group, move))
+    })
+
   const bring = (stored: QueueRow, wanted: Layout) =>
     Effect.gen(function*() {
       const group = yield* numberOf(wanted.group)
       const field = fixedWhileUsed(stored, wanted)
-      yield* field === undefined ? changeTo(stored, wanted, group) : changeEmpty(stored, wanted, group, field)
+      if (field !== undefined) return yield* changeEmpty(stored, wanted, group, field)
+      yield* isMove(stored, wanted) ? changeCount(stored, wanted, group) : changeTo(stored, wanted, group)
     })
 
   return Effect.fnUntraced(

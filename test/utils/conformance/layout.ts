@@ -4,7 +4,7 @@
 import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
-import { LayoutError, QueueNotEmpty, TooManyGroups } from "../../../src/JobError.ts"
+import { LayoutError, QueueMoving, QueueNotEmpty, TooManyGroups } from "../../../src/JobError.ts"
 import { defaultLayout, type Layout } from "../../../src/JobQueue.ts"
 import { JobStore, shardGroupCount } from "../../../src/JobStore.ts"
 import { bury, finish, fresh, newId, newJob, noted, retry, t0, times } from "../storeFixture.ts"
@@ -72,7 +72,6 @@ export const layout = (it: Suite): void => {
         const { declare, name, store, submit } = yield* declared(byKey)
         const id = yield* submit
         const refusals: ReadonlyArray<readonly [Partial<Layout>, QueueNotEmpty["field"], string, string]> = [
-          [{ partitions: 4 }, "partitions", "3", "4"],
           [{ partitionBy: "job", isOrdered: false }, "partitionBy", "key", "job"],
           [{ isOrdered: false }, "ordered", "true", "false"],
           [{ group: "gpu" }, "group", "default", "gpu"]
@@ -88,7 +87,36 @@ export const layout = (it: Suite): void => {
         const { queueId } = yield* store.declareQueue(name)
         const { owner } = yield* store.takeOver({ queueId, partition: 0 }, { owner: "here", now: t0 })
         yield* store.settle(owner, [finish({ id, version: 0 })], t0)
-        assert.strictEqual((yield* declare({ partitions: 4 })).partitions, 4)
+        assert.strictEqual((yield* declare({ isOrdered: false })).isOrdered, false)
+      }))
+
+    it.effect("a count that jobs follow changes under them, and not again while some lie by the one before", () =>
+      Effect.gen(function*() {
+        const { declare, name, row: { queueId }, store } = yield* declared({ ...byKey, partitions: 2 })
+        const submit = (place: number, more: { readonly dueAt?: number } = {}) =>
+          Effect.map(
+            store.submit([newJob({ queueId, place, key: `k${place}`, ...more })], { batchId: undefined, now: t0 }),
+            ([one]) => one!
+          )
+        const stays = yield* submit(4)
+        const moves = yield* submit(3)
+        const later = yield* submit(3, { dueAt: t0 + 1000 })
+        assert.deepStrictEqual([stays, moves, later].map(({ partition }) => partition), [0, 1, 1])
+        assert.deepInclude(yield* declare({ partitions: 4 }), { partitions: 4, layout: 2 })
+        assert.strictEqual((yield* submit(3)).partition, 3)
+        const again = new LayoutError({ reason: new QueueMoving({ queue: name, stored: 4, asked: 5 }) })
+        assert.deepStrictEqual(yield* Effect.flip(declare({ partitions: 5 })), again)
+        const { owner } = yield* store.takeOver({ queueId, partition: 1 }, { owner: "here", now: t0 })
+        // Between two attempts it is still there.
+        yield* store.settle(owner, [retry({ id: moves.id, version: 0 })], t0)
+        assert.deepStrictEqual(yield* Effect.flip(declare({ partitions: 5 })), again)
+        yield* store.settle(owner, [finish({ id: moves.id, version: 1 })], t0)
+        // What waits for its time goes by the count of then.
+        assert.deepInclude(yield* declare({ partitions: 5 }), { partitions: 5, layout: 3 })
+        const promoted = yield* store.promote(owner, t0 + 5000, 10)
+        assert.deepStrictEqual(promoted.map(({ partition, seq }) => ({ partition, seq })), [
+          { partition: 3, seq: later.seq }
+        ])
       }))
 
     it.effect("a queue in use does not begin to go by tenant; by job it may be divided anew at any time", () =>

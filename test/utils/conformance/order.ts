@@ -5,7 +5,7 @@ import { assert, describe } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import { type Demand, inlinePayloadBytes, type NewJob, type Owner, tenantKey } from "../../../src/JobStore.ts"
-import { bury, everything, finish, fresh, noted, putBack, retry, t0, times } from "../storeFixture.ts"
+import { bury, everything, finish, fresh, newId, newJob, noted, putBack, retry, t0, times } from "../storeFixture.ts"
 import type { Suite } from "./suite.ts"
 
 const ordered: Demand = { ...everything(), isOrdered: true }
@@ -21,7 +21,7 @@ const lines = Effect.gen(function*() {
       ({ jobs }) => new Map(jobs.map(({ id, standing }) => [id, standing === undefined ? undefined : standing.isHead]))
     )
   const heads = (by: Owner, ...keys: ReadonlyArray<string>) =>
-    Effect.map(store.heads(by, keys.map((key) => ({ tenant: acme, key }))), (jobs) => jobs.map(({ id }) => id))
+    Effect.map(store.heads(by, keys.map((key) => ({ tenant: acme, key }))), ({ jobs }) => jobs.map(({ id }) => id))
   return { ...rest, owner, store, stored, keyed, standings, heads }
 })
 
@@ -138,6 +138,65 @@ export const order = (it: Suite): void => {
         assert.deepStrictEqual(yield* heads(owner, "a"), [later.id])
       }))
 
+    it.effect("a key that another count of partitions has put elsewhere goes on where it was, then where it belongs, one job at a time", () =>
+      Effect.gen(function*() {
+        const { get, store } = yield* lines
+        const name = `moves-${newId()}`
+        const wanted = { partitions: 2, partitionBy: "key", isOrdered: true, group: "default" } as const
+        const { queueId } = yield* store.declareQueue(name, wanted)
+        const submit = (more: Partial<NewJob> = {}) =>
+          Effect.map(
+            store.submit([newJob({ queueId, tenant: acme, place: 3, key: "k", ...more })], {
+              batchId: undefined,
+              now: t0
+            }),
+            ([one]) => one!
+          )
+        const take = (partition: number) =>
+          Effect.map(store.takeOver({ queueId, partition }, { owner: `${partition}`, now: t0 }), ({ owner }) => owner)
+        const heads = (by: Owner) =>
+          Effect.map(store.heads(by, [{ tenant: acme, key: "k" }]), ({ elsewhere, jobs }) => ({
+            jobs: jobs.map(({ id }) => id),
+            elsewhere: elsewhere.map(({ partition }) => partition)
+          }))
+        const isHead = (by: Owner) =>
+          Effect.map(store.intake(by, ordered), ({ jobs }) => jobs.map(({ standing }) => standing?.isHead))
+
+        const later = yield* submit({ dueAt: t0 + 1000 })
+        const [first, second] = [yield* submit(), yield* submit()]
+        yield* store.declareQueue(name, { ...wanted, partitions: 4 })
+        const third = yield* submit()
+        assert.deepStrictEqual([first, second, third].map(({ partition }) => partition), [1, 1, 3])
+        const [before, after] = [yield* take(1), yield* take(3)]
+        assert.deepStrictEqual(yield* isHead(before), [true, false])
+        assert.deepStrictEqual(yield* isHead(after), [false])
+        assert.deepStrictEqual(yield* heads(before), { jobs: [first.id], elsewhere: [] })
+        // Whose turn it is has to be told that somebody waits.
+        assert.deepStrictEqual(yield* heads(after), { jobs: [], elsewhere: [1] })
+
+        // It is older than all of them, and comes where the key belongs now: it waits as they do, and they do not wait for it.
+        yield* store.promote(before, t0 + 1000, 10)
+        assert.deepInclude(yield* get(later.id), { partition: 3, state: "queued" })
+        assert.deepStrictEqual(yield* isHead(after), [false, false])
+        assert.deepStrictEqual(yield* heads(after), { jobs: [], elsewhere: [1] })
+        assert.deepStrictEqual(yield* isHead(before), [true, false])
+
+        yield* store.settle(before, [retry({ id: first.id, version: 0 })], t0)
+        assert.deepStrictEqual(yield* heads(before), { jobs: [], elsewhere: [] })
+        assert.deepStrictEqual(yield* heads(after), { jobs: [], elsewhere: [1] })
+        yield* store.promote(before, t0 + 5000, 10)
+        assert.deepInclude(yield* get(first.id), { partition: 1 })
+        yield* store.settle(before, [finish({ id: first.id, version: 2 })], t0)
+        assert.deepStrictEqual(yield* heads(before), { jobs: [second.id], elsewhere: [] })
+        yield* store.settle(before, [finish({ id: second.id, version: 0 })], t0)
+
+        assert.deepStrictEqual(yield* heads(before), { jobs: [], elsewhere: [3] })
+        assert.deepStrictEqual(yield* heads(after), { jobs: [later.id], elsewhere: [] })
+        assert.deepStrictEqual(yield* isHead(after), [true, false])
+        yield* store.settle(after, [finish({ id: later.id, version: 1 })], t0)
+        assert.deepStrictEqual(yield* heads(after), { jobs: [third.id], elsewhere: [] })
+      }))
+
     it.effect("a head comes as it would by an intake; not to an owner that is superseded, nor to another partition's", () =>
       Effect.gen(function*() {
         const { keyed, owner, stored, store, takeOver } = yield* lines
@@ -146,12 +205,12 @@ export const order = (it: Suite): void => {
         yield* keyed("b", { payload: large })
         yield* stored({ key: "c", place: 1 })
         const asked = ["a", "b", "c"].map((key) => ({ tenant: acme, key }))
-        const found = yield* store.heads(owner, asked)
+        const found = (yield* store.heads(owner, asked)).jobs
         const { jobs } = yield* store.intake(owner, ordered)
         assert.deepStrictEqual(found.toSorted((one, other) => one.seq - other.seq), jobs)
         assert.deepStrictEqual(jobs.map(({ isLarge }) => isLarge), [false, true])
         yield* takeOver()
-        assert.deepStrictEqual(yield* store.heads(owner, asked), [])
+        assert.deepStrictEqual(yield* store.heads(owner, asked), { jobs: [], elsewhere: [] })
       }))
   })
 }
