@@ -14,9 +14,11 @@ import type * as Scope from "effect/Scope"
 import type { SqlClient } from "effect/sql/SqlClient"
 import { type Binaries, locate } from "./internal/postgres/binaries.ts"
 import * as DataFolder from "./internal/postgres/dataFolder.ts"
-import type { EmbeddedPostgresError } from "./internal/postgres/EmbeddedPostgresError.ts"
+import { type EmbeddedPostgresError, failure } from "./internal/postgres/EmbeddedPostgresError.ts"
 import { ensureDatabase } from "./internal/postgres/ensureDatabase.ts"
+import * as Kinds from "./internal/postgres/optionKinds.ts"
 import * as Server from "./internal/postgres/server.ts"
+import { clientKinds } from "./internal/postgres/settings.ts"
 import * as Postgres from "./Postgres.ts"
 
 export { EmbeddedPostgresError } from "./internal/postgres/EmbeddedPostgresError.ts"
@@ -42,6 +44,16 @@ export interface Options {
   readonly client?:
     | Omit<Postgres.Options, "url" | "host" | "port" | "database" | "username" | "password" | "ssl">
     | undefined
+}
+
+const kinds: Kinds.Kinds<Options> = {
+  dataDir: Kinds.text,
+  isTemporary: Kinds.flag,
+  port: Kinds.port,
+  database: Kinds.text,
+  durable: Kinds.flag,
+  serverOptions: Kinds.object,
+  client: Kinds.object
 }
 
 /** Where the embedded server is. */
@@ -77,6 +89,10 @@ const inRealTime = Effect.provideService(Clock.Clock, Clock.Clock.defaultValue()
 const makeInRealTime = Effect.fnUntraced(function*(
   options: Options
 ): Effect.fn.Return<EmbeddedPostgres["Service"], EmbeddedPostgresError, Scope.Scope> {
+  const where = "EmbeddedPostgres.layer"
+  const complaint = Kinds.complaintOf(kinds, where, options) ??
+    Kinds.complaintOf<NonNullable<Options["client"]>>(clientKinds, where, options.client ?? {}, "client")
+  if (complaint !== undefined) return yield* failure("InvalidConfig", complaint)
   const isDurable = options.durable ?? true
   const dataDir = options.isTemporary === true
     ? yield* DataFolder.makeTemporary()

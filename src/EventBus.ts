@@ -11,6 +11,7 @@ import * as PubSub from "effect/PubSub"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as EventFeed from "./internal/eventFeed.ts"
+import { check, checkFields, fieldsOf } from "./internal/words/options.ts"
 import * as JobEvent from "./JobEvent.ts"
 import { JobStore } from "./JobStore.ts"
 
@@ -45,10 +46,26 @@ export interface Options {
   readonly capacity?: number
 }
 
-/** Subscribers of this process. `want`: what else there is to do for one. */
-const makeLocal = (options: Options | undefined) =>
+/** How many events a slow subscriber may lag behind. Wrong options are a mistake of the program and throw a `RangeError` that names the field. */
+const capacityOf = (where: string, options: Options): number => {
+  checkFields(where, options, ["capacity"])
+  const { capacity = 4096 } = options
+  check(Number.isInteger(capacity) && capacity >= 1, where, "capacity", "an integer from 1 on", capacity)
+  return capacity
+}
+
+const filterFields = fieldsOf<JobEvent.Filter>({
+  tags: true,
+  jobId: true,
+  type: true,
+  queue: true,
+  tenantId: true
+})
+
+/** Subscribers of this process. */
+const makeLocal = (capacity: number) =>
   Effect.gen(function*() {
-    const told = yield* PubSub.sliding<JobEvent.Told>(options?.capacity ?? 4096)
+    const told = yield* PubSub.sliding<JobEvent.Told>(capacity)
     const counts = { ends: 0, all: 0 }
     const counted = (interest: JobEvent.Interest) =>
       Effect.acquireRelease(Effect.sync(() => counts[interest]++), () => Effect.sync(() => counts[interest]--))
@@ -57,19 +74,22 @@ const makeLocal = (options: Options | undefined) =>
       deliver: (one: JobEvent.Told) => Effect.asVoid(PubSub.publish(told, one)),
       hasSubscribers: (tag?: JobEvent.JobEvent["_tag"]) =>
         counts.all > 0 || (counts.ends > 0 && (tag === undefined || JobEvent.isOf("ends", tag))),
-      subscribe: <Tag extends JobEvent.Told["_tag"]>(filter: JobEvent.Filter<Tag> = {}) =>
-        Effect.map(
+      subscribe: <Tag extends JobEvent.Told["_tag"]>(filter: JobEvent.Filter<Tag> = {}) => {
+        // A misspelt `tenantId` would let the events of all tenants pass.
+        checkFields("EventBus", filter, filterFields, "filter")
+        return Effect.map(
           Effect.andThen(counted(JobEvent.interestOf(filter)), PubSub.subscribe(told)),
           (subscription) => Stream.filter(Stream.fromSubscription(subscription), JobEvent.matches(filter))
         )
+      }
     }
   })
 
 /** Events within this process, for subscribers of this process. */
-export const layer = (options?: Options): Layer.Layer<EventBus> =>
+export const layer = (options: Options = {}): Layer.Layer<EventBus> =>
   Layer.effect(
     EventBus,
-    Effect.map(makeLocal(options), ({ deliver, hasSubscribers, subscribe }) =>
+    Effect.map(makeLocal(capacityOf("EventBus.layer", options)), ({ deliver, hasSubscribers, subscribe }) =>
       EventBus.of({
         publish: deliver,
         hasSubscribers,
@@ -85,11 +105,12 @@ export const layer = (options?: Options): Layer.Layer<EventBus> =>
  *
  * Holds one connection of the store's pool from the first event or subscriber on, the one that a runtime listens on anyway.
  */
-export const layerPostgres = (options?: Options): Layer.Layer<EventBus, never, JobStore> =>
-  Layer.effect(
+export const layerPostgres = (options: Options = {}): Layer.Layer<EventBus, never, JobStore> => {
+  const capacity = capacityOf("EventBus.layerPostgres", options)
+  return Layer.effect(
     EventBus,
     Effect.gen(function*() {
-      const local = yield* makeLocal(options)
+      const local = yield* makeLocal(capacity)
       const feed = yield* EventFeed.make(yield* JobStore, local.deliver)
       const subscribe = <Tag extends JobEvent.Told["_tag"] = JobEvent.JobEvent["_tag"]>(
         filter?: JobEvent.Filter<Tag>
@@ -109,3 +130,4 @@ export const layerPostgres = (options?: Options): Layer.Layer<EventBus, never, J
       })
     })
   )
+}

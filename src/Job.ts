@@ -3,7 +3,7 @@
  */
 import type * as Context from "effect/Context"
 import type * as DateTime from "effect/DateTime"
-import * as Duration from "effect/Duration"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
@@ -11,19 +11,21 @@ import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CurrentJob } from "./CurrentJob.ts"
+import { check, checkFields, fieldsOf, millisOf, shown } from "./internal/words/options.ts"
 import { type Discard, type ErrorClass, ParseError, type Snooze } from "./JobError.ts"
 import {
+  checkHandler,
+  checkType,
   type Definition,
   type Handler,
+  handlingOf,
   JobHandlers,
   textEncoder,
-  timeoutOf,
-  type Transaction,
-  transactions
+  type Transaction
 } from "./JobHandlers.ts"
 import * as JobQueue from "./JobQueue.ts"
 import { type Lane, laneOf } from "./Priority.ts"
-import * as RetryPolicy from "./RetryPolicy.ts"
+import type * as RetryPolicy from "./RetryPolicy.ts"
 
 /** Options of one request. They win over the definition's. */
 export interface RequestOptions {
@@ -89,13 +91,6 @@ export interface Job<Type extends string, Payload extends Codec, Success extends
 const isSuccess = <A, E>(effect: Effect.Effect<A, E>): effect is Exit.Success<A> =>
   Exit.isExit(effect) && Exit.isSuccess(effect)
 
-/** `NaN`, which no check takes, for what is no finite duration. */
-const millis = (input: Duration.Input | undefined): number | undefined => {
-  if (input === undefined) return undefined
-  const value = Option.match(Duration.fromInput(input), { onNone: () => Number.NaN, onSome: Duration.toMillis })
-  return Number.isFinite(value) ? value : Number.NaN
-}
-
 /** The success of a definition. */
 export type Success<J extends { readonly success: Codec }> = J["success"]["Type"]
 
@@ -128,8 +123,23 @@ export interface Options<Payload extends Codec, Success extends Codec, Error ext
   readonly classify?: (error: Error["Type"]) => ErrorClass | undefined
 }
 
+const fields = fieldsOf<Options<Codec, Codec, Codec>>({
+  payload: true,
+  success: true,
+  error: true,
+  queue: true,
+  priority: true,
+  retry: true,
+  timeout: true,
+  dedupeKey: true,
+  key: true,
+  expiresIn: true,
+  transaction: true,
+  classify: true
+})
+
 /**
- * Defines a job type.
+ * Defines a job type. Wrong options are a mistake of the program and throw a `RangeError` that names the field.
  *
  * @example
  * class IndexFile extends Job.make("IndexFile", {
@@ -144,28 +154,34 @@ export const make = <
   Success extends Codec = typeof Schema.Void,
   Error extends Codec = typeof Schema.Never
 >(type: Type, options: Options<Payload, Success, Error> = {}): Job<Type, Payload, Success, Error> => {
-  const check = (isRight: boolean, field: string, expected: string, received: unknown) => {
-    if (isRight) return
-    const shown = typeof received === "string" ? JSON.stringify(received) : String(received)
-    throw new RangeError(`Job.make("${type}"): ${field}: expected ${expected}, received ${shown}`)
+  const where = `Job.make(${shown(type)})`
+  checkType(where, type)
+  checkFields(where, options, fields)
+  for (const field of ["payload", "success", "error"] as const) {
+    check(options[field] === undefined || Schema.isSchema(options[field]), where, field, "a schema", options[field])
   }
-  check(type.length >= 1 && type.length <= 200, "type", "1 to 200 characters", type)
-  check(
-    options.transaction === undefined || transactions.includes(options.transaction),
-    "transaction",
-    `one of ${transactions.join(", ")}`,
-    options.transaction
-  )
-  const timeoutMs = timeoutOf(options.transaction, millis(options.timeout))
-  check(timeoutMs === undefined || timeoutMs > 0, "timeout", "a finite duration above zero", options.timeout)
-  const lifetimeMs = millis(options.expiresIn)
-  check(lifetimeMs === undefined || lifetimeMs >= 0, "expiresIn", "a finite duration", options.expiresIn)
+  const { dedupeKey, key, queue = JobQueue.fallback } = options
+  check(JobQueue.isJobQueue(queue), where, "queue", "a queue of JobQueue.make", queue)
+  const lifetimeMs = options.expiresIn === undefined ? 0 : millisOf(options.expiresIn)
+  check(lifetimeMs >= 0 && Number.isFinite(lifetimeMs), where, "expiresIn", "a finite duration", options.expiresIn)
   check(
     options.priority === undefined || Option.isSome(laneOf(options.priority)),
+    where,
     "priority",
     "critical, high, normal, low, or a number from 0 to 100",
     options.priority
   )
+  const isChoice = (choose: unknown) => choose === undefined || typeof choose === "function"
+  check(isChoice(dedupeKey), where, "dedupeKey", "a function of the payload", dedupeKey)
+  check(isChoice(key), where, "key", "a function of the payload", key)
+  check(
+    key === undefined || queue.partitionBy === "key",
+    where,
+    "key",
+    `none: queue "${queue.name}" goes by ${queue.partitionBy} (see partitionBy of JobQueue.make)`,
+    key
+  )
+  const handling = handlingOf(where, options)
   // Where an option is left out its type parameter is the default below: the compiler cannot see the two together.
   // oxlint-disable typescript/no-unsafe-type-assertion -- see above; and handlers are stored with their payload's type erased
   const payload = (options.payload ?? Schema.Void) as Payload
@@ -175,13 +191,6 @@ export const make = <
   const successCodec = Schema.toCodecJson(success)
   const errorCodec = Schema.toCodecJson(error)
   const decodePayload = Schema.decodeUnknownEffect(payloadCodec)
-  const queue = options.queue ?? JobQueue.fallback
-  check(
-    options.key === undefined || queue.partitionBy === "key",
-    "key",
-    `a queue with partitionBy "key"`,
-    `a key, and the queue "${queue.name}", which goes by ${queue.partitionBy}`
-  )
 
   const keyBy =
     (choose: ((payload: Payload["Type"]) => string) | undefined): Definition["keyOf"] => (value, isDecoded) =>
@@ -199,9 +208,7 @@ export const make = <
   ): Handler => ({
     definition: statics,
     type,
-    retry: options.retry ?? RetryPolicy.exponential(),
-    timeoutMs,
-    transaction: options.transaction ?? "job",
+    ...handling,
     decode: (json) => {
       const decoded = decodePayload(json)
       return isSuccess(decoded)
@@ -211,7 +218,6 @@ export const make = <
     run,
     encodeSuccess: textEncoder(successCodec),
     encodeError: Schema.encodeUnknownEffect(errorCodec),
-    classify: options.classify as Handler["classify"] ?? (() => undefined),
     context
   })
 
@@ -226,13 +232,14 @@ export const make = <
     request: (value, requestOptions) => ({ type, payload: value, ...requestOptions, definition: statics }),
     toLayer: <R>(handler: (payload: Payload["Type"]) => Effect.Effect<unknown, unknown, R>) =>
       Layer.effectDiscard(Effect.gen(function*() {
+        checkHandler(`${type}.toLayer`, handler)
         const handlers = yield* JobHandlers
         const context = yield* Effect.context<Exclude<R, CurrentJob | Scope.Scope>>()
         yield* handlers.add(handlerOf(handler as Handler["run"], context))
       })),
     encodePayload: textEncoder(payloadCodec),
-    dedupeKeyOf: keyBy(options.dedupeKey),
-    keyOf: keyBy(options.key),
+    dedupeKeyOf: keyBy(dedupeKey),
+    keyOf: keyBy(key),
     decodeSuccess: Schema.decodeUnknownEffect(successCodec),
     decodeError: Schema.decodeUnknownEffect(errorCodec)
   }

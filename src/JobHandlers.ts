@@ -4,7 +4,7 @@
  * Jobs of a type without a handler are put back and wait for one.
  */
 import * as Context from "effect/Context"
-import * as Duration from "effect/Duration"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
@@ -12,6 +12,7 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CurrentJob } from "./CurrentJob.ts"
+import { check, checkFields, fieldsOf, millisOf, shown } from "./internal/words/options.ts"
 import type { ErrorClass, ParseError } from "./JobError.ts"
 import type { JobQueue } from "./JobQueue.ts"
 import type { Lane } from "./Priority.ts"
@@ -143,6 +144,48 @@ export interface Options {
   readonly classify?: (error: unknown) => ErrorClass | undefined
 }
 
+const fields = fieldsOf<Options>({ retry: true, timeout: true, transaction: true, classify: true })
+
+/**
+ * The options that every handler has, checked. `where` is who was given them.
+ */
+export const handlingOf = (
+  where: string,
+  { classify, retry, timeout, transaction }: Options
+): Pick<Handler, "retry" | "timeoutMs" | "transaction" | "classify"> => {
+  check(
+    transaction === undefined || transactions.includes(transaction),
+    where,
+    "transaction",
+    `one of ${transactions.join(", ")}`,
+    transaction
+  )
+  const timeoutMs = timeoutOf(transaction, timeout === undefined ? undefined : millisOf(timeout))
+  check(
+    timeoutMs === undefined || (timeoutMs > 0 && Number.isFinite(timeoutMs)),
+    where,
+    "timeout",
+    "a finite duration above zero",
+    timeout
+  )
+  check(retry === undefined || RetryPolicy.isRetryPolicy(retry), where, "retry", RetryPolicy.expected, retry)
+  check(classify === undefined || typeof classify === "function", where, "classify", "a function", classify)
+  return {
+    retry: retry ?? RetryPolicy.exponential(),
+    timeoutMs,
+    transaction: transaction ?? "job",
+    classify: classify ?? (() => undefined)
+  }
+}
+
+/** Whether a type may have this name: no column, metric or log line takes every text. */
+export const checkType = (where: string, type: unknown): void =>
+  check(typeof type === "string" && type.length >= 1 && type.length <= 200, where, "type", "1 to 200 characters", type)
+
+/** A handler that is no function would fail each of its jobs. */
+export const checkHandler = (where: string, handler: unknown): void =>
+  check(typeof handler === "function", where, "handler", "a function of the payload that returns an Effect", handler)
+
 /**
  * Encodes to JSON text. Where the codec does not have to wait the answer is an `Exit`, so that thousands are encoded without a fiber's
  * help. What cannot be text is left to the schema, which has the words for it.
@@ -168,7 +211,7 @@ export const jsonText = (value: unknown): Effect.Effect<string, Schema.SchemaErr
 
 /**
  * Registers a handler for any type by its name. It gets the payload as stored and may return any JSON value; failures that are JSON
- * values are kept as they are, others as defects.
+ * values are kept as they are, others as defects. Wrong options are a mistake of the program: it dies of a `RangeError` that names the field.
  */
 export const register = <R>(
   type: string,
@@ -176,23 +219,22 @@ export const register = <R>(
   options: Options = {}
 ): Effect.Effect<void, never, JobHandlers | Scope.Scope | Exclude<R, CurrentJob | Scope.Scope>> =>
   Effect.gen(function*() {
+    const where = `JobHandlers.register(${shown(type)})`
+    checkType(where, type)
+    checkHandler(where, handler)
+    checkFields(where, options, fields)
+    const handling = handlingOf(where, options)
     const handlers = yield* JobHandlers
     const context = yield* Effect.context<Exclude<R, CurrentJob | Scope.Scope>>()
     yield* handlers.add({
       type,
-      retry: options.retry ?? RetryPolicy.exponential(),
-      timeoutMs: timeoutOf(
-        options.transaction,
-        options.timeout === undefined ? undefined : Duration.toMillis(Duration.fromInputUnsafe(options.timeout))
-      ),
-      transaction: options.transaction ?? "job",
+      ...handling,
       decode: Effect.succeed,
       // The runtime gives each attempt the context below, and what it does not hold.
       // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- handlers are stored with their requirements erased
       run: handler as Handler["run"],
       encodeSuccess: jsonText,
       encodeError: encodeJson,
-      classify: options.classify ?? (() => undefined),
       definition: undefined,
       context
     })

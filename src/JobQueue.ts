@@ -1,9 +1,10 @@
 /**
  * A queue: a named, durable, priority-weighted mailbox. Declared in code, agreed on through the table `queues`.
  */
-import * as Duration from "effect/Duration"
-import * as Option from "effect/Option"
+import type * as Duration from "effect/Duration"
+import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
+import { check, checkFields, fieldsOf, millisOf, refuse, shown } from "./internal/words/options.ts"
 import * as Priority from "./Priority.ts"
 
 /** How long a final job is kept at least: its row goes when the day (UTC) on which that ends is over. `failed` jobs are dead letters, kept until replayed or purged by hand. */
@@ -79,54 +80,74 @@ export const maxJsonBytes = 8 * 1024 * 1024
 const namePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$/
 
 /** Whether a queue may have this name: 1 to 100 letters, digits, `.`, `_`, `-`, the first one a letter or a digit. */
-export const isName = (name: string): boolean => namePattern.test(name)
+export const isName = (name: unknown): name is string => typeof name === "string" && namePattern.test(name)
 
-const refuse = (name: string, field: string, expected: string, received: unknown): never => {
-  throw new RangeError(`JobQueue.make("${name}"): ${field}: expected ${expected}, received ${String(received)}`)
-}
-
-const positive = (name: string, field: string, value: number, most: number): number =>
+const positive = (where: string, field: string, value: number, most: number): number =>
   Number.isInteger(value) && value >= 1 && value <= most
     ? value
-    : refuse(name, field, `an integer from 1 to ${most}`, value)
+    : refuse(where, field, `an integer from 1 to ${most}`, value)
 
 /** The most partitions of one queue. Its runners hold a lock and a few timers for each. */
 const mostPartitions = 1_000
 
-const divided = (name: string, partitions: number, concurrency: number): number =>
-  positive(name, "partitions", partitions, mostPartitions) <= concurrency
+const divided = (where: string, partitions: number, concurrency: number): number =>
+  positive(where, "partitions", partitions, mostPartitions) <= concurrency
     ? partitions
     : refuse(
-      name,
+      where,
       "partitions",
       `at most the concurrency of ${concurrency}, of which each partition gets its share`,
       partitions
     )
 
-const oneOf = (name: string, partitionBy: PartitionBy): PartitionBy =>
-  partitionings.includes(partitionBy)
-    ? partitionBy
-    : refuse(name, "partitionBy", `one of ${partitionings.join(", ")}`, partitionBy)
-
-const orderedBy = (name: string, isOrdered: boolean, partitionBy: PartitionBy): boolean =>
-  typeof isOrdered === "boolean" && (!isOrdered || partitionBy === "key")
-    ? isOrdered
-    : refuse(name, "ordered", "true only with partitionBy \"key\"", isOrdered)
+const orderedBy = (where: string, isOrdered: boolean, partitionBy: PartitionBy): boolean => {
+  check(typeof isOrdered === "boolean", where, "ordered", "true or false", isOrdered)
+  check(!isOrdered || partitionBy === "key", where, "ordered", "true only with partitionBy \"key\"", isOrdered)
+  return isOrdered
+}
 
 const mostDays = 36_500
 
 /** Forever would put the day of purge beyond any date, and no job could be settled. */
 const keptFor = (
-  name: string,
+  where: string,
   field: "completed" | "cancelled" | "expired",
   input: Duration.Input = "7 days"
 ): number => {
-  const kept = Duration.fromInput(input)
-  const millis = Option.isSome(kept) ? Duration.toMillis(kept.value) : NaN
+  const millis = millisOf(input)
   return millis >= 0 && millis <= mostDays * 86_400_000
     ? millis
-    : refuse(name, `retention.${field}`, `0 to ${mostDays} days`, input)
+    : refuse(where, `retention.${field}`, `0 to ${mostDays} days`, input)
 }
+
+const laneNames = Priority.lanes.map(({ name }) => name)
+
+const weightsOf = (where: string, given: Partial<Priority.Weights> = {}): Priority.Weights => {
+  checkFields(where, given, laneNames, "weights")
+  const weights: Priority.Weights = { ...Priority.defaultWeights, ...given }
+  const wrong = laneNames.find((lane) =>
+    Result.isFailure(Priority.makeWeights({ ...Priority.defaultWeights, [lane]: weights[lane] }))
+  )
+  return wrong === undefined
+    ? weights
+    : refuse(where, `weights.${wrong}`, "an integer from 1 to 1000", weights[wrong])
+}
+
+/** Whether this is what {@link make} makes. */
+export const isJobQueue = (value: unknown): value is JobQueue =>
+  Predicate.hasProperty(value, "name") && isName(value.name) && Predicate.hasProperty(value, "partitionBy") &&
+  Predicate.hasProperty(value, "weights") && Predicate.hasProperty(value, "retention")
+
+const fields = fieldsOf<Options>({
+  concurrency: true,
+  partitions: true,
+  partitionBy: true,
+  ordered: true,
+  group: true,
+  weights: true,
+  retention: true,
+  maxPayloadBytes: true
+})
 
 /**
  * Declares a queue. Wrong options are a mistake of the program and throw a `RangeError` that names the field.
@@ -135,29 +156,38 @@ const keptFor = (
  * const Documents = JobQueue.make("documents", { concurrency: 20 })
  */
 export const make = (name: string, options: Options = {}): JobQueue => {
+  const where = `JobQueue.make(${shown(name)})`
   const words = "1 to 100 letters, digits, '.', '_' or '-'"
-  if (!isName(name)) refuse(name, "name", words, name)
-  const group = options.group ?? "default"
-  if (!isName(group)) refuse(name, "group", words, group)
-  const concurrency = positive(name, "concurrency", options.concurrency ?? 10, 10_000)
-  const partitionBy = oneOf(name, options.partitionBy ?? "job")
+  if (!isName(name)) return refuse(where, "name", words, name)
+  checkFields(where, options, fields)
+  const {
+    concurrency = 10,
+    group = "default",
+    maxPayloadBytes = 1024 * 1024,
+    ordered = false,
+    partitionBy = "job",
+    partitions = 1,
+    retention = {},
+    weights
+  } = options
+  check(isName(group), where, "group", words, group)
+  check(partitionings.includes(partitionBy), where, "partitionBy", `one of ${partitionings.join(", ")}`, partitionBy)
+  positive(where, "concurrency", concurrency, 10_000)
+  checkFields(where, retention, ["completed", "cancelled", "expired"], "retention")
   return {
     name,
     concurrency,
-    partitions: divided(name, options.partitions ?? 1, concurrency),
+    partitions: divided(where, partitions, concurrency),
     partitionBy,
-    isOrdered: orderedBy(name, options.ordered ?? false, partitionBy),
+    isOrdered: orderedBy(where, ordered, partitionBy),
     group,
-    weights: Result.getOrElse(
-      Priority.makeWeights({ ...Priority.defaultWeights, ...options.weights }),
-      (issue) => refuse(name, "weights", "an integer from 1 to 1000 for each lane", String(issue))
-    ),
+    weights: weightsOf(where, weights),
     retention: {
-      completedMs: keptFor(name, "completed", options.retention?.completed),
-      cancelledMs: keptFor(name, "cancelled", options.retention?.cancelled),
-      expiredMs: keptFor(name, "expired", options.retention?.expired)
+      completedMs: keptFor(where, "completed", retention.completed),
+      cancelledMs: keptFor(where, "cancelled", retention.cancelled),
+      expiredMs: keptFor(where, "expired", retention.expired)
     },
-    maxPayloadBytes: positive(name, "maxPayloadBytes", options.maxPayloadBytes ?? 1024 * 1024, maxJsonBytes)
+    maxPayloadBytes: positive(where, "maxPayloadBytes", maxPayloadBytes, maxJsonBytes)
   }
 }
 

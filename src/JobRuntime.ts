@@ -5,7 +5,7 @@
  */
 import * as NodeCrypto from "@effect/platform-node/NodeCrypto"
 import * as Context from "effect/Context"
-import * as Duration from "effect/Duration"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
@@ -19,11 +19,13 @@ import * as Owners from "./internal/owners.ts"
 import * as Queues from "./internal/queues.ts"
 import * as RunnerSettings from "./internal/runnerSettings.ts"
 import * as ShardGroups from "./internal/shardGroups.ts"
+import * as StoreOptions from "./internal/sql/options.ts"
 import * as Waker from "./internal/waker.ts"
 import * as Watchers from "./internal/watchers.ts"
+import { check, checkFields, fieldsOf, millisOf } from "./internal/words/options.ts"
 import type { LayoutError } from "./JobError.ts"
 import * as JobHandlers from "./JobHandlers.ts"
-import type { JobQueue } from "./JobQueue.ts"
+import { isJobQueue, type JobQueue } from "./JobQueue.ts"
 import * as Jobs from "./Jobs.ts"
 import type { JobStore, StoreError } from "./JobStore.ts"
 import type { MigrationError } from "./Migrations.ts"
@@ -81,44 +83,71 @@ export const run: Effect.Effect<never, never, Runner> = Effect.flatMap(
   ({ drain }) => Effect.onInterrupt(Effect.never, () => drain)
 )
 
+const clientFields = [
+  ...StoreOptions.fields,
+  ...fieldsOf<Omit<ClientOptions, keyof StoreOptions.Options>>({ queues: true, eventBus: true })
+]
+const fields = [
+  ...clientFields,
+  ...fieldsOf<Omit<Options, keyof ClientOptions>>({ gracePeriod: true, handlerGracePeriod: true })
+]
+const clusterFields = [...fields, ...RunnerSettings.fields]
+
+/** Wrong options are a mistake of the program and throw a `RangeError` that names the field. */
+const checkOptions = (where: string, options: ClientOptions, known: ReadonlyArray<string>): void => {
+  checkFields(where, options, known)
+  StoreOptions.resolve(where, options)
+  const { eventBus, queues = [] } = options
+  check(Array.isArray(queues), where, "queues", "an array of queues", queues)
+  for (const [index, queue] of queues.entries()) {
+    check(isJobQueue(queue), where, `queues[${index}]`, "a queue of JobQueue.make", queue)
+  }
+  check(eventBus === undefined || Layer.isLayer(eventBus), where, "eventBus", "a layer of an EventBus", eventBus)
+}
+
+/** A period without an end is one too. */
+const periodOf = (where: string, field: keyof Options, input: Duration.Input): number => {
+  const millis = millisOf(input)
+  check(millis >= 0, where, field, "a duration that is not negative", input)
+  return millis
+}
+
+const periodsOf = (where: string, { gracePeriod = "25 seconds", handlerGracePeriod = "15 minutes" }: Options) => ({
+  graceMs: periodOf(where, "gracePeriod", gracePeriod),
+  handlerGraceMs: periodOf(where, "handlerGracePeriod", handlerGracePeriod)
+})
+
 const schemaOf = (options: ClientOptions) => options.schema ?? "millrace"
 
-const base = (options: ClientOptions) =>
+const base = ({ connections, eventBus, lockTimeout, queues, schema }: ClientOptions) =>
   Layer.mergeAll(
     JobHandlers.layer,
-    options.eventBus ?? EventBus.layerPostgres(),
-    Queues.layer(options.queues ?? []),
+    eventBus ?? EventBus.layerPostgres(),
+    Queues.layer(queues ?? []),
     NodeCrypto.layer
-  ).pipe(Layer.provideMerge(PgJobStore.layer(options)))
+  ).pipe(Layer.provideMerge(PgJobStore.layer({ schema, connections, lockTimeout })))
 
 /**
- * Submits only: for web servers, whose jobs run elsewhere. Owners hear of new jobs through the database.
+ * Submits only: for web servers, whose jobs run elsewhere. Owners hear of new jobs through the database. Wrong options throw a
+ * `RangeError` that names the field.
  */
 export const layerClient = (
   options: ClientOptions = {}
-): Layer.Layer<Services, StoreError | MigrationError | LayoutError, Postgres.Client> =>
-  Layer.mergeAll(Jobs.layer, Health.layer({ kind: "client", isDraining: () => false })).pipe(
+): Layer.Layer<Services, StoreError | MigrationError | LayoutError, Postgres.Client> => {
+  checkOptions("JobRuntime.layerClient", options, clientFields)
+  return Layer.mergeAll(Jobs.layer, Health.layer({ kind: "client", isDraining: () => false })).pipe(
     Layer.provide(Waker.layer),
     Layer.provide(Owners.layerNone),
     Layer.provideMerge(base(options))
   )
+}
 
 /** The queues' entities, in a scope of their own: they end before anything that they or their handlers stand on. */
-const entities = (
-  options: Options,
-  { groupOf, isClustered }: Pick<QueueEntity.Options, "groupOf" | "isClustered">
-) =>
+const entities = (options: Omit<QueueEntity.Options, "services">) =>
   Layer.effectContext(Effect.gen(function*() {
     const scope = yield* Scope.fork(yield* Effect.scope)
     const services = yield* Effect.context()
-    const layer = QueueEntity.layer({
-      graceMs: Duration.toMillis(Duration.fromInputUnsafe(options.gracePeriod ?? "25 seconds")),
-      handlerGraceMs: Duration.toMillis(Duration.fromInputUnsafe(options.handlerGracePeriod ?? "15 minutes")),
-      services,
-      groupOf,
-      isClustered
-    })
-    const built = yield* Layer.buildWithScope(layer, scope)
+    const built = yield* Layer.buildWithScope(QueueEntity.layer({ ...options, services }), scope)
     // Once: whoever asks again waits for the same end.
     const close = yield* Effect.cached(Effect.uninterruptible(Scope.close(scope, Exit.void)))
     let isDraining = false
@@ -134,7 +163,7 @@ const health = (kind: "single" | "cluster") =>
 
 /**
  * Submits and runs, in one process. Of several on one database one owns all queues and the others stand by: give each the same queues and
- * handlers. Give it the database below and the handlers above:
+ * handlers. Wrong options throw a `RangeError` that names the field. Give it the database below and the handlers above:
  *
  * @example
  * const MainLive = IndexFileLive.pipe(
@@ -144,8 +173,11 @@ const health = (kind: "single" | "cluster") =>
  */
 export const layer = (
   options: Options = {}
-): Layer.Layer<Services | Runner, StartError, Postgres.Client> =>
-  Layer.mergeAll(
+): Layer.Layer<Services | Runner, StartError, Postgres.Client> => {
+  const where = "JobRuntime.layer"
+  checkOptions(where, options, fields)
+  const periods = periodsOf(where, options)
+  return Layer.mergeAll(
     Jobs.layer,
     health("single"),
     Watchers.listener,
@@ -155,14 +187,16 @@ export const layer = (
     Watchers.undeclared
   ).pipe(
     Layer.provide(Waker.layer),
-    Layer.provideMerge(entities(options, { groupOf: () => ShardGroups.single, isClustered: false })),
+    Layer.provideMerge(entities({ ...periods, groupOf: () => ShardGroups.single, isClustered: false })),
     Layer.provide(Cluster.layerSingle(schemaOf(options))),
     Layer.provideMerge(base(options))
   )
+}
 
 /**
  * Submits and runs, as one of several processes that share the work: each partition of a queue is owned by one of them at a time, and moves
- * when one joins, leaves or dies. They find each other through the database and talk to each other directly.
+ * when one joins, leaves or dies. They find each other through the database and talk to each other directly. Misspelt options, and wrong ones
+ * that {@link layer} takes, throw a `RangeError` that names the field; wrong settings of the runner fail with a `ClusterError` that does.
  *
  * @example
  * const WorkerLive = IndexFileLive.pipe(
@@ -172,8 +206,12 @@ export const layer = (
  */
 export const layerCluster = (
   options: ClusterOptions = {}
-): Layer.Layer<Services | Runner, StartError | ClusterError, Postgres.Client> =>
-  Layer.mergeAll(
+): Layer.Layer<Services | Runner, StartError | ClusterError, Postgres.Client> => {
+  const where = "JobRuntime.layerCluster"
+  checkOptions(where, options, clusterFields)
+  if (options.timing !== undefined) checkFields(where, options.timing, RunnerSettings.timingFields, "timing")
+  const periods = periodsOf(where, options)
+  return Layer.mergeAll(
     Jobs.layer,
     health("cluster"),
     Watchers.listener,
@@ -182,10 +220,11 @@ export const layerCluster = (
     Watchers.undeclared
   ).pipe(
     Layer.provide(Waker.layer),
-    Layer.provideMerge(entities(options, { groupOf: ShardGroups.nameOf, isClustered: true })),
+    Layer.provideMerge(entities({ ...periods, groupOf: ShardGroups.nameOf, isClustered: true })),
     Layer.provide(runner(options)),
     Layer.provideMerge(base(options))
   )
+}
 
 /** The settings are checked first. The transports are loaded only where there is a cluster: they take a while. */
 const runner = (options: ClusterOptions) =>

@@ -19,6 +19,7 @@ import { cancel, replay } from "./internal/sql/deadLetter.ts"
 import { transactGrouped } from "./internal/sql/group.ts"
 import { heads, intake, payload, reread } from "./internal/sql/intake.ts"
 import { declareQueue, leftovers, queues, shardGroups } from "./internal/sql/layout.ts"
+import { fields, type Options, resolve, type Settings } from "./internal/sql/options.ts"
 import { depth, find } from "./internal/sql/query.ts"
 import * as Retention from "./internal/sql/retention.ts"
 import { heard, say } from "./internal/sql/say.ts"
@@ -28,31 +29,32 @@ import { agreeOnShards, shards } from "./internal/sql/shards.ts"
 import * as Submit from "./internal/sql/submit.ts"
 import { countCrashes, handOver, isOwner, noteDone, noteRunning, takeOver } from "./internal/sql/takeOver.ts"
 import { refence, transact } from "./internal/sql/transact.ts"
+import { checkFields } from "./internal/words/options.ts"
 import { JobStore, type StoreError } from "./JobStore.ts"
 import * as Migrations from "./Migrations.ts"
 import * as Postgres from "./Postgres.ts"
 
-/** What {@link layer} takes. */
-export interface Options {
-  /** The schema that holds everything of Millrace, `millrace` by default: lower-case letters, digits, underscores. */
-  readonly schema?: string | undefined
-  /** Connections for Millrace's own statements, 4 by default. Listening to other processes takes one more, submitting two more. */
-  readonly connections?: number | undefined
-  /** How long a statement of the store waits for a lock, 5 seconds by default. */
-  readonly lockTimeout?: Duration.Input | undefined
-}
+export type { Options } from "./internal/sql/options.ts"
 
 /**
  * Makes the store. Handlers and callers use `PgClient` as it is given; Millrace's own statements get a small pool to the same database. The
- * schema is brought up to date first, so that a wrong database fails here and not at the first job.
+ * schema is brought up to date first, so that a wrong database fails here and not at the first job. Wrong options throw, see {@link layer}.
  */
-export const make = Effect.fnUntraced(function*(
+export const make = (
   options: Options = {}
+): Effect.Effect<JobStore["Service"], Migrations.MigrationError | StoreError, PgClient | Scope.Scope> =>
+  makeWith(settingsOf("PgJobStore.make", options))
+
+const settingsOf = (where: string, options: Options): Settings => {
+  checkFields(where, options, fields)
+  return resolve(where, options)
+}
+
+const makeWith = Effect.fnUntraced(function*(
+  { connections, lockTimeoutMs, schema }: Settings
 ): Effect.fn.Return<JobStore["Service"], Migrations.MigrationError | StoreError, PgClient | Scope.Scope> {
   const client = yield* PgClient
-  const schema = options.schema ?? "millrace"
-  const connections = options.connections ?? 4
-  const lockTimeout = Duration.fromInputUnsafe(options.lockTimeout ?? "5 seconds")
+  const lockTimeout = Duration.millis(lockTimeoutMs)
   const makePool = (maxConnections: number, settings: Readonly<Record<string, string>>) =>
     Postgres.makePool(client, {
       maxConnections,
@@ -81,7 +83,7 @@ export const make = Effect.fnUntraced(function*(
     shardGroups: shardGroups(db),
     agreeOnShards: agreeOnShards(db),
     shards: shards(db),
-    submit: Submit.make(db, client, Math.ceil(Duration.toMillis(lockTimeout)), Database.runOn(planned)),
+    submit: Submit.make(db, client, Math.ceil(lockTimeoutMs), Database.runOn(planned)),
     isInTransaction: Submit.isInTransaction(client),
     afterCommit: (effect) => client.afterCommit(effect),
     announce: announce(db),
@@ -113,6 +115,6 @@ export const make = Effect.fnUntraced(function*(
   }
 })
 
-/** The store over the `PgClient` in context. */
+/** The store over the `PgClient` in context. Wrong options are a mistake of the program and throw a `RangeError` that names the field. */
 export const layer = (options: Options = {}): Layer.Layer<JobStore, Migrations.MigrationError | StoreError, PgClient> =>
-  Layer.effect(JobStore, make(options))
+  Layer.effect(JobStore, makeWith(settingsOf("PgJobStore.layer", options)))

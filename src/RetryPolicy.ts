@@ -3,7 +3,9 @@
  */
 import * as Duration from "effect/Duration"
 import { dual } from "effect/Function"
-import type { ErrorClass } from "./JobError.ts"
+import * as Predicate from "effect/Predicate"
+import { check, checkFields, millisOf } from "./internal/words/options.ts"
+import { ErrorClass } from "./JobError.ts"
 
 /** What a custom policy is told. `attempt` counts from 1 and is the one that has just failed. */
 export interface Failure {
@@ -33,59 +35,104 @@ export interface RetryPolicy {
   readonly classes: { readonly [Class in ErrorClass]?: RetryPolicy }
 }
 
-const make = (maxAttempts: number, delays: Delays): RetryPolicy => {
-  if (!Number.isInteger(maxAttempts) || maxAttempts < 1 || maxAttempts > 32_000) {
-    throw new RangeError(`RetryPolicy.maxAttempts: expected an integer from 1 to 32000, received ${maxAttempts}`)
-  }
+const isAttempts = (value: unknown): value is number =>
+  typeof value === "number" && Number.isInteger(value) && value >= 1 && value <= 32_000
+
+const make = (where: string, maxAttempts: number, delays: Delays): RetryPolicy => {
+  check(isAttempts(maxAttempts), where, "maxAttempts", "an integer from 1 to 32000", maxAttempts)
   return { maxAttempts, delays, classes: {} }
+}
+
+/** Of an option: a pause without an end is as long as a due time can be. */
+const pauseOf = (where: string, field: string, input: Duration.Input): number => {
+  const millis = millisOf(input)
+  check(millis >= 0, where, field, "a duration that is not negative", input)
+  return millis
 }
 
 const toMillis = (input: Duration.Input): number => Duration.toMillis(Duration.fromInputUnsafe(input))
 
+/** Whether this is what the functions below make. */
+export const isRetryPolicy = (value: unknown): value is RetryPolicy =>
+  Predicate.hasProperty(value, "maxAttempts") && isAttempts(value.maxAttempts) &&
+  Predicate.hasProperty(value, "delays") && Predicate.hasProperty(value.delays, "_tag") &&
+  Predicate.hasProperty(value, "classes")
+
+/** What is expected where a policy is. */
+export const expected = "a policy of RetryPolicy, such as RetryPolicy.exponential()"
+
 /** One attempt, whatever happens. */
-export const none: RetryPolicy = make(1, { _tag: "None" })
+export const none: RetryPolicy = { maxAttempts: 1, delays: { _tag: "None" }, classes: {} }
 
 /**
  * `base * factor^n`, at most `cap`, each delay spread by `jitter` to both sides (0.2: between 80 % and 120 %), so that jobs which failed
  * together do not come back together. Defaults: 5 attempts, 1 s, x 2, 60 s, 0.2.
  */
-export const exponential = (options?: {
+export const exponential = (options: {
   readonly maxAttempts?: number
   readonly base?: Duration.Input
   readonly factor?: number
   readonly cap?: Duration.Input
   readonly jitter?: number
-}): RetryPolicy =>
-  make(options?.maxAttempts ?? 5, {
+} = {}): RetryPolicy => {
+  const where = "RetryPolicy.exponential"
+  checkFields(where, options, ["maxAttempts", "base", "factor", "cap", "jitter"])
+  const { base = "1 second", cap = "60 seconds", factor = 2, jitter = 0.2, maxAttempts = 5 } = options
+  check(Number.isFinite(factor) && factor > 0, where, "factor", "a finite number above 0", factor)
+  check(typeof jitter === "number" && jitter >= 0 && jitter <= 1, where, "jitter", "a number from 0 to 1", jitter)
+  return make(where, maxAttempts, {
     _tag: "Exponential",
-    baseMs: toMillis(options?.base ?? "1 second"),
-    factor: options?.factor ?? 2,
-    capMs: toMillis(options?.cap ?? "60 seconds"),
-    jitter: Math.min(Math.max(options?.jitter ?? 0.2, 0), 1)
+    baseMs: pauseOf(where, "base", base),
+    factor,
+    capMs: pauseOf(where, "cap", cap),
+    jitter
   })
+}
 
 /** The same delay each time. */
-export const fixed = (delay: Duration.Input, options: { readonly maxAttempts: number }): RetryPolicy =>
-  make(options.maxAttempts, { _tag: "Explicit", delaysMs: [toMillis(delay)] })
+export const fixed = (delay: Duration.Input, options: { readonly maxAttempts: number }): RetryPolicy => {
+  const where = "RetryPolicy.fixed"
+  checkFields(where, options, ["maxAttempts"])
+  return make(where, options.maxAttempts, { _tag: "Explicit", delaysMs: [pauseOf(where, "delay", delay)] })
+}
 
-/** One attempt more than there are delays: `delays(["1 second", "5 seconds", "30 seconds"])` makes four. */
-export const delays = (list: ReadonlyArray<Duration.Input>): RetryPolicy =>
-  make(list.length + 1, list.length === 0 ? { _tag: "None" } : { _tag: "Explicit", delaysMs: list.map(toMillis) })
+/** One attempt more than there are delays: `delays(["1 second", "5 seconds", "30 seconds"])` makes four. At least one. */
+export const delays = (list: ReadonlyArray<Duration.Input>): RetryPolicy => {
+  const where = "RetryPolicy.delays"
+  check(
+    Array.isArray(list) && list.length >= 1 && list.length < 32_000,
+    where,
+    "list",
+    "1 to 31999 delays (RetryPolicy.none is one attempt without another)",
+    list
+  )
+  const delaysMs = list.map((delay, index) => pauseOf(where, `list[${index}]`, delay))
+  return make(where, list.length + 1, { _tag: "Explicit", delaysMs })
+}
 
 /** `next` names the delay, or `undefined` to give up. */
 export const custom = (
   next: (failure: Failure) => Duration.Input | undefined,
   options: { readonly maxAttempts: number }
-): RetryPolicy => make(options.maxAttempts, { _tag: "Custom", next })
+): RetryPolicy => {
+  const where = "RetryPolicy.custom"
+  check(typeof next === "function", where, "next", "a function", next)
+  checkFields(where, options, ["maxAttempts"])
+  return make(where, options.maxAttempts, { _tag: "Custom", next })
+}
 
 /** Gives one class of errors a policy of its own. */
 export const forClass: {
   (errorClass: ErrorClass, policy: RetryPolicy): (self: RetryPolicy) => RetryPolicy
   (self: RetryPolicy, errorClass: ErrorClass, policy: RetryPolicy): RetryPolicy
-} = dual(3, (self: RetryPolicy, errorClass: ErrorClass, policy: RetryPolicy): RetryPolicy => ({
-  ...self,
-  classes: { ...self.classes, [errorClass]: policy }
-}))
+} = dual(3, (self: RetryPolicy, errorClass: ErrorClass, policy: RetryPolicy): RetryPolicy => {
+  const where = "RetryPolicy.forClass"
+  const { literals } = ErrorClass
+  check(isRetryPolicy(self), where, "self", expected, self)
+  check(literals.includes(errorClass), where, "errorClass", `one of ${literals.join(", ")}`, errorClass)
+  check(isRetryPolicy(policy), where, "policy", expected, policy)
+  return { ...self, classes: { ...self.classes, [errorClass]: policy } }
+})
 
 /** What happens after a failed attempt. */
 export type Decision =

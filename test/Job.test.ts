@@ -143,4 +143,70 @@ describe("Job", () => {
     )
     assert.strictEqual(Job.make("x".repeat(200)).type.length, 200)
   })
+
+  const wrong: ReadonlyArray<readonly [string, object, string]> = [
+    [
+      "a number of retries",
+      { retry: 3 },
+      "retry: expected a policy of RetryPolicy, such as RetryPolicy.exponential(), received 3"
+    ],
+    [
+      "a misspelt option",
+      { retires: 3 },
+      "retires: expected no such field, only payload, success, error, queue, priority, retry"
+    ],
+    [
+      "a payload that is no schema",
+      { payload: { path: "string" } },
+      "payload: expected a schema, received {\"path\":\"string\"}"
+    ],
+    ["the name of a queue", { queue: "documents" }, "queue: expected a queue of JobQueue.make, received \"documents\""],
+    ["a dedupe key that is no function", { dedupeKey: "path" }, "dedupeKey: expected a function of the payload"],
+    ["a key that is no function", { key: "path" }, "key: expected a function of the payload, received \"path\""],
+    [
+      "a key where the queue does not go by key",
+      { key: () => "a" },
+      "key: expected none: queue \"default\" goes by job (see partitionBy of JobQueue.make), received () => \"a\""
+    ],
+    ["a class that is no function", { classify: "Transient" }, "classify: expected a function"],
+    [
+      "a timeout that is none",
+      { timeout: "soon" },
+      "timeout: expected a finite duration above zero, received \"soon\""
+    ],
+    ["a timeout of an unknown unit", { timeout: { second: 5 } }, "timeout: expected a finite duration above zero"],
+    ["a lifetime that is none", { expiresIn: NaN }, "expiresIn: expected a finite duration, received NaN"],
+    ["no object", [], "options: expected an object of payload"]
+  ]
+
+  for (const [what, options, words] of wrong) {
+    it(`${what} is refused where it is written, naming the field`, () => {
+      assert.throws(() => Job.make("Task", options), RangeError, `Job.make("Task"): ${words}`)
+    })
+  }
+
+  it.effect("options of handlers without a definition are checked alike", () =>
+    Effect.gen(function*() {
+      const refusal = (options: object, handler: unknown = () => Effect.void, type: unknown = "Task") =>
+        Effect.map(
+          Effect.exit(
+            Effect.scoped(JobHandlers.register(type as string, handler as () => Effect.Effect<void>, options))
+          ),
+          String
+        )
+      assert.include(
+        yield* refusal({ retry: 3 }),
+        "JobHandlers.register(\"Task\"): retry: expected a policy of RetryPolicy"
+      )
+      assert.include(
+        yield* refusal({ timeout: "soon" }),
+        "timeout: expected a finite duration above zero, received \"soon\""
+      )
+      assert.include(yield* refusal({ transaction: "nome" }), "transaction: expected one of job, none, grouped")
+      assert.include(yield* refusal({ timeuot: 1 }), "timeuot: expected no such field, only retry, timeout")
+      assert.include(yield* refusal({}, "not a function"), "handler: expected a function of the payload")
+      assert.include(yield* refusal({}, undefined, 5), "type: expected 1 to 200 characters, received 5")
+      const layer = Ping.toLayer("not a function" as unknown as () => Effect.Effect<void>)
+      assert.include(String(yield* Effect.exit(handlerOf(Ping, layer))), "Ping.toLayer: handler: expected a function")
+    }).pipe(Effect.provide(JobHandlers.layer)))
 })

@@ -57,8 +57,56 @@ describe("JobQueue", () => {
       complaint({ maxPayloadBytes: JobQueue.maxJsonBytes + 1 }),
       "maxPayloadBytes: expected an integer from 1 to 8388608"
     )
-    assert.include(complaint({ weights: { low: 0 } }), "weights: expected")
-    assert.include(complaint({ weights: { high: 1.5 } }), "weights: expected")
+    assert.strictEqual(
+      complaint({ weights: { low: 0 } }),
+      "JobQueue.make(\"documents\"): weights.low: expected an integer from 1 to 1000, received 0"
+    )
+    assert.include(complaint({ weights: { high: 1.5 } }), "weights.high: expected")
+  })
+
+  it("fields that do not exist are refused: a misspelt one would be passed over in silence", () => {
+    assert.strictEqual(
+      complaint({ weights: { urgent: 3 } as object }),
+      "JobQueue.make(\"documents\"): weights.urgent: expected no such field, only critical, high, normal, low, received 3"
+    )
+    assert.strictEqual(
+      complaint({ concurency: 3 } as object),
+      "JobQueue.make(\"documents\"): concurency: expected no such field, only concurrency, partitions, partitionBy, ordered, group, weights, retention, maxPayloadBytes, received 3"
+    )
+    for (const field of ["partition", "partitionedBy", "isOrdered", "shardGroup"]) {
+      assert.include(complaint({ [field]: 1 }), `${field}: expected no such field, only concurrency`)
+    }
+    assert.include(
+      complaint({ retention: { complete: "1 day" } as object }),
+      "retention.complete: expected no such field"
+    )
+  })
+
+  it("callers without types are told the field too", () => {
+    assert.include(complaint({}, null as never), "JobQueue.make(null): name: expected")
+    assert.include(complaint(5 as never), "options: expected an object of concurrency")
+    assert.include(
+      complaint({ partitions: "2" as never }),
+      "partitions: expected an integer from 1 to 1000, received \"2\""
+    )
+    assert.include(
+      complaint({ ordered: "yes" as never, partitionBy: "key" }),
+      "ordered: expected true or false, received \"yes\""
+    )
+    assert.include(
+      complaint({ group: 5 as never }),
+      "group: expected 1 to 100 letters, digits, '.', '_' or '-', received 5"
+    )
+    assert.include(complaint({ weights: 5 as never }), "weights: expected an object of critical")
+    assert.include(
+      complaint({ weights: { low: "1" as never } }),
+      "weights.low: expected an integer from 1 to 1000, received \"1\""
+    )
+    assert.include(complaint({ retention: "7 days" as never }), "retention: expected an object of completed")
+    assert.include(
+      complaint({ retention: { completed: NaN } }),
+      "retention.completed: expected 0 to 36500 days, received NaN"
+    )
   })
 
   it("a division that cannot be is refused by the name of its field", () => {
@@ -69,8 +117,10 @@ describe("JobQueue", () => {
       complaint({ partitions: 11 }),
       "JobQueue.make(\"documents\"): partitions: expected at most the concurrency of 10, of which each partition gets its share, received 11"
     )
-    // @ts-expect-error a word that is no partitioning
-    assert.include(complaint({ partitionBy: "user" }), "partitionBy: expected one of job, tenant, key, received user")
+    assert.include(
+      complaint({ partitionBy: "user" as never }),
+      "partitionBy: expected one of job, tenant, key, received \"user\""
+    )
     assert.include(complaint({ ordered: true }), "ordered: expected true only with partitionBy \"key\"")
     assert.include(complaint({ ordered: true, partitionBy: "tenant" }), "ordered: expected")
     assert.include(complaint({ group: "a b" }), "group: expected 1 to 100 letters")

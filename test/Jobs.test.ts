@@ -224,7 +224,31 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
       ["a payload that holds itself", { type: "T", payload: circular }, { _tag: "InvalidField", field: "payload" }],
       ["a typed payload that its schema does not take", Greet.request({ name: 1 as unknown as string }), {
         _tag: "InvalidField",
-        field: "payload"
+        field: "payload.name"
+      }],
+      ["a misspelt option", { type: "T", dealy: "1 hour" } as Job.JobRequest, { _tag: "InvalidField", field: "dealy" }],
+      ["a misspelt dedupe key", { type: "T", dedupekey: "a" } as Job.JobRequest, {
+        _tag: "InvalidField",
+        field: "dedupekey"
+      }],
+      ["a misspelt option of a typed request", Greet.request({ name: "a" }, { Key: "a" } as Job.RequestOptions), {
+        _tag: "InvalidField",
+        field: "Key"
+      }],
+      ["a key that is no text", { type: "T", key: 5 as never }, { _tag: "InvalidField", field: "key" }],
+      ["a definition that is none", { type: "T", definition: null as never }, {
+        _tag: "InvalidField",
+        field: "definition"
+      }],
+      ["a delay that is NaN", { type: "T", delay: NaN }, { _tag: "InvalidField", field: "delay" }],
+      ["a delay of an unknown unit", { type: "T", delay: { hour: 1 } as object }, {
+        _tag: "InvalidField",
+        field: "delay"
+      }],
+      ["a queue that is none", { type: "T", queue: {} as never }, { _tag: "InvalidField", field: "queue" }],
+      ["a priority without words", { type: "T", priority: Object.create(null) }, {
+        _tag: "InvalidField",
+        field: "priority"
       }]
     ]
 
@@ -256,6 +280,51 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
         RequestContext.provide(jobs.submit({ type: "T" }), { tenantId: "a\0b" })
       )
       assert.deepStrictEqual({ isRetryable, tag: reason._tag }, { isRetryable: false, tag: "InvalidField" })
+    }))
+
+  it.effect("submit says what was expected of a field, and shows what it got", () =>
+    Effect.gen(function*() {
+      const jobs = yield* Jobs.Jobs
+      const words = (request: unknown, ...rest: ReadonlyArray<unknown>) =>
+        Effect.map(failureOf(jobs.submit(request as [], ...rest as [])), ({ message }) => message)
+      assert.strictEqual(yield* words(Greet.request({ name: 5 as never })), "payload.name: expected string, received 5")
+      assert.strictEqual(
+        yield* words(Greet.request({} as never)),
+        "payload.name: expected a payload of Greet (Missing key), received undefined"
+      )
+      class Many extends Job.make("Many", { payload: Schema.Struct({ items: Schema.Array(Schema.Number) }) }) {}
+      assert.strictEqual(
+        yield* words(Many.request({ items: [1, 2, "3" as never] })),
+        "payload.items[2]: expected number, received \"3\""
+      )
+      assert.strictEqual(
+        yield* words([Greet.request(5 as never)]),
+        "[0].payload: expected a payload of Greet (object), received 5"
+      )
+      assert.strictEqual(
+        yield* words({ type: "T", payload: { n: 1n } }),
+        "payload: expected a JSON value, received {\"n\":1n}"
+      )
+      assert.include(
+        yield* words({ type: "T", dealy: "1 hour" }),
+        "dealy: expected no such field, only type, payload, definition, queue"
+      )
+      assert.strictEqual(
+        yield* words([{ type: "T" }], { prioirty: "low" }),
+        "options.prioirty: expected no such field, only queue, priority, received \"low\""
+      )
+      for (const none of [null, undefined, "T", 5]) {
+        assert.include(yield* words(none), "request: expected a request or an array of requests, received ")
+        assert.include(yield* words([{ type: "T" }, none]), "[1]: expected a request: an object with a type, received ")
+      }
+    }))
+
+  it.effect("submit looks at a request's own fields only: not at what a library has put on every object", () =>
+    Effect.gen(function*() {
+      const jobs = yield* Jobs.Jobs
+      const inherited = { polyfill: true }
+      yield* jobs.submit(Object.assign(Object.create(inherited), { type: "inherits" }))
+      yield* jobs.submit([{ type: "inherits" }], Object.assign(Object.create(inherited), { priority: "low" }))
     }))
 
   it.effect("submit refuses an empty batch", () =>

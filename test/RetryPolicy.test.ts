@@ -52,7 +52,6 @@ describe("RetryPolicy", () => {
       delaysOf(RetryPolicy.delays(["1 second", "5 seconds", "30 seconds"])),
       [1000, 5000, 30_000]
     )
-    assert.deepStrictEqual(delaysOf(RetryPolicy.delays([])), [])
   })
 
   it("a fixed delay stays the same, and none is none", () => {
@@ -130,8 +129,89 @@ describe("RetryPolicy", () => {
 
   it("a number of attempts that cannot be is refused where it is written, naming the field", () => {
     for (const maxAttempts of [0, -1, 1.5, NaN, 32_001]) {
-      assert.throws(() => RetryPolicy.exponential({ maxAttempts }), RangeError, "maxAttempts")
-      assert.throws(() => RetryPolicy.fixed("1 second", { maxAttempts }), RangeError, "maxAttempts")
+      const words = `: maxAttempts: expected an integer from 1 to 32000, received ${maxAttempts}`
+      assert.throws(() => RetryPolicy.exponential({ maxAttempts }), RangeError, `RetryPolicy.exponential${words}`)
+      assert.throws(() => RetryPolicy.fixed("1 second", { maxAttempts }), RangeError, `RetryPolicy.fixed${words}`)
+      assert.throws(() => RetryPolicy.custom(() => 1, { maxAttempts }), RangeError, `RetryPolicy.custom${words}`)
+    }
+  })
+
+  it("what callers without types get wrong is refused where it is written, naming the field", () => {
+    const exponential = (options: object) => () => RetryPolicy.exponential(options)
+    assert.throws(
+      exponential({ factor: "2" }),
+      RangeError,
+      "RetryPolicy.exponential: factor: expected a finite number above 0, received \"2\""
+    )
+    for (const factor of [0, -2, NaN, Infinity]) {
+      assert.throws(exponential({ factor }), RangeError, "exponential: factor: expected")
+    }
+    for (const jitter of [-0.1, 20, NaN, "0.2"]) {
+      assert.throws(exponential({ jitter }), RangeError, "exponential: jitter: expected a number from 0 to 1")
+    }
+    for (const pause of ["soon", -1, NaN, {}, { second: 1 }, true]) {
+      assert.throws(
+        exponential({ base: pause }),
+        RangeError,
+        "exponential: base: expected a duration that is not negative"
+      )
+      assert.throws(
+        exponential({ cap: pause }),
+        RangeError,
+        "exponential: cap: expected a duration that is not negative"
+      )
+      assert.throws(
+        () => RetryPolicy.fixed(pause as never, { maxAttempts: 2 }),
+        RangeError,
+        "fixed: delay: expected a duration"
+      )
+      assert.throws(
+        () => RetryPolicy.delays([1, pause as never]),
+        RangeError,
+        "RetryPolicy.delays: list[1]: expected a duration"
+      )
+    }
+    assert.throws(
+      exponential({ maxAttempt: 3 }),
+      RangeError,
+      "RetryPolicy.exponential: maxAttempt: expected no such field, only maxAttempts, base, factor, cap, jitter, received 3"
+    )
+    assert.throws(exponential([]), RangeError, "RetryPolicy.exponential: options: expected an object")
+    assert.throws(
+      () => RetryPolicy.fixed("1 second", undefined as never),
+      RangeError,
+      "RetryPolicy.fixed: options: expected an object"
+    )
+    assert.throws(() => RetryPolicy.delays([]), RangeError, "RetryPolicy.delays: list: expected 1 to 31999 delays")
+    assert.throws(
+      () => RetryPolicy.delays("1 second" as never),
+      RangeError,
+      "RetryPolicy.delays: list: expected 1 to 31999 delays"
+    )
+    assert.throws(
+      () => RetryPolicy.custom(5 as never, { maxAttempts: 2 }),
+      RangeError,
+      "RetryPolicy.custom: next: expected a function"
+    )
+    assert.throws(
+      () => RetryPolicy.forClass(RetryPolicy.none, "Fatal" as never, RetryPolicy.none),
+      RangeError,
+      "RetryPolicy.forClass: errorClass: expected one of Transient, Permanent, Timeout"
+    )
+    assert.throws(
+      () => RetryPolicy.forClass(RetryPolicy.none, "Timeout", 3 as never),
+      RangeError,
+      "RetryPolicy.forClass: policy: expected a policy of RetryPolicy"
+    )
+  })
+
+  it("every policy is one", () => {
+    const custom = RetryPolicy.custom(() => 1, { maxAttempts: 2 })
+    for (const policy of [RetryPolicy.none, RetryPolicy.exponential(), RetryPolicy.delays([1]), custom]) {
+      assert.isTrue(RetryPolicy.isRetryPolicy(policy))
+    }
+    for (const other of [undefined, null, 3, {}, { maxAttempts: 3 }, { ...custom, maxAttempts: 0 }]) {
+      assert.isFalse(RetryPolicy.isRetryPolicy(other))
     }
   })
 

@@ -8,6 +8,7 @@ import * as Option from "effect/Option"
 import { isName } from "../JobQueue.ts"
 import { ClusterError } from "./clusterError.ts"
 import * as ShardGroups from "./shardGroups.ts"
+import { fieldsOf, millisOf, shown } from "./words/options.ts"
 
 /** How runners reach each other. */
 export const transports = ["socket", "http", "websocket"] as const
@@ -55,6 +56,26 @@ export interface RunnerOptions {
   readonly timing?: Timing
 }
 
+export const fields = fieldsOf<RunnerOptions>({
+  host: true,
+  port: true,
+  listenHost: true,
+  listenPort: true,
+  transport: true,
+  weight: true,
+  groups: true,
+  shards: true,
+  timing: true
+})
+
+export const timingFields = fieldsOf<Timing>({
+  lockExpiration: true,
+  lockRefresh: true,
+  assignments: true,
+  health: true,
+  joinDebounce: true
+})
+
 /** The settings of one runner. */
 export interface Settings {
   readonly host: string
@@ -72,7 +93,9 @@ const invalid = (field: string, variable: string, expected: string, received: un
   new ClusterError({
     reason: "InvalidConfig",
     field,
-    message: `JobRuntime.layerCluster: ${field} (${variable}): expected ${expected}, received ${String(received)}`
+    message: `JobRuntime.layerCluster: ${field} (${variable}): expected ${expected}, received ${
+      // What the environment says is text, and needs no quotes.
+      typeof received === "string" ? received : shown(received)}`
   })
 
 interface Kind<A> {
@@ -103,16 +126,14 @@ const oneOf = <const Values extends ReadonlyArray<string>>(values: Values): Kind
 const duration = (leastMs: number): Kind<Duration.Duration> =>
   kind(`a duration from ${Duration.format(Duration.millis(leastMs))} to 1 hour, such as "6 seconds"`, (given) => {
     // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- any text may be given, and what is no duration is none
-    const value = Duration.fromInput(given as Duration.Input)
-    if (Option.isNone(value)) return undefined
-    const millis = Duration.toMillis(value.value)
-    return millis >= leastMs && millis <= 3_600_000 ? value.value : undefined
+    const millis = millisOf(given as Duration.Input)
+    return millis >= leastMs && millis <= 3_600_000 ? Duration.millis(millis) : undefined
   })
 
 const groupNames: Kind<ReadonlyArray<string>> = kind("1 to 32 names of groups, such as \"default,mail\"", (given) => {
   const named: unknown = typeof given === "string" ? given.split(",").map((name) => name.trim()) : given
   if (!Array.isArray(named) || named.length === 0 || named.length > ShardGroups.count) return undefined
-  const names = named.filter((name: unknown) => typeof name === "string" && isName(name))
+  const names = named.filter((name: unknown) => isName(name))
   return names.length === named.length ? names : undefined
 })
 

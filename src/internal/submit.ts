@@ -8,10 +8,11 @@ import { SecureRandom } from "effect/crypto/SecureRandom"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
 import type * as Scope from "effect/Scope"
 import { EventBus } from "../EventBus.ts"
 import type { JobRequest, RequestOptions } from "../Job.ts"
-import { EmptyBatch, InvalidField, SubmitError } from "../JobError.ts"
+import { EmptyBatch, SubmitError } from "../JobError.ts"
 import { JobHandlers } from "../JobHandlers.ts"
 import { type BatchId, type JobId, made, madeBatch } from "../JobId.ts"
 import { JobStore } from "../JobStore.ts"
@@ -22,6 +23,7 @@ import * as Submitted from "./submitted.ts"
 import * as Submitter from "./submitter.ts"
 import * as UuidV7 from "./uuidV7.ts"
 import { Waker } from "./waker.ts"
+import { fieldsOf, noneBut } from "./words/options.ts"
 
 /** What a batch's submission answers: ids in the order of the requests. */
 export interface Batch {
@@ -107,7 +109,9 @@ export const make: Effect.Effect<
   /** The destination as OpenTelemetry's messaging conventions name it; a batch over several queues has none. */
   const destinationOf = (requests: ReadonlyArray<JobRequest>, options: BatchOptions | undefined) => {
     let found: string | undefined
-    for (const { definition, queue, type } of requests) {
+    for (const request of requests) {
+      if (!Predicate.isObject(request)) return undefined
+      const { definition, queue, type } = request
       const name = nameOf(queue ?? options?.queue ?? definition?.queue ?? handlers.get(type)?.definition?.queue)
       if (found !== undefined && name !== found) return undefined
       found = name
@@ -139,6 +143,10 @@ export const make: Effect.Effect<
   const submitMany = (requests: ReadonlyArray<JobRequest>, options: BatchOptions | undefined) =>
     Effect.gen(function*() {
       if (requests.length === 0) return yield* new SubmitError({ reason: new EmptyBatch() })
+      for (const field in options) {
+        if (batchFields.has(field) || !Object.hasOwn(options, field)) continue
+        return yield* Submitter.invalid(`options.${field}`, noneBut(batchFields), Reflect.get(options, field))
+      }
       const [id = ""] = yield* makeIds(1)
       const batchId = madeBatch(id)
       const jobIds = yield* sendMany(requests, options, batchId).pipe(
@@ -160,19 +168,18 @@ export const make: Effect.Effect<
     options?: BatchOptions
   ): Effect.Effect<JobId | Batch, SubmitError> {
     if (isMany(input)) return submitMany(input, options)
-    if (typeof input !== "object" || input === null) {
-      const reason = new InvalidField({
-        field: "request",
-        expected: "a request or an array of requests",
-        received: String(input)
-      })
-      return Effect.fail(new SubmitError({ reason }))
+    if (!Predicate.isObject(input)) {
+      return Submitter.invalid("request", "a request or an array of requests", input)
     }
     return submitOne(input)
   }
 
   return submit
 })
+
+const batchFields: ReadonlySet<string> = new Set(
+  fieldsOf<BatchOptions>({ queue: true, priority: true })
+)
 
 const isMany = (input: JobRequest | ReadonlyArray<JobRequest>): input is ReadonlyArray<JobRequest> =>
   Array.isArray(input)

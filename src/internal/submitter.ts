@@ -2,7 +2,7 @@
  * From a request to a row: looks its queue up, checks every field, encodes the payload. Nothing is stored before all are right.
  */
 import * as DateTime from "effect/DateTime"
-import * as Duration from "effect/Duration"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
@@ -29,6 +29,7 @@ import * as Priority from "../Priority.ts"
 import { RequestContext, type Stored, system, type Trace } from "../RequestContext.ts"
 import { placeOf } from "./place.ts"
 import type { KnownQueue, Queues } from "./queues.ts"
+import { fieldsOf, millisOf, noneBut, shown } from "./words/options.ts"
 
 /** What all requests of one submission share. */
 export interface Submission {
@@ -57,13 +58,9 @@ const maxText = 200
 /** Of the request context, which every job of a submission carries: in bytes of JSON. */
 const maxContextBytes = 8_000
 
-const invalid = (field: string, expected: string, received: unknown): Exit.Exit<never, SubmitError> =>
-  Exit.fail(new SubmitError({ reason: new InvalidField({ field, expected, received: show(received) }) }))
-
-const show = (value: unknown): string => {
-  const text = typeof value === "string" ? JSON.stringify(value) : String(value)
-  return text.length > 100 ? `${text.slice(0, 100)}...` : text
-}
+/** The answer to a field that is not what it should be. */
+export const invalid = (field: string, expected: string, received: unknown): Exit.Exit<never, SubmitError> =>
+  Exit.fail(new SubmitError({ reason: new InvalidField({ field, expected, received: shown(received) }) }))
 
 /** `text` refuses NUL; half a surrogate pair arrives as U+FFFD, so that two different texts would be one: one tenant, one dedupe key. */
 const isWhole = (text: string): boolean => !text.includes("\0") && text.isWellFormed()
@@ -171,6 +168,20 @@ const andThen = <A, B>(
     ? Exit.isSuccess(effect) ? next(effect.value) : Exit.failCause(effect.cause)
     : Effect.flatMap(effect, next)
 
+/** What a request may have: anything else is misspelt, and would be passed over in silence. */
+const fields: ReadonlySet<string> = new Set(fieldsOf<JobRequest>({
+  type: true,
+  payload: true,
+  definition: true,
+  queue: true,
+  priority: true,
+  dedupeKey: true,
+  key: true,
+  runAt: true,
+  delay: true,
+  expiresIn: true
+}))
+
 /** Checks and encodes one request. `at` is its place in messages: `""`, or `[3].`. It is an `Exit` where nothing had to be waited for. */
 export const prepare = (
   queues: Queues["Service"],
@@ -179,9 +190,21 @@ export const prepare = (
   id: JobId,
   at: string
 ): Effect.Effect<Prepared, SubmitError> => {
+  if (!Predicate.isObject(request)) {
+    return invalid(at === "" ? "request" : at.slice(0, -1), "a request: an object with a type", request)
+  }
+  for (const field in request) {
+    // What a library has put on every object is no concern of a request.
+    if (!fields.has(field) && Object.hasOwn(request, field)) {
+      return invalid(`${at}${field}`, noneBut(fields), Reflect.get(request, field))
+    }
+  }
   const { type } = request
   if (typeof type !== "string" || type.length === 0 || !isStorable(type)) {
     return invalid(`${at}type`, `1 to ${maxText} characters ${wholeText}`, type)
+  }
+  if (request.definition !== undefined && !Predicate.hasProperty(request.definition, "encodePayload")) {
+    return invalid(`${at}definition`, "a definition of Job.make", request.definition)
   }
   const definition = request.definition ?? submission.definitionOf(type)
   const queue = request.queue ?? submission.queue ?? definition?.queue ?? JobQueue.fallback
@@ -301,6 +324,7 @@ const queueOf = (
   at: string
 ): Effect.Effect<KnownQueue, SubmitError> => {
   const name = typeof asked === "string" ? asked : asked.name
+  if (typeof name !== "string") return invalid(`${at}queue`, "a queue of JobQueue.make, or the name of one", asked)
   const known = queues.byName(name)
   // The straight way: no fiber waits for a queue that this process knows.
   if (isDone(known) && Exit.isSuccess(known) && Option.isSome(known.value)) return Exit.succeed(known.value.value)
@@ -312,19 +336,42 @@ const queueOf = (
   })
 }
 
-const encode = (request: JobRequest, at: string) => {
-  const { definition, payload, type } = request
-  return orInvalid(
-    definition === undefined ? jsonText(payload) : definition.encodePayload(payload),
-    `${at}payload`,
-    () => definition === undefined ? "a JSON value" : `a payload of ${type}`
+const encode = (request: JobRequest, at: string): Effect.Effect<string, SubmitError> => {
+  const { definition, payload } = request
+  const text = definition === undefined ? jsonText(payload) : definition.encodePayload(payload)
+  if (isDone(text)) {
+    return Exit.isSuccess(text) ? Exit.succeed(text.value) : wrongPayload(request, at, errorOf(text.cause))
+  }
+  return Effect.catchCause(text, (cause) => wrongPayload(request, at, errorOf(cause)))
+}
+
+/** Names the part of the payload that is wrong, and shows it. */
+const wrongPayload = ({ definition, payload, type }: JobRequest, at: string, error: unknown) => {
+  const field = `${at}payload`
+  if (definition === undefined) return invalid(field, "a JSON value", payload)
+  const [issue] = Schema.isSchemaError(error) ? issuesOf(error.issue).issues : []
+  const message = issue?.message ?? wordsOf(error)
+  const words = message.replace(/^Expected /, "")
+  const path = (issue?.path ?? []).map((step) => typeof step === "object" ? step.key : step)
+  return invalid(
+    field + path.map((key) => typeof key === "number" ? `[${key}]` : `.${String(key)}`).join(""),
+    path.length > 0 && words !== message ? words : `a payload of ${type} (${words})`,
+    partAt(payload, path)
   )
 }
 
-const messageOf = (cause: { readonly reasons: ReadonlyArray<unknown> }): string => {
+const partAt = (value: unknown, path: ReadonlyArray<PropertyKey>): unknown =>
+  Result.getOrElse(
+    Result.try(() => path.reduce((part, key) => Predicate.hasProperty(part, key) ? part[key] : undefined, value)),
+    () => value
+  )
+
+const errorOf = (cause: { readonly reasons: ReadonlyArray<unknown> }): unknown => {
   const [first] = cause.reasons
-  return wordsOf(typeof first === "object" && first !== null && "error" in first ? first.error : first)
+  return typeof first === "object" && first !== null && "error" in first ? first.error : first
 }
+
+const messageOf = (cause: { readonly reasons: ReadonlyArray<unknown> }): string => wordsOf(errorOf(cause))
 
 const wordsOf = (error: unknown): string => error instanceof Error ? error.message : "a value that cannot be encoded"
 
@@ -367,8 +414,7 @@ const timeOf = (time: NonNullable<JobRequest["runAt"]>, field: string): Effect.E
 }
 
 const millis = (input: Duration.Input, field: string): Effect.Effect<number, SubmitError> => {
-  const duration = Duration.fromInput(input)
-  const value = Option.isSome(duration) ? Duration.toMillis(duration.value) : Number.NaN
+  const value = millisOf(input)
   return Number.isFinite(value) && value >= 0 && value < latest
     ? Exit.succeed(value)
     : invalid(field, "a duration that is finite and not negative", input)

@@ -76,6 +76,13 @@ describe("settings of a runner", () => {
     ],
     ["too many shards", { host, shards: 1_001 }, {}, "shards", /1 to 1000/],
     ["a hasty expiration", { host, timing: { lockExpiration: "1 second" } }, {}, "timing.lockExpiration", /3s/],
+    [
+      "a duration of an unknown unit",
+      { host, timing: { joinDebounce: { second: 1 } as object } },
+      {},
+      "timing.joinDebounce",
+      /received \{"second":1\}/
+    ],
     ["a duration of words", { host }, { MILLRACE_RUNNER_HEALTH: "soon" }, "timing.health", /received soon/],
     [
       "a refresh that comes too late",

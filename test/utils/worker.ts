@@ -191,7 +191,8 @@ const listen = Effect.gen(function*() {
 })
 
 const program = (options: WorkerOptions) => {
-  const declared = { queues: [queue(options.concurrency, options.partitions)], gracePeriod: options.graceMs }
+  const queues = [queue(options.concurrency, options.partitions)]
+  const declared = { queues, gracePeriod: options.graceMs }
   const database = Postgres.layer({ url: options.url, maxConnections: options.concurrency + 5 })
   if (options.role === "runner") {
     const runtime = JobRuntime.layerCluster({ ...declared, host: "127.0.0.1", port: options.port ?? 0 })
@@ -210,7 +211,7 @@ const program = (options: WorkerOptions) => {
     ? Effect.never
     : Effect.all([forever, forever, forever, forever], { concurrency: "unbounded", discard: true })
   return Effect.andThen(listen, client).pipe(
-    Effect.provide(JobRuntime.layerClient(declared).pipe(Layer.provideMerge(database)))
+    Effect.provide(JobRuntime.layerClient({ queues }).pipe(Layer.provideMerge(database)))
   )
 }
 

