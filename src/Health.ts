@@ -43,7 +43,7 @@ export const layer = (options: {
       let isAnswering: boolean | undefined
       let hasOwned = false
 
-      const look = (): HealthState.Status => {
+      const look = Effect.map(store.shortage, (shortage): HealthState.Status => {
         const now = monotonicMillis()
         const partitions = queues.declared.flatMap(({ row }) =>
           Array.from({ length: row.partitions }, (_, partition) => ({ queue: row.name, partition }))
@@ -58,15 +58,16 @@ export const layer = (options: {
           sinceStartMs: now - startedAt,
           sinceWatchMs: now - watchedAt,
           owned,
-          declared: partitions.length
+          declared: partitions.length,
+          shortage
         })
-      }
+      })
 
-      const current = yield* SubscriptionRef.make(look())
+      const current = yield* SubscriptionRef.make(yield* look)
       const watch = Effect.gen(function*() {
         isAnswering = yield* store.queues.pipe(Effect.timeout(interval), Effect.isSuccess)
         watchedAt = monotonicMillis()
-        const status = look()
+        const status = yield* look
         if (!HealthState.isSame(status, SubscriptionRef.getUnsafe(current))) yield* SubscriptionRef.set(current, status)
       })
       yield* watch.pipe(
@@ -76,6 +77,6 @@ export const layer = (options: {
         Effect.forkScoped
       )
 
-      return Health.of({ status: Effect.sync(look), changes: SubscriptionRef.changes(current) })
+      return Health.of({ status: look, changes: SubscriptionRef.changes(current) })
     })
   )

@@ -299,6 +299,17 @@ export interface RunNote {
   readonly message: string | undefined
 }
 
+/** How it is to get a connection of the pool that handlers use. */
+export interface Shortage {
+  /** For how long the one who has waited longest has waited, in milliseconds. */
+  readonly waitedMs: number
+  /** For how long the server has refused further ones, up to the last time, and what it said then. `undefined`: not of late. */
+  readonly refused: { readonly forMs: number; readonly because: string } | undefined
+}
+
+/** Nobody waits. */
+export const noShortage: Shortage = { waitedMs: 0, refused: undefined }
+
 /** Everything stored of a job. */
 export interface JobRecord {
   readonly id: JobId
@@ -456,6 +467,8 @@ export class JobStore extends Context.Service<JobStore, {
    * given. With another one its writes would not be the transaction's.
    */
   readonly handlerServices: Context.Context<never>
+  /** How it is for handlers to get a connection, now. */
+  readonly shortage: Effect.Effect<Shortage>
   /** After `Unknown`: waits for the old backend, then raises the version, which forbids the old attempt for ever. None: it is gone. */
   readonly refence: (owner: Owner, id: JobId, version: number) => Effect.Effect<Option.Option<number>, StoreError>
 

@@ -11,6 +11,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
+import { Lending } from "./internal/postgres/lending.ts"
 import { announce, announcements } from "./internal/sql/announce.ts"
 import { listening } from "./internal/sql/channel.ts"
 import * as Clock from "./internal/sql/clock.ts"
@@ -29,6 +30,7 @@ import { agreeOnShards, shards } from "./internal/sql/shards.ts"
 import * as Submit from "./internal/sql/submit.ts"
 import { countCrashes, handOver, isOwner, noteDone, noteRunning, takeOver } from "./internal/sql/takeOver.ts"
 import { refence, transact } from "./internal/sql/transact.ts"
+import { transactionsOf } from "./internal/sql/transaction.ts"
 import { checkFields } from "./internal/words/options.ts"
 import { JobStore, type StoreError } from "./JobStore.ts"
 import * as Migrations from "./Migrations.ts"
@@ -73,7 +75,8 @@ const makeWith = Effect.fnUntraced(function*(
   const clock = yield* Clock.make(Clock.databaseTime(db))
   const listen = yield* listening(pool, schema)
   const retention = Retention.make(db)
-  const alone = transact(schema, client, retention.foresee)
+  const lending = transactionsOf(client)?.lending ?? new Lending()
+  const alone = transact(schema, client, retention.foresee, lending)
   const settleMany = settle(db, retention.inDays, retention.foresee)
   return {
     now: clock.now,
@@ -105,6 +108,7 @@ const makeWith = Effect.fnUntraced(function*(
     transact: alone,
     transactGrouped: yield* transactGrouped(db, client, retention, alone),
     handlerServices: Context.make(PgClient, client).pipe(Context.add(SqlClient, client)),
+    shortage: Effect.sync(() => lending.shortage),
     refence: refence(db),
     promote: promote(db),
     nextDue: nextDue(db),

@@ -18,7 +18,6 @@ import { CurrentJob } from "../src/CurrentJob.ts"
 import * as EventBus from "../src/EventBus.ts"
 import type { Limits } from "../src/internal/postgres/Group.ts"
 import { GroupLimits } from "../src/internal/postgres/Groups.ts"
-import { onLiveClock } from "../src/internal/time/liveClock.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import type { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
@@ -579,7 +578,7 @@ const deeds = {
   "writes, then waits": {
     state: "completed",
     rows: 1,
-    run: (name: string) => Effect.andThen(write(name), onLiveClock(Effect.sleep("4 millis")))
+    run: (name: string, wait: Effect.Effect<void>) => Effect.andThen(write(name), wait)
   },
   "writes, then fails": {
     state: "failed",
@@ -605,16 +604,27 @@ layer(Layer.provide(runtime({ sessions: 3, members: 32, savepoints: 60, millis: 
       const sql = yield* SqlClient
       yield* write("taken")
       const kinds = Object.keys(deeds) as ReadonlyArray<keyof typeof deeds>
-      const deedOf = (name: string) => {
-        const index = Number(name.split(" ").at(-1))
-        // Two thirds write once; the others come at distances that no cycle has.
-        return deeds[index % 3 === 0 && index > 40 ? kinds[(index * 7 + (index >> 4)) % kinds.length]! : "writes"]
-      }
+      // Two thirds write once; the others come at distances that no cycle has.
+      const kindOf = (index: number) =>
+        index % 3 === 0 && index > 40 ? kinds[(index * 7 + (index >> 4)) % kinds.length]! : "writes"
+      const deedOf = (name: string) => deeds[kindOf(Number(name.split(" ").at(-1)))]
       const names = Array.from({ length: 900 }, (_, index) => `ahead ${index}`)
-      const group = yield* gather("ahead", names.slice(0, 60), (name) => deedOf(name).run(name))
+      const stops = yield* makeStops
+      const group = yield* gather("ahead", names.slice(0, 60), (name) => deedOf(name).run(name, stops.stop(name)))
       const jobs = yield* Jobs.Jobs
       yield* group.go
       const { jobIds } = yield* jobs.submit(names.slice(60).map((payload) => ({ type: "ahead", payload, queue: Work })))
+      const idOf = (index: number) => jobIds[index - 60] ?? group.idOf(String(names[index]))
+      // Who waits keeps its turn until the one behind it has committed: by another turn, then.
+      const waiting = [...names.keys()].filter((index) => kindOf(index) === "writes, then waits")
+      const released = yield* Effect.forkScoped(
+        Effect.forEach(waiting, (index) =>
+          stops.arrived(String(names[index])).pipe(
+            Effect.andThen(jobs.await(idOf(index + 1))),
+            Effect.andThen(stops.release(String(names[index])))
+          ), { concurrency: "unbounded", discard: true })
+      )
+      yield* Fiber.join(released)
       yield* group.ended
       yield* Effect.forEach(jobIds, (id) => Effect.exit(jobs.await(id)), { concurrency: "unbounded", discard: true })
       const fates = { ...(yield* group.fates) }

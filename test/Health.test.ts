@@ -1,19 +1,27 @@
 /**
  * What probes are told of a process: ready when it can be given work, live as long as a restart would not help.
  */
+import { PgClient } from "@effect/sql-pg/PgClient"
+import * as PgConnection from "@effect/sql-pg/PgConnection"
 import { assert, describe, it } from "@effect/vitest"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Redacted from "effect/Redacted"
 import * as References from "effect/References"
 import * as Scope from "effect/Scope"
+import { SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
 import * as Health from "../src/Health.ts"
 import { type Signs, statusOf } from "../src/internal/healthState.ts"
+import * as JobHandlers from "../src/JobHandlers.ts"
 import * as JobRuntime from "../src/JobRuntime.ts"
+import * as Jobs from "../src/Jobs.ts"
+import { noShortage } from "../src/JobStore.ts"
 import * as Postgres from "../src/Postgres.ts"
 import { databaseUrl, TestDatabase, TestServer } from "./utils/database.ts"
+import { makeStops } from "./utils/runtime.ts"
 
 /** A process of its own, as far as the database can tell. */
 const processOf = <A, E, R>(url: string, runtime: Layer.Layer<A, E, R>) =>
@@ -26,6 +34,13 @@ const untilState = ({ changes }: Health.Health["Service"], state: Health.State) 
   Effect.map(
     Stream.runCollect(Stream.takeUntil(changes, (status) => status.state === state)),
     (seen) => ({ seen: seen.map(({ state }) => state), last: seen.at(-1) })
+  )
+
+/** The first status with a reason that says so. */
+const untilReason = ({ changes }: Health.Health["Service"], words: string) =>
+  Effect.map(
+    Stream.runCollect(Stream.takeUntil(changes, ({ reasons }) => reasons.some((reason) => reason.includes(words)))),
+    (seen) => seen.at(-1)
   )
 
 /** The runtime tells at length what it waits for; here that is what is meant to happen. */
@@ -89,6 +104,71 @@ describe("Health", () => {
   )
 })
 
+/** A worker whose handlers have a pool of this size, and a type of job that needs a connection of it. */
+const working = Effect.fnUntraced(function*(url: string, maxConnections: number) {
+  const database = Postgres.layer({ url, maxConnections, applicationName: "handlers" })
+  const context = yield* Layer.build(
+    Layer.fresh(JobRuntime.layer({ gracePeriod: 0 }).pipe(Layer.provideMerge(database)))
+  )
+  yield* JobHandlers.register("needs one", () => Effect.flatMap(SqlClient, (sql) => sql`select 1`)).pipe(
+    Effect.provide(context)
+  )
+  const health = healthOf(context)
+  yield* untilState(health, "running")
+  return { health, jobs: Context.get(context, Jobs.Jobs), sql: Context.get(context, PgClient) }
+})
+
+describe("a worker whose handlers get no connection is in trouble and not ready, and is ready again by itself", () => {
+  it.live(
+    "where somebody keeps those of the pool",
+    () =>
+      Effect.gen(function*() {
+        const stops = yield* makeStops
+        const { health, jobs, sql } = yield* working(yield* databaseUrl, 1)
+        yield* Effect.forkScoped(sql.withTransaction(Effect.andThen(sql`select 1`, stops.stop("keeps it"))))
+        yield* stops.arrived("keeps it")
+        const id = yield* jobs.submit({ type: "needs one" })
+        const troubled = yield* untilReason(health, "waited for a connection")
+        assert.deepInclude(troubled, { state: "troubled", isReady: false, isLive: true, owned: 1 })
+        assert.match(String(troubled?.reasons), /Raise maxConnections.*lower the concurrency/)
+        yield* stops.releaseAll
+        yield* jobs.await(id)
+        assert.deepInclude(yield* health.status, { state: "running", isReady: true })
+        yield* untilState(health, "running")
+      }).pipe(Effect.scoped, quiet, Effect.provide(TestDatabase.layerDatabase)),
+    60_000
+  )
+
+  it.live(
+    "where the server has none left",
+    () =>
+      Effect.gen(function*() {
+        const server = yield* TestServer
+        const { health, jobs, sql } = yield* working(server.url, 2)
+        yield* jobs.await(yield* jobs.submit({ type: "needs one" }))
+        const crowd = yield* Scope.make()
+        yield* PgConnection.make({ url: Redacted.make(server.url) }).pipe(
+          Scope.provide(crowd),
+          Effect.forever,
+          Effect.flip
+        )
+        // The pool has one connection, and is refused a second.
+        const keeping = yield* sql.reserve
+        const id = yield* jobs.submit({ type: "needs one" })
+        const troubled = yield* untilReason(health, "too many clients")
+        assert.deepInclude(troubled, { state: "troubled", isReady: false, isLive: true, owned: 1 })
+        assert.match(String(troubled?.reasons), /max_connections/)
+        assert.strictEqual((yield* jobs.status(id)).attempts, 0)
+        yield* keeping.executeUnprepared("select 1", [], undefined)
+        yield* Scope.close(crowd, Exit.void)
+        yield* jobs.await(id)
+        assert.strictEqual((yield* jobs.status(id)).attempts, 1)
+        yield* untilState(health, "running")
+      }).pipe(Effect.scoped, quiet, Effect.provide(TestServer.layerWith({ max_connections: "30" }))),
+    60_000
+  )
+})
+
 describe("what the signs of a process mean", () => {
   const signs: Signs = {
     kind: "single",
@@ -98,8 +178,10 @@ describe("what the signs of a process mean", () => {
     sinceStartMs: 60_000,
     sinceWatchMs: 1_000,
     owned: 2,
-    declared: 2
+    declared: 2,
+    shortage: noShortage
   }
+  const refused = { forMs: 5_000, because: "too many clients" }
   const cases: ReadonlyArray<readonly [string, Partial<Signs>, Health.State, boolean]> = [
     ["a worker that owns its queues", {}, "running", true],
     ["one that has not asked the database", { isAnswering: undefined }, "starting", false],
@@ -110,6 +192,21 @@ describe("what the signs of a process mean", () => {
     ["one runner of many, with nothing to own", { kind: "cluster", owned: 0, hasOwned: false }, "running", true],
     ["a runner that owns a part", { kind: "cluster", owned: 1 }, "running", true],
     ["a process that only submits", { kind: "client", owned: 0, hasOwned: false, sinceStartMs: 0 }, "running", true],
+    ["one whose handlers wait for connections", { shortage: { ...noShortage, waitedMs: 5_000 } }, "troubled", false],
+    ["one whose handlers take turns", { shortage: { ...noShortage, waitedMs: 4_999 } }, "running", true],
+    ["one that is refused further connections", { shortage: { ...noShortage, refused } }, "troubled", false],
+    [
+      "one that was refused a connection for a moment",
+      { shortage: { ...noShortage, refused: { ...refused, forMs: 4_999 } } },
+      "running",
+      true
+    ],
+    [
+      "a runner with nothing to own, beside others that wait",
+      { kind: "cluster", owned: 0, shortage: { waitedMs: 60_000, refused } },
+      "running",
+      true
+    ],
     ["one that leaves while the database is away", { isDraining: true, isAnswering: false }, "draining", false]
   ]
   for (const [who, some, state, isReady] of cases) {

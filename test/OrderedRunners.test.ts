@@ -59,20 +59,19 @@ describe("the order of keys", () => {
       const client = yield* Layer.build(JobRuntime.layerClient({ queues: [Lines] }))
       const { submit } = Context.get(client, Jobs.Jobs)
       const lines = Array.from({ length: 10 }, (_, index) => `line ${index}`)
-      const ids: Array<JobId> = []
+      const batches: Array<ReadonlyArray<JobId>> = []
       let n = 0
-      const load = Effect.suspend(() => {
+      // A few jobs of each line are always on their way: how many come goes by how many end.
+      const load = Effect.gen(function*() {
         n++
-        return submit(lines.map((line) => Next.request({ line, n })))
-      }).pipe(
-        Effect.tap(({ jobIds }) => Effect.sync(() => ids.push(...jobIds))),
-        Effect.andThen(Effect.sleep("20 millis")),
-        Effect.forever
-      )
+        const { jobIds } = yield* submit(lines.map((line) => Next.request({ line, n })))
+        batches.push(jobIds)
+        yield* untilFinal(sql, batches.at(-4) ?? [])
+      }).pipe(Effect.forever)
       const loading = yield* Effect.forkScoped(load)
       const untilMore = Effect.suspend(() => {
         const enough = n + 40
-        return until(Effect.sync(() => n >= enough))
+        return Effect.raceFirst(until(Effect.sync(() => n >= enough)), Fiber.join(loading))
       })
       const first = yield* runner
       yield* untilMore
@@ -83,6 +82,7 @@ describe("the order of keys", () => {
       const third = yield* runner
       yield* untilMore
       yield* Fiber.interrupt(loading)
+      const ids = batches.flat()
       yield* untilFinal(sql, ids)
       yield* second.stop
       yield* third.stop

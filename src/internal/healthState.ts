@@ -2,11 +2,12 @@
  * What a process's signs of life mean: pure, the one place that decides between the states of `Health`.
  */
 import * as Schema from "effect/Schema"
+import type { Shortage } from "../JobStore.ts"
 
 /**
  * `starting`: not known yet whether it can work. `running`: it runs jobs, or submits them where it only does that. `standby`: another process
  * owns the queues, this one takes over when that is gone. `draining`: it finishes what it runs and starts nothing more. `troubled`: the
- * database does not answer; nothing is lost, and it goes on by itself.
+ * database does not answer, or handlers get no connection to it; nothing is lost, and it goes on by itself.
  */
 export const State = Schema.Literals(["starting", "running", "standby", "draining", "troubled"])
 
@@ -46,19 +47,39 @@ export interface Signs {
   readonly sinceWatchMs: number
   readonly owned: number
   readonly declared: number
+  readonly shortage: Shortage
 }
 
 /** By then whoever can have partitions has some: what is left stands by, or is one runner of many. */
 const settledMs = 5_000
+/** Handlers that wait for a connection so long are not merely taking turns. */
+const shortMs = 5_000
 /** A watch asks every two seconds and waits as long for an answer. So late it is stuck, and with it everything else. */
 const stuckMs = 30_000
+
+/** Why handlers get no connection, and what to do. Without figures that change: whoever follows the status would be told of each. */
+const shortageOf = ({ refused, waitedMs }: Shortage): string | undefined => {
+  if (refused !== undefined && refused.forMs >= shortMs) {
+    return `the server refuses handlers further connections (${refused.because}): jobs wait, and go on when it has some again. Raise ` +
+      "its max_connections, or lower maxConnections of the processes that use it"
+  }
+  if (waitedMs < shortMs) return undefined
+  return `handlers have waited for a connection for more than ${
+    shortMs / 1_000
+  } seconds: jobs wait, and go on when there is one. Raise ` +
+    "maxConnections of the pool, lower the concurrency of the queues, or find out who keeps its connections"
+}
 
 const stateOf = (signs: Signs): readonly [Status["state"], ReadonlyArray<string>] => {
   const { declared, hasOwned, isAnswering, isDraining, kind, owned, sinceStartMs } = signs
   if (isDraining) return ["draining", ["it was told to leave: running jobs end, nothing more is started"]]
   if (isAnswering === undefined) return ["starting", ["the database has not been asked yet"]]
   if (!isAnswering) return ["troubled", ["the database does not answer: jobs wait, and go on when it does"]]
-  if (kind === "client" || owned > 0) return ["running", []]
+  if (kind === "client") return ["running", []]
+  if (owned > 0) {
+    const shortage = shortageOf(signs.shortage)
+    return shortage === undefined ? ["running", []] : ["troubled", [shortage]]
+  }
   if (!hasOwned && sinceStartMs < settledMs) return ["starting", [`it owns none of ${declared} partitions yet`]]
   return kind === "single"
     ? ["standby", ["another process owns the queues, or their locks are being acquired: it takes over when it can"]]

@@ -3,6 +3,7 @@
  * that happens and does what it is told by messages. The definitions and tables are the tests' too.
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
+import { PgClient } from "@effect/sql-pg/PgClient"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Latch from "effect/Latch"
@@ -14,6 +15,7 @@ import * as Job from "../../src/Job.ts"
 import * as JobQueue from "../../src/JobQueue.ts"
 import * as JobRuntime from "../../src/JobRuntime.ts"
 import * as Jobs from "../../src/Jobs.ts"
+import * as Migrations from "../../src/Migrations.ts"
 import * as Postgres from "../../src/Postgres.ts"
 import * as RetryPolicy from "../../src/RetryPolicy.ts"
 
@@ -27,13 +29,17 @@ export const WorkerOptions = Schema.Struct({
   /** Of the queue. */
   concurrency: Schema.Int,
   partitions: Schema.optionalKey(Schema.Int),
-  graceMs: Schema.Int
+  graceMs: Schema.Int,
+  /** Of the code: the next one also has a handler for `Fresh`, and a step of the schema that this one does not know. */
+  version: Schema.optionalKey(Schema.Literal("next"))
 })
 export type WorkerOptions = typeof WorkerOptions.Type
 
 /** What a worker says. */
 export const Said = Schema.Union([
   Schema.Struct({ say: Schema.Literal("ready") }),
+  /** It cannot start on this schema. */
+  Schema.Struct({ say: Schema.Literal("unserved"), reason: Schema.String, message: Schema.String }),
   /** A handler runs; `beside`: so many others in this process. */
   Schema.Struct({ say: Schema.Literal("started"), jobId: Schema.String, attempt: Schema.Int, beside: Schema.Int }),
   /** A handler has written its row and waits for `go`. */
@@ -86,6 +92,43 @@ export class Outside extends Job.make("Outside", { queue: Work, retry, transacti
 
 /** Sends no statement: how it ended is written with whatever ends at the same time. */
 export class Idle extends Job.make("Idle", { queue: Work, retry }) {}
+
+/** What only the next version of the code has a handler for: writes one row and returns. */
+export class Fresh extends Job.make("Fresh", { success: Schema.Int, queue: Work, retry }) {}
+
+/** A step that the next version of the code brings, for tables that are written to all the time; this one goes on beside it. */
+export const expand: Migrations.Migration = {
+  number: Migrations.migrations.length + 1,
+  name: "expand",
+  servesFrom: Migrations.codeVersion,
+  statements: [
+    "alter table {schema}.jobs add note text",
+    "alter table {schema}.dead_letters add note text",
+    "create table {schema}.notes (job_id uuid primary key, note text not null)"
+  ]
+}
+
+/** The step after that, once this version is gone: it serves only the next one. */
+export const contract: Migrations.Migration = {
+  number: expand.number + 1,
+  name: "contract",
+  servesFrom: Migrations.codeVersion + 1,
+  statements: ["alter table {schema}.jobs alter note set default ''"]
+}
+
+/** Brings the schema to what the next version of the code wants, as its start does. */
+export const migrateToNext = (...steps: ReadonlyArray<Migrations.Migration>) =>
+  Effect.gen(function*() {
+    const sql = yield* Postgres.makePool(yield* PgClient, {
+      maxConnections: 1,
+      startupParameters: { lock_timeout: "5s" }
+    })
+    return yield* Migrations.run(sql, {
+      schema: "millrace",
+      migrations: [...Migrations.migrations, ...steps],
+      codeVersion: Migrations.codeVersion + 1
+    })
+  }).pipe(Effect.scoped)
 
 /** `rows` is where handlers write: nothing forbids a second row of the same job. A row with `hold` stops its transaction inside COMMIT. */
 export const tables = [
@@ -168,6 +211,12 @@ const handlers = Layer.mergeAll(
   )
 ).pipe(Layer.provide(Resource.layer))
 
+/** What the next version of the code brings. */
+const next = {
+  handlers: Layer.merge(handlers, Fresh.toLayer(() => write())),
+  schema: Layer.effectDiscard(migrateToNext(expand))
+}
+
 const submitMany = (jobs: Jobs.Jobs["Service"], count: number) =>
   count === 1
     ? Effect.map(jobs.submit(Write.request({})), (jobId) => [jobId])
@@ -196,8 +245,14 @@ const program = (options: WorkerOptions) => {
   const database = Postgres.layer({ url: options.url, maxConnections: options.concurrency + 5 })
   if (options.role === "runner") {
     const runtime = JobRuntime.layerCluster({ ...declared, host: "127.0.0.1", port: options.port ?? 0 })
+    const version = options.version === "next" ? next : { handlers, schema: Layer.empty }
     return Effect.andThen(listen, JobRuntime.run).pipe(
-      Effect.provide(handlers.pipe(Layer.provideMerge(runtime), Layer.provideMerge(database)))
+      Effect.provide(version.handlers.pipe(
+        Layer.provideMerge(runtime),
+        Layer.provide(version.schema),
+        Layer.provideMerge(database)
+      )),
+      Effect.tapErrorTag("MigrationError", ({ message, reason }) => say({ say: "unserved", reason, message }))
     )
   }
   if (options.role === "worker") {

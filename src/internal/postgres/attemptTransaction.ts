@@ -12,12 +12,15 @@ import type { Connection } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"
 import { AttemptConnection } from "./AttemptConnection.ts"
 import { beginStatement, LazyConnection } from "./LazyConnection.ts"
+import type { Lending } from "./lending.ts"
 import { NestedConnection } from "./NestedConnection.ts"
 
 /** What opens transactions of one client by hand. */
 export interface Transactions {
   /** Where their sessions come from. */
   readonly pool: PgPool
+  /** How it is to get one of these. */
+  readonly lending: Lending
   /** One over the services of an attempt: the services with it among them. Sends nothing. Ends with `commitAndTell` or `rollBack`. */
   readonly open: <R>(services: Context.Context<R>) => readonly [AttemptConnection, Context.Context<R>]
   /** The services with this one among them. */
@@ -54,7 +57,7 @@ export const commit = (connection: Connection): Effect.Effect<void, SqlError> =>
     : Effect.die("commit on a connection that is not a transaction's")
 
 /** Gives `client` what transactions opened by hand need of it: its `withTransaction` and `afterCommit` know of them from here on. */
-export const install = <Client extends SqlClient>(client: Client, pool: PgPool): Client => {
+export const install = <Client extends SqlClient>(client: Client, pool: PgPool, lending: Lending): Client => {
   const { afterCommit, transactionService, withTransaction } = client
   const current = (context: Context.Context<never>): Connection | undefined =>
     Context.getOrUndefined(context, transactionService)?.[0]
@@ -118,6 +121,6 @@ export const install = <Client extends SqlClient>(client: Client, pool: PgPool):
   }
 
   const own = Object.assign(client, { withTransaction: nested, afterCommit: afterOwnCommit })
-  known.set(own, { pool, open, enter })
+  known.set(own, { pool, lending, open, enter })
   return own
 }

@@ -17,6 +17,7 @@ import * as AttemptTransaction from "./attemptTransaction.ts"
 import * as SessionConnection from "./connection.ts"
 import { rollbackStatement } from "./ending.ts"
 import { beginStatement } from "./LazyConnection.ts"
+import { Lending, watched } from "./lending.ts"
 
 const json = Statement.custom<PgClient.PgCustom>("PgJson")
 
@@ -29,9 +30,11 @@ export const makePool = (config: PgClient.PgPoolConfig): Effect.Effect<PgPool.Pg
 
 /** The client over `pool`. `config` is what others open further pools with. */
 export const make = Effect.fnUntraced(function*(
-  pool: PgPool.PgPool,
+  lent: PgPool.PgPool,
   config: PgClient.PgPoolConfig
 ): Effect.fn.Return<PgClient.PgClient, never, Reactivity> {
+  const lending = new Lending()
+  const pool = { ...lent, ...watched(lent, lending) }
   const pinned: Effect.Effect<Connection, SqlError, Scope.Scope> = Effect.map(pool.reserve, SessionConnection.make)
   const client = yield* SqlClient.make({
     driver: "pg",
@@ -74,6 +77,7 @@ export const make = Effect.fnUntraced(function*(
           Effect.asVoid
         )
     }),
-    pool
+    pool,
+    lending
   )
 })

@@ -16,6 +16,7 @@ import type { JobId } from "../../JobId.ts"
 import { outcomeCodes } from "../../JobState.ts"
 import type { Finish, JobStore, Owner, StoreError, Transacted } from "../../JobStore.ts"
 import type { AttemptConnection } from "../postgres/AttemptConnection.ts"
+import type { Lending } from "../postgres/lending.ts"
 import { type Database, isMissingDay, messageOf, toStoreError } from "./database.ts"
 import type { Foresee } from "./retention.ts"
 import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
@@ -83,10 +84,10 @@ export const conclude = (error: SqlError, isCommitting: boolean): Effect.Effect<
 export type Transact = JobStore["Service"]["transact"]
 
 /** See {@link JobStore.transact}. */
-export const transact = (schema: string, client: SqlClient, foresee: Foresee): Transact => {
+export const transact = (schema: string, client: SqlClient, foresee: Foresee, lending: Lending): Transact => {
   const transactions = transactionsOf(client)
   return transactions === undefined
-    ? transactEagerly(schema, client, foresee)
+    ? transactEagerly(schema, client, foresee, lending)
     : transactLazily(schema, transactions, foresee)
 }
 
@@ -147,8 +148,8 @@ const transactLazily = (schema: string, { open }: Transactions, foresee: Foresee
     )
 }
 
-/** In `withTransaction` of somebody else's client. */
-const transactEagerly = (schema: string, client: SqlClient, foresee: Foresee): Transact => {
+/** In `withTransaction` of somebody else's client, which says only by running it that it has got a connection (`lending`). */
+const transactEagerly = (schema: string, client: SqlClient, foresee: Foresee, lending: Lending): Transact => {
   const sql = settleSql(schema)
 
   const end = (owner: Owner, { now, settlement }: Completion): Effect.Effect<Transacted, SqlError> =>
@@ -175,9 +176,16 @@ const transactEagerly = (schema: string, client: SqlClient, foresee: Foresee): T
           handlerFailure = exit.cause
           broken = by
         }))
+      const wait = lending.begin()
       const ended = Effect.tap(
-        Effect.flatMap(handled, (completion) =>
-          end(owner, completion)),
+        Effect.flatMap(
+          Effect.suspend(() => {
+            lending.served(wait)
+            return handled
+          }),
+          (completion) =>
+            end(owner, completion)
+        ),
         () => {
           isCommitting = true
           return Effect.void
@@ -187,7 +195,10 @@ const transactEagerly = (schema: string, client: SqlClient, foresee: Foresee): T
       const transacted = Effect.flatMap(References.TracerEnabled, (isTraced) =>
         Effect.withTracerEnabled(client.withTransaction(Effect.withTracerEnabled(ended, isTraced)), false))
       return Effect.catchCause(
-        transacted,
+        Effect.onExit(transacted, (exit) =>
+          Effect.sync(() =>
+            lending.ended(wait, exit)
+          )),
         (cause): Effect.Effect<Transacted, E | CommitFailed> => {
           if (handlerFailure !== undefined) {
             return broken === undefined
