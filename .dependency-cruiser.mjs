@@ -8,22 +8,25 @@
 /** A module belongs to the floor that names it. A floor may import itself and what is below. */
 const floors = [
   // 0 words: pure, no clock, no IO
-  modules(
-    "Job",
-    "JobId",
-    "JobState",
-    "JobStatus",
-    "JobHistory",
-    "JobError",
-    "JobEvent",
-    "JobQueue",
-    "Priority",
-    "RetryPolicy",
-    "RequestContext",
-    "Mailbox",
-    "CurrentJob",
-    "JobHandlers"
-  ),
+  [
+    ...modules(
+      "Job",
+      "JobId",
+      "JobState",
+      "JobStatus",
+      "JobHistory",
+      "JobError",
+      "JobEvent",
+      "JobQueue",
+      "Priority",
+      "RetryPolicy",
+      "RequestContext",
+      "Mailbox",
+      "CurrentJob",
+      "JobHandlers"
+    ),
+    "^src/internal/words/"
+  ],
   // 1 storage
   [
     ...modules("JobStore", "PgJobStore", "MemoryJobStore", "Migrations", "Postgres", "EmbeddedPostgres"),
