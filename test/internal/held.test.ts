@@ -9,7 +9,7 @@ import { intake } from "../../src/internal/memory/reading.ts"
 import { fenceKey, type Row, Tables } from "../../src/internal/memory/tables.ts"
 import type { JobId } from "../../src/JobId.ts"
 import { type Demand, type Intake, type Ready, type ReadyJob, tenantKey } from "../../src/JobStore.ts"
-import { newId } from "../utils/storeFixture.ts"
+import { newJob } from "../utils/storeFixture.ts"
 
 const owner = { queueId: 1, partition: 0, epoch: 1 }
 
@@ -41,19 +41,7 @@ const makeWorld = (capacity: number, atMost?: number) => {
     /** A submission draws its seq, but is not visible yet. */
     begin: (lane: number, tenant: number) => {
       uncommitted.push({
-        id: newId(),
-        queueId: 1,
-        partition: 0,
-        lane,
-        tenant: tenantKey(`t${tenant}`),
-        type: "T",
-        dueAt: undefined,
-        expiresAt: undefined,
-        dedupeKey: undefined,
-        key: undefined,
-        place: undefined,
-        payload: "null",
-        context: undefined,
+        ...newJob({ queueId: owner.queueId, lane, tenant: tenantKey(`t${tenant}`) }),
         state: "queued",
         seq: tables.nextSeq(),
         version: 0,
@@ -83,6 +71,12 @@ const makeWorld = (capacity: number, atMost?: number) => {
       if (wake === undefined) return
       wakes.splice(wakes.indexOf(wake), 1)
       held.told(wake)
+    },
+    /** A submission that is stored and told of. */
+    store: (lane: number, tenant: number) => {
+      world.begin(lane, tenant)
+      world.commit(uncommitted.length - 1, false)
+      world.deliver(wakes.length - 1)
     },
     /** A wake arrives with its job in hand: taken, if nothing is to be read before it. */
     give: (n: number) => {
@@ -296,9 +290,7 @@ describe("what the owner holds", () => {
   it("more tenants than one demand visits are all reached", () => {
     const world = makeWorld(1_000)
     for (let tenant = 0; tenant < 300; tenant++) {
-      world.begin(2, tenant)
-      world.commit(0, false)
-      world.deliver(0)
+      world.store(2, tenant)
     }
     assert.deepStrictEqual(world.drain(), [])
     assert.strictEqual(world.everTaken.size, 300)
@@ -307,9 +299,7 @@ describe("what the owner holds", () => {
   it("a tenant whose rows are all held does not hide the tenants after it", () => {
     const world = makeWorld(3)
     for (const tenant of [0, 0, 1]) {
-      world.begin(2, tenant)
-      world.commit(0, false)
-      world.deliver(0)
+      world.store(2, tenant)
     }
     world.ask()
     world.take()
@@ -321,9 +311,7 @@ describe("what the owner holds", () => {
 
   it("asks for nothing when everything is held, and again when something is told", () => {
     const world = makeWorld(10)
-    world.begin(1, 0)
-    world.commit(0, false)
-    world.deliver(0)
+    world.store(1, 0)
     while (world.ask()) world.take()
     assert.isUndefined(world.held.demand([10, 9, 10, 10]))
     world.begin(1, 0)
@@ -336,9 +324,7 @@ describe("what the owner holds", () => {
   it("more tenants than one answer names are read to their end, and then it asks for nothing", () => {
     const world = makeWorld(1_000)
     for (let tenant = 0; tenant < 200; tenant++) {
-      world.begin(2, tenant)
-      world.commit(0, false)
-      world.deliver(0)
+      world.store(2, tenant)
     }
     let turns = 0
     while (world.ask()) {
@@ -351,9 +337,7 @@ describe("what the owner holds", () => {
   it("a tenant that is told of while another's flood fills its lane is asked for, in the lane's reserve", () => {
     const world = makeWorld(10)
     for (let n = 0; n < 30; n++) {
-      world.begin(2, 0)
-      world.commit(0, false)
-      world.deliver(0)
+      world.store(2, 0)
     }
     while (world.ask()) world.take()
     world.begin(2, 1)
@@ -475,9 +459,7 @@ describe("what the owner holds", () => {
   it("forgets a job when its outcome is confirmed: nothing is left of a thousand", () => {
     const world = makeWorld(50)
     for (let n = 0; n < 1_000; n++) {
-      world.begin(n % 4, n % 7)
-      world.commit(0, false)
-      world.deliver(0)
+      world.store(n % 4, n % 7)
     }
     assert.deepStrictEqual(world.drain(), [])
     assert.strictEqual(world.held.size, 0)
