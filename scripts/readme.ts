@@ -10,6 +10,7 @@ import * as FileSystem from "effect/FileSystem"
 import * as Path from "effect/Path"
 import { fileURLToPath } from "node:url"
 import * as JobState from "../src/JobState.ts"
+import { written } from "./shared/written.ts"
 
 const root = fileURLToPath(new URL("..", import.meta.url))
 
@@ -92,17 +93,7 @@ const program = Effect.gen(function*() {
     { file: "README.md", text: withDiagram(readme) },
     { file: "src/README.md", text: yield* modulesPage }
   ]
-  for (const { file, text } of pages) {
-    const old = yield* Effect.orElseSucceed(fs.readFileString(join(root, file)), () => "")
-    if (old === text) continue
-    if (process.argv.includes("--check")) {
-      yield* Console.error(`${file} is not what npm run docs writes: run it and commit the result`)
-      process.exitCode = 1
-    } else {
-      yield* fs.writeFileString(join(root, file), text)
-      yield* Console.log(`wrote ${file}`)
-    }
-  }
+  for (const { file, text } of pages) yield* written(join(root, file), text, "npm run docs")
   const missing = yield* Effect.filter(
     linksOf(readme),
     (target) => Effect.map(fs.exists(join(root, target)), (exists) => !exists)

@@ -5,15 +5,14 @@
  * line before COMMIT leaves the job's row as it was, and none of the handler's writes.
  */
 import * as Cause from "effect/Cause"
-import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Option from "effect/Option"
 import * as References from "effect/References"
 import * as Tracer from "effect/Tracer"
 import { CurrentJob, type Service as CurrentJobService } from "./CurrentJob.ts"
+import * as AttemptSpan from "./internal/attemptSpan.ts"
 import * as Judgement from "./internal/judgement.ts"
 import * as JobError from "./JobError.ts"
 import type { Handler } from "./JobHandlers.ts"
@@ -169,18 +168,17 @@ const makeCommon = ({ services, store }: Environment, handler: Handler): Common 
   return {
     // A few are added to it for each attempt: not worth a copy of all the others.
     services: Context.makeUnsafe(merged.mapUnsafe, { maxDepth: 16 }),
-    isRecorded: !Context.get(merged, References.TracerEnabled) ||
-      Context.get(merged, Tracer.Tracer) !== Tracer.nativeTracer
+    isRecorded: AttemptSpan.isRecorded(merged)
   }
 }
 
 const attempt = (attempting: Attempting): Effect.Effect<Conclusion> =>
-  Effect.flatMap(spanOf(attempting), (span) => {
+  Effect.flatMap(AttemptSpan.begin(attempting), (span) => {
     attempting.span = span
     return Effect.flatMap(
       Effect.exit(Effect.setContext(handled(attempting), ownServices(attempting, span))),
       (exit) => {
-        endSpan(attempting, span, exit)
+        AttemptSpan.end(attempting, span, exit)
         return conclude(attempting, exit)
       }
     )
@@ -274,74 +272,14 @@ const ownServices = (
   )
 }
 
-/**
- * The attempt's span: a consumer span named by OpenTelemetry's messaging conventions, with a link to the submitting span in every case. It
- * is that span's child where the job was to start at once, and begins a trace of its own where it was scheduled. Where nobody records spans
- * it is made all the same, for its ids, but says nothing of itself.
- */
-const spanOf = ({ common, environment, job, origin }: Attempting): Effect.Effect<Tracer.Span> => {
-  const { scheduledFor, submitting } = origin
-  const name = `process ${environment.queue.name}`
-  const parent = submitting !== undefined && scheduledFor === undefined ? submitting : undefined
-  if (!common.isRecorded) {
-    return Effect.succeed(
-      new Tracer.NativeSpan({
-        name,
-        parent: Option.fromUndefinedOr(parent),
-        annotations: Context.empty(),
-        links: [],
-        startTime: 0n,
-        kind: "consumer",
-        sampled: parent?.sampled ?? true
-      })
-    )
-  }
-  return Effect.setContext(
-    Effect.makeSpan(name, {
-      kind: "consumer",
-      ...(parent === undefined ? { root: true } : { parent }),
-      links: submitting === undefined ? [] : [{ span: submitting, attributes: {} }],
-      attributes: {
-        "messaging.system": "millrace",
-        "messaging.operation.name": "process",
-        "messaging.operation.type": "process",
-        "messaging.destination.name": environment.queue.name,
-        "messaging.destination.partition.id": String(environment.owner.partition),
-        "messaging.message.id": job.id,
-        "millrace.job.type": job.type,
-        "millrace.job.attempt": job.attempt + 1,
-        ...(origin.tenantId === undefined ? {} : { "millrace.tenant.id": origin.tenantId })
-      }
-    }),
-    common.services
-  )
-}
-
-/** With `error.type` of the conventions where the attempt failed. An interruption is not a failure. */
-const endSpan = ({ common }: Attempting, span: Tracer.Span, exit: Exit.Exit<unknown, unknown>): void => {
-  if (!common.isRecorded) return
-  if (Exit.isFailure(exit) && !Cause.hasInterruptsOnly(exit.cause)) {
-    span.attribute("error.type", JobError.tagOf(Cause.squash(exit.cause)))
-  }
-  const isTimed = Context.get(common.services, References.TracerTimingEnabled)
-  span.end(isTimed ? Context.get(common.services, Clock.Clock).currentTimeNanosUnsafe() : 0n, exit)
-}
-
-const entryOf = (
-  { common, environment, job, span, startedAt }: Attempting,
-  endedAt: number
-): Omit<Attempt, "outcome"> => {
-  // The ids of a span that nobody records are Effect's own, and right.
-  const trace = span === undefined || !common.isRecorded ? span : RequestContext.traceOf(span)
-  return {
-    kind: "attempt",
-    attempt: job.attempt + 1,
-    startedAt,
-    endedAt,
-    runner: environment.position.runner,
-    ...(trace === undefined ? {} : { traceId: trace.traceId, spanId: trace.spanId })
-  }
-}
+const entryOf = (attempting: Attempting, endedAt: number): Omit<Attempt, "outcome"> => ({
+  kind: "attempt",
+  attempt: attempting.job.attempt + 1,
+  startedAt: attempting.startedAt,
+  endedAt,
+  runner: attempting.environment.position.runner,
+  ...AttemptSpan.idsOf(attempting, attempting.span)
+})
 
 const conclude = (attempting: Attempting, exit: Exit.Exit<Unbroken, unknown>): Effect.Effect<Conclusion> => {
   if (Exit.isFailure(exit)) {

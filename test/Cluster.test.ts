@@ -5,43 +5,23 @@
 import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Schedule from "effect/Schedule"
 import * as Server from "../src/internal/postgres/server.ts"
-import * as JobRuntime from "../src/JobRuntime.ts"
 import * as Jobs from "../src/Jobs.ts"
 import { fatesOf, rowsOf, startWorker, untilFinal, type Worker } from "./utils/child.ts"
-import { databaseUrl, TestDatabase } from "./utils/database.ts"
-import { Hold, queue, tables, Write } from "./utils/worker.ts"
+import { databaseUrl } from "./utils/database.ts"
+import { ownershipsOf } from "./utils/ownership.ts"
+import { submittingTo } from "./utils/submitting.ts"
+import { Hold, Write } from "./utils/worker.ts"
 
 const partitions = 8
 
-const queues = [queue(20, partitions)]
-
-/** A database with the handlers' tables, and a process that only submits: this one. */
-const submitting = JobRuntime.layerClient({ queues }).pipe(
-  Layer.provideMerge(
-    Layer.effectDiscard(Effect.flatMap(PgClient, (sql) => Effect.forEach(tables, (statement) => sql.unsafe(statement))))
-  ),
-  Layer.provideMerge(TestDatabase.layer)
-)
-
-interface Partition {
-  readonly partition: number
-  readonly owner: string | null
-  readonly epoch: number
-  readonly careful: boolean
-}
-
-const partitionsOf = (sql: PgClient) =>
-  sql<Partition>`
-    select partition::int, split_part(owner, '#', 1) as owner, epoch::int, careful from millrace.partitions join millrace.queues on id = queue_id
-    where name = 'work' order by partition`
+const submitting = submittingTo(partitions)
 
 /** Waits until all partitions are owned, by exactly these runners. */
 const untilOwnedBy = (sql: PgClient, ...runners: ReadonlyArray<Runner>) =>
-  Effect.repeat(partitionsOf(sql), {
+  Effect.repeat(ownershipsOf(sql), {
     until: (owned) =>
       owned.length === partitions &&
       new Set(owned.map(({ owner }) => owner)).size === runners.length &&
@@ -115,7 +95,7 @@ describe("runners of a cluster", () => {
         yield* untilOwnedBy(sql, first!, second)
         const pids = yield* assertOnce(yield* submitMany)
         assert.deepStrictEqual(pids, new Set([first!.pid, second.pid]))
-        assert.deepStrictEqual((yield* partitionsOf(sql)).filter(({ careful }) => careful), [])
+        assert.deepStrictEqual((yield* ownershipsOf(sql)).filter(({ careful }) => careful), [])
       }).pipe(Effect.scoped, Effect.provide(submitting)),
     60_000
   )
@@ -128,7 +108,7 @@ describe("runners of a cluster", () => {
         const [leaver, stayer] = yield* cluster(2)
         const { id, partition } = yield* holdIn(leaver!, [stayer!])
         yield* leaver!.signal("SIGTERM")
-        yield* partitionsOf(sql).pipe(Effect.repeat({
+        yield* ownershipsOf(sql).pipe(Effect.repeat({
           until: (owned) =>
             owned.every((one) => one.owner === (one.partition === partition ? leaver : stayer)!.address),
           schedule: Schedule.spaced("20 millis")
@@ -139,7 +119,7 @@ describe("runners of a cluster", () => {
         yield* leaver!.ended
         assert.deepStrictEqual([...yield* assertOnce([id])], [leaver!.pid])
         yield* untilOwnedBy(sql, stayer!)
-        assert.deepStrictEqual((yield* partitionsOf(sql)).filter(({ careful }) => careful), [])
+        assert.deepStrictEqual((yield* ownershipsOf(sql)).filter(({ careful }) => careful), [])
       }).pipe(Effect.scoped, Effect.provide(submitting)),
     60_000
   )

@@ -5,22 +5,15 @@
 import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
 import * as Schedule from "effect/Schedule"
-import * as JobRuntime from "../src/JobRuntime.ts"
 import * as Jobs from "../src/Jobs.ts"
 import { fatesOf, restartUntil, rowsOf, startWorker, untilFinal } from "./utils/child.ts"
-import { databaseUrl, TestDatabase } from "./utils/database.ts"
+import { databaseUrl } from "./utils/database.ts"
 import { holdLock, terminate, untilWaiting } from "./utils/holds.ts"
-import { batchSizes, Die, Hold, Idle, Outside, queue, tables, Write } from "./utils/worker.ts"
+import { submittingTo } from "./utils/submitting.ts"
+import { batchSizes, Die, Hold, Idle, Outside, Write } from "./utils/worker.ts"
 
-/** A database with the handlers' tables, and a process that only submits: this one. */
-const submitting = JobRuntime.layerClient({ queues: [queue(20)] }).pipe(
-  Layer.provideMerge(
-    Layer.effectDiscard(Effect.flatMap(PgClient, (sql) => Effect.forEach(tables, (statement) => sql.unsafe(statement))))
-  ),
-  Layer.provideMerge(TestDatabase.layer)
-)
+const submitting = submittingTo()
 
 /** A job behind these: once it has run, a worker has had every chance to run them too. */
 const runOneMore = Effect.gen(function*() {

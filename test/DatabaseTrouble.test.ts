@@ -10,6 +10,7 @@ import { connect, type Socket } from "node:net"
 import { fatesOf, untilFinal } from "./utils/child.ts"
 import { databaseUrl, TestDatabase, TestServer } from "./utils/database.ts"
 import { holdLock, untilWaiting } from "./utils/holds.ts"
+import { epochOf } from "./utils/ownership.ts"
 import { makeRecorder } from "./utils/recorder.ts"
 import { assertEachOnce, quiet, rowsOf, start, Turned, Write } from "./utils/trouble.ts"
 
@@ -236,12 +237,7 @@ describe("the sessions that hold the shard locks are closed by the server", () =
   it.live("running attempts are interrupted, a new epoch takes over, and nothing commits twice", () =>
     Effect.gen(function*() {
       const { jobs, nextTurn, sql } = yield* start(yield* databaseUrl)
-      const epoch = Effect.map(
-        sql<
-          { readonly epoch: number }
-        >`select epoch::int from millrace.partitions join millrace.queues on id = queue_id where name = 'work'`,
-        ([row]) => row?.epoch ?? 0
-      )
+      const epoch = epochOf(sql)
       const id = yield* jobs.submit(Turned.request(undefined))
       const first = yield* nextTurn
       const before = yield* epoch

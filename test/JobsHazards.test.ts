@@ -13,7 +13,7 @@ import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import * as CurrentJob from "../src/CurrentJob.ts"
 import * as CancelJob from "../src/internal/cancelJob.ts"
-import * as Submitter from "../src/internal/submitter.ts"
+import { failed } from "../src/internal/submitError.ts"
 import { JobNotFound, PartitionUnavailable, type SubmitError } from "../src/JobError.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import { JobId } from "../src/JobId.ts"
@@ -286,11 +286,11 @@ describe("hazards of Jobs, in a process that only submits", () => {
     }).pipe(Effect.scoped, Effect.provide(client)))
 })
 
-describe("Submitter.failed", () => {
+describe("what a failure of the store means to a submitter", () => {
   it("only what was sent and not answered is an unknown outcome", () => {
     const cause = new Error("the test's")
     const of = (reason: StoreError["reason"], isUncertain?: true) =>
-      Submitter.failed(
+      failed(
         new StoreError({ reason, operation: "submit", cause, ...(isUncertain === undefined ? {} : { isUncertain }) }),
         []
       ).reason._tag

@@ -5,11 +5,9 @@ import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
-import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as Job from "../src/Job.ts"
 import type { JobId } from "../src/JobId.ts"
@@ -19,6 +17,7 @@ import * as Jobs from "../src/Jobs.ts"
 import * as RetryPolicy from "../src/RetryPolicy.ts"
 import { untilFinal } from "./utils/child.ts"
 import { TestDatabase } from "./utils/database.ts"
+import { startProgram } from "./utils/programs.ts"
 import { until } from "./utils/runtime.ts"
 
 const Lines = JobQueue.make("lines", { concurrency: 12, partitions: 4, partitionBy: "key", ordered: true })
@@ -44,12 +43,12 @@ const NextLive = Next.toLayer(({ line, n }) =>
   }).pipe(Effect.catchTag("SqlError", Effect.fail))
 )
 
-const runner = Effect.gen(function*() {
-  const scope = yield* Scope.fork(yield* Effect.scope)
-  const runtime = JobRuntime.layerCluster({ queues: [Lines], host: "127.0.0.1", port: 0, gracePeriod: "5 seconds" })
-  const context = yield* Layer.buildWithScope(Layer.fresh(NextLive.pipe(Layer.provideMerge(runtime))), scope)
-  return { jobs: Context.get(context, Jobs.Jobs), stop: Scope.close(scope, Exit.void) }
-})
+const runner = startProgram(
+  Layer.provideMerge(
+    NextLive,
+    JobRuntime.layerCluster({ queues: [Lines], host: "127.0.0.1", port: 0, gracePeriod: "5 seconds" })
+  )
+)
 
 describe("the order of keys", () => {
   it.live("is kept while runners join and leave, and attempts fail", () =>

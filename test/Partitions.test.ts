@@ -5,11 +5,9 @@ import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
-import * as Scope from "effect/Scope"
 import { CurrentJob } from "../src/CurrentJob.ts"
 import * as Job from "../src/Job.ts"
 import { LayoutError, QueueNotEmpty } from "../src/JobError.ts"
@@ -21,6 +19,8 @@ import * as Jobs from "../src/Jobs.ts"
 import { JobStore } from "../src/JobStore.ts"
 import { untilFinal } from "./utils/child.ts"
 import { TestDatabase } from "./utils/database.ts"
+import { ownershipsOf } from "./utils/ownership.ts"
+import { startProgram } from "./utils/programs.ts"
 import { layerRuntime, makeStops, until } from "./utils/runtime.ts"
 
 const divided = (partitions: number) => JobQueue.make("divided", { concurrency: 8, partitions })
@@ -37,18 +37,8 @@ const MarkLive = Mark.toLayer((n) =>
 
 /** A program with so many partitions, on the database in context. */
 const program = (partitions: number) =>
-  Effect.gen(function*() {
-    const scope = yield* Scope.fork(yield* Effect.scope)
-    const runtime = JobRuntime.layer({ queues: [divided(partitions)], gracePeriod: "5 seconds" })
-    const context = yield* Layer.buildWithScope(Layer.fresh(MarkLive.pipe(Layer.provideMerge(runtime))), scope)
-    return { context, jobs: Context.get(context, Jobs.Jobs), stop: Scope.close(scope, Exit.void) }
-  })
-
-const ownedPartitions = (sql: PgClient) =>
-  Effect.map(
-    sql<{ readonly partition: number }>`
-      select partition from millrace.partitions join millrace.queues on id = queue_id where name = 'divided' order by 1`,
-    (rows) => rows.map(({ partition }) => partition)
+  startProgram(
+    Layer.provideMerge(MarkLive, JobRuntime.layer({ queues: [divided(partitions)], gracePeriod: "5 seconds" }))
   )
 
 describe("the number of partitions", () => {
@@ -72,7 +62,7 @@ describe("the number of partitions", () => {
           const enough = batches.length + 10
           return Effect.raceFirst(until(Effect.sync(() => batches.length >= enough)), Fiber.join(loading))
         })
-        yield* until(Effect.map(ownedPartitions(sql), (all) => all.length === 4))
+        yield* until(Effect.map(ownershipsOf(sql, "divided"), (all) => all.length === 4))
 
         // Another version of the code: the first one lives on, owns everything, and must hear of it.
         const second = yield* program(2)
@@ -84,7 +74,7 @@ describe("the number of partitions", () => {
 
         const third = yield* program(6)
         jobs = third.jobs
-        yield* until(Effect.map(ownedPartitions(sql), (all) => all.length === 6))
+        yield* until(Effect.map(ownershipsOf(sql, "divided"), (all) => all.length === 6))
         yield* untilMore
         yield* second.stop
         yield* untilMore

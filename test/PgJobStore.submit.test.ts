@@ -10,6 +10,7 @@ import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
 import * as Database from "../src/internal/sql/database.ts"
 import * as Submit from "../src/internal/sql/submit.ts"
+import { makeStatements } from "../src/internal/sql/submitStatements.ts"
 import { type NewJob, StoreError, tenantKey } from "../src/JobStore.ts"
 import * as PgJobStore from "../src/PgJobStore.ts"
 import * as Postgres from "../src/Postgres.ts"
@@ -90,7 +91,7 @@ layer(store, { excludeTestServices: true, timeout: "60 seconds" })("PgJobStore.s
         yield* submit(job({ dedupeKey: "held" }))
         const db = Database.make(yield* Postgres.makePool(client), "millrace")
         const lost = new StoreError({ reason: "Refused", operation: "submit", cause: new Error("lost") })
-        const { existing } = Submit.makeStatements("millrace")
+        const { existing } = makeStatements("millrace")
         const run: Database.Run = (operation, sql, parameters) =>
           sql === existing ? Effect.fail(lost) : db.run(operation, sql, parameters)
         const failing = Submit.make({ ...db, run }, client, 100)

@@ -18,7 +18,7 @@ import { depth, find } from "../src/internal/sql/query.ts"
 import { int4 } from "../src/internal/sql/rows.ts"
 import { nextDue, promote } from "../src/internal/sql/schedule.ts"
 import { settle } from "../src/internal/sql/settle.ts"
-import * as Submit from "../src/internal/sql/submit.ts"
+import * as SubmitStatements from "../src/internal/sql/submitStatements.ts"
 import { countCrashes, handOver, noteDone, noteRunning } from "../src/internal/sql/takeOver.ts"
 import { refence, settleParameters, settleSql } from "../src/internal/sql/transact.ts"
 import { JobId } from "../src/JobId.ts"
@@ -327,19 +327,29 @@ for (const statistics of ["empty", "full"] as const) {
         const submitted = keyed(500)
         it.effect("a keyed batch asks for its keys' holders by key", () =>
           Effect.gen(function*() {
-            const statements = Submit.makeStatements("millrace")
-            check(yield* plansOf((db) => db.run("submit", statements.existing, Submit.existingParameters(submitted))), [
-              "jobs_dedupe"
-            ], 500)
-            check(yield* plansOf((db) => db.run("submit", statements.known, Submit.knownParameters(submitted))), [
-              "jobs_pkey",
-              "dead_letters_pkey"
-            ], 0)
+            const statements = SubmitStatements.makeStatements("millrace")
+            check(
+              yield* plansOf((db) =>
+                db.run("submit", statements.existing, SubmitStatements.existingParameters(submitted))
+              ),
+              [
+                "jobs_dedupe"
+              ],
+              500
+            )
+            check(
+              yield* plansOf((db) => db.run("submit", statements.known, SubmitStatements.knownParameters(submitted))),
+              [
+                "jobs_pkey",
+                "dead_letters_pkey"
+              ],
+              0
+            )
           }))
 
         it.effect("jobs of tenants and keys are placed by the count of their queue, which is one row", () =>
           Effect.gen(function*() {
-            const statements = Submit.makeStatements("millrace")
+            const statements = SubmitStatements.makeStatements("millrace")
             const placed = Array.from(
               { length: 50 },
               (_, index) => newJob({ id: idOf(800_000 + index), queueId: 1, key: `k${index}`, place: index })
@@ -352,10 +362,10 @@ for (const statistics of ["empty", "full"] as const) {
         it.effect("and does so in a caller's transaction, on a session with settings of its own", () =>
           Effect.gen(function*() {
             const { client } = yield* Setup
-            const { existing } = Submit.makeStatements("millrace")
+            const { existing } = SubmitStatements.makeStatements("millrace")
             const [row] = yield* client.unsafe<Explained>(
               `explain (analyze, timing off, summary off, format json) ${existing}`,
-              Submit.existingParameters(keyed(20))
+              SubmitStatements.existingParameters(keyed(20))
             ).unprepared
             const nodes = nodesOf(row!["QUERY PLAN"][0]!.Plan)
             assert.isFalse(

@@ -19,6 +19,7 @@ import * as JobQueue from "../src/JobQueue.ts"
 import * as JobRuntime from "../src/JobRuntime.ts"
 import * as Jobs from "../src/Jobs.ts"
 import { TestDatabase } from "./utils/database.ts"
+import { ownershipsOf } from "./utils/ownership.ts"
 import { until } from "./utils/runtime.ts"
 
 /** Where a partition goes depends on a runner's port: with so many each runner has some. */
@@ -46,14 +47,10 @@ const endless = { type: "endless", payload: null, queue: Work }
 /** How many runners own partitions of a queue, once all of them are owned. */
 const ownersOf = (queue: JobQueue.JobQueue) =>
   Effect.flatMap(PgClient, (sql) =>
-    Effect.map(
-      sql<{ readonly owner: string | null }>`
-        select owner from millrace.partitions join millrace.queues on id = queue_id where name = ${queue.name}`,
-      (rows) => {
-        const owners = new Set(rows.map(({ owner }) => owner))
-        return rows.length === queue.partitions && !owners.has(null) ? owners.size : 0
-      }
-    ))
+    Effect.map(ownershipsOf(sql, queue.name), (all) => {
+      const owners = new Set(all.map(({ owner }) => owner))
+      return all.length === queue.partitions && !owners.has(null) ? owners.size : 0
+    }))
 
 const untilOwners = (queue: JobQueue.JobQueue, count: number) =>
   until(Effect.map(ownersOf(queue), (owners) => owners === count))

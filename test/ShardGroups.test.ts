@@ -5,19 +5,18 @@ import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
-import * as Scope from "effect/Scope"
 import { LayoutError, ShardsDiffer } from "../src/JobError.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import * as JobQueue from "../src/JobQueue.ts"
 import * as JobRuntime from "../src/JobRuntime.ts"
-import * as Jobs from "../src/Jobs.ts"
 import { JobStore } from "../src/JobStore.ts"
 import { untilFinal } from "./utils/child.ts"
 import { TestDatabase } from "./utils/database.ts"
+import { ownershipsOf } from "./utils/ownership.ts"
+import { startProgram } from "./utils/programs.ts"
 
 const Pictures = JobQueue.make("pictures", { partitions: 4, group: "gpu" })
 const Letters = JobQueue.make("letters", { partitions: 4 })
@@ -26,23 +25,19 @@ const queues = [Pictures, Letters]
 /** A runner of this process that runs every job by noting its own name. */
 const runner = (name: string, options: JobRuntime.ClusterOptions = {}) =>
   Effect.gen(function*() {
-    const scope = yield* Scope.fork(yield* Effect.scope)
     const ran: Array<string> = []
     const runtime = JobRuntime.layerCluster({ queues, host: "127.0.0.1", port: 0, gracePeriod: 0, ...options })
     const handlers = Layer.effectDiscard(
       JobHandlers.register("note", () => Effect.sync(() => void ran.push(name)), { transaction: "none" })
     )
-    const context = yield* Layer.buildWithScope(Layer.fresh(Layer.provideMerge(handlers, runtime)), scope)
-    return { context, ran, jobs: Context.get(context, Jobs.Jobs), stop: Scope.close(scope, Exit.void) }
+    return { ...yield* startProgram(Layer.provideMerge(handlers, runtime)), ran }
   })
 
 /** Which partitions of a queue have an owner. */
 const owned = (sql: PgClient, queue: JobQueue.JobQueue) =>
   Effect.map(
-    sql<{ readonly partition: number }>`
-      select partition from millrace.partitions join millrace.queues on id = queue_id
-      where name = ${queue.name} and owner is not null order by 1`,
-    (rows) => rows.map(({ partition }) => partition)
+    ownershipsOf(sql, queue.name),
+    (all) => all.filter(({ owner }) => owner !== null).map(({ partition }) => partition)
   )
 
 const untilOwned = (sql: PgClient, queue: JobQueue.JobQueue) =>

@@ -15,23 +15,12 @@ import * as JobRuntime from "../src/JobRuntime.ts"
 import * as Jobs from "../src/Jobs.ts"
 import * as RequestContext from "../src/RequestContext.ts"
 import { rowsOf, startWorker, untilFinal, type Worker } from "./utils/child.ts"
-import { databaseUrl, TestDatabase } from "./utils/database.ts"
-import { Hold, queue, tables, Write } from "./utils/worker.ts"
+import { databaseUrl } from "./utils/database.ts"
+import { epochOf, ownershipsOf } from "./utils/ownership.ts"
+import { submittingTo } from "./utils/submitting.ts"
+import { Hold, queue, Write } from "./utils/worker.ts"
 
-/** A database with the handlers' tables, and a process that only submits: this one. */
-const submitting = JobRuntime.layerClient({ queues: [queue(20)] }).pipe(
-  Layer.provideMerge(
-    Layer.effectDiscard(Effect.flatMap(PgClient, (sql) => Effect.forEach(tables, (statement) => sql.unsafe(statement))))
-  ),
-  Layer.provideMerge(TestDatabase.layer)
-)
-
-const epochOf = (sql: PgClient) =>
-  Effect.map(
-    sql<{ readonly epoch: number }>`
-      select epoch::int from millrace.partitions join millrace.queues on id = queue_id where name = 'work'`,
-    ([row]) => row?.epoch ?? 0
-  )
+const submitting = submittingTo()
 
 /** Waits until the queue has been taken over so many times. */
 const untilEpoch = (sql: PgClient, epoch: number) =>
@@ -110,10 +99,21 @@ describe("a second process on the same database", () => {
       yield* owner.ended
       const id = yield* jobs.submit(Write.request({}))
       assert.strictEqual(yield* jobs.await(id, Write), standby.pid)
-      const [row] =
-        yield* sql`select careful from millrace.partitions join millrace.queues on id = queue_id where name = 'work'`
-      assert.deepStrictEqual(row, { careful: false })
+      assert.deepInclude((yield* ownershipsOf(sql))[0], { careful: false })
     }).pipe(Effect.scoped, Effect.provide(submitting)))
+})
+
+/** The owner of a job that holds is stopped, and the one that stood by has begun the same job. */
+const superseded = Effect.gen(function*() {
+  const sql = yield* PgClient
+  const { owner, standby } = yield* two
+  const id = yield* Effect.flatMap(Jobs.Jobs, (jobs) => jobs.submit(Hold.request(undefined)))
+  yield* owner.until("holding", { jobId: id })
+  yield* owner.signal("SIGSTOP")
+  // The server would close it by itself after ten seconds without a refresh.
+  yield* sql`select pg_terminate_backend(pid, 5000) from unnest(${yield* lockSession(sql)}::int[]) as l(pid)`
+  yield* standby.until("holding", { jobId: id })
+  return { owner, standby, id }
 })
 
 describe("an owner that is stopped (SIGSTOP) and superseded", () => {
@@ -121,13 +121,7 @@ describe("an owner that is stopped (SIGSTOP) and superseded", () => {
     Effect.gen(function*() {
       const sql = yield* PgClient
       const jobs = yield* Jobs.Jobs
-      const { owner, standby } = yield* two
-      const id = yield* jobs.submit(Hold.request(undefined))
-      yield* owner.until("holding", { jobId: id })
-      yield* owner.signal("SIGSTOP")
-      // The server would close it by itself after ten seconds without a refresh.
-      yield* sql`select pg_terminate_backend(pid, 5000) from unnest(${yield* lockSession(sql)}::int[]) as l(pid)`
-      yield* standby.until("holding", { jobId: id })
+      const { id, owner, standby } = yield* superseded
       yield* standby.tell({ tell: "go", jobId: id })
       assert.strictEqual(yield* jobs.await(id, Hold), standby.pid)
 
@@ -148,12 +142,7 @@ describe("an owner that is stopped (SIGSTOP) and superseded", () => {
     Effect.gen(function*() {
       const sql = yield* PgClient
       const jobs = yield* Jobs.Jobs
-      const { owner, standby } = yield* two
-      const id = yield* jobs.submit(Hold.request(undefined))
-      yield* owner.until("holding", { jobId: id })
-      yield* owner.signal("SIGSTOP")
-      yield* sql`select pg_terminate_backend(pid, 5000) from unnest(${yield* lockSession(sql)}::int[]) as l(pid)`
-      yield* standby.until("holding", { jobId: id })
+      const { id, owner, standby } = yield* superseded
       yield* owner.signal("SIGCONT")
       yield* owner.until("interrupted", { jobId: id })
       yield* standby.tell({ tell: "go", jobId: id })

@@ -12,6 +12,3 @@ export class BenchError extends Schema.TaggedError<BenchError>()("BenchError", {
     return this.message
   }
 }
-
-/** Any failure's words. */
-export const messageOf = (cause: unknown): string => cause instanceof Error ? cause.message : String(cause)

@@ -7,7 +7,8 @@ import { spawn } from "node:child_process"
 import { once } from "node:events"
 import { connect, createServer } from "node:net"
 import { tmpdir } from "node:os"
-import { BenchError, messageOf } from "./BenchError.ts"
+import { messageOf } from "../shared/messageOf.ts"
+import { BenchError } from "./BenchError.ts"
 
 export interface Redis {
   readonly host: string

@@ -42,34 +42,30 @@ export const inProcess = <A, E, R>(
 ): Effect.Effect<A, E | BenchError, Exclude<R, Scope.Scope>> =>
   Effect.scoped(Effect.flatMap(WorkerProcess.start(adapter, worker), use))
 
+const open = Effect.fnUntraced(function*<A, E, R>(
+  worker: WorkerProcess.Worker,
+  connect: Connect,
+  use: (worker: WorkerProcess.Worker) => Effect.Effect<A, E, R>
+) {
+  yield* worker.call("open", connect)
+  const result = yield* use(worker)
+  yield* worker.call("close", undefined)
+  return result
+})
+
 /** The same, connected meanwhile. */
 export const connected = <A, E, R>(
   system: Registry.Entry,
   connect: Connect,
   use: (worker: WorkerProcess.Worker) => Effect.Effect<A, E, R>
-) =>
-  inProcess(system, (worker) =>
-    Effect.gen(function*() {
-      yield* worker.call("open", connect)
-      const result = yield* use(worker)
-      yield* worker.call("close", undefined)
-      return result
-    }))
+) => inProcess(system, (worker) => open(worker, connect, use))
 
 /** The same, on a database that has nothing of the system's yet. */
 export const prepared = <A, E, R>(
   system: Registry.Entry,
   connect: Connect,
   use: (worker: WorkerProcess.Worker) => Effect.Effect<A, E, R>
-) =>
-  inProcess(system, (worker) =>
-    Effect.gen(function*() {
-      yield* worker.call("prepare", connect)
-      yield* worker.call("open", connect)
-      const result = yield* use(worker)
-      yield* worker.call("close", undefined)
-      return result
-    }))
+) => inProcess(system, (worker) => Effect.andThen(worker.call("prepare", connect), open(worker, connect, use)))
 
 /** A fresh database, and an empty Redis. */
 export const fresh = Effect.fnUntraced(function*({ redis }: Turn, work: Work) {

@@ -2,17 +2,17 @@
  * The PostgreSQL that everything is measured on: an embedded one of the run's own with default durability, or the one of DATABASE_URL.
  * Each measurement has a database of its own on it.
  */
-import * as PgConnection from "@effect/sql-pg/PgConnection"
-import * as Config from "effect/Config"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
-import * as Redacted from "effect/Redacted"
 import type * as Scope from "effect/Scope"
 import { randomBytes } from "node:crypto"
 import { EmbeddedPostgres } from "../../src/index.ts"
-import { BenchError, messageOf } from "./BenchError.ts"
+import { givenDatabase } from "../shared/givenDatabase.ts"
+import { messageOf } from "../shared/messageOf.ts"
+import * as Session from "../shared/session.ts"
+import { BenchError } from "./BenchError.ts"
 
 export class Server extends Context.Service<Server, {
   readonly url: string
@@ -23,26 +23,15 @@ export class Server extends Context.Service<Server, {
 /** `DATABASE_URL` where it is set, or else a server that is gone afterwards. */
 export const layer = Layer.effect(Server)(
   Effect.gen(function*() {
-    const given = yield* Config.option(Config.Redacted("DATABASE_URL"))
-    if (Option.exists(given, (url) => Redacted.value(url) !== "")) {
-      return { url: Redacted.value(Option.getOrThrow(given)), dataDir: undefined }
-    }
+    const given = yield* givenDatabase
+    if (Option.isSome(given)) return { url: given.value, dataDir: undefined }
     const { dataDir, url } = yield* EmbeddedPostgres.make({ isTemporary: true })
     return { url, dataDir }
   }).pipe(Effect.mapError((error) => new BenchError({ message: messageOf(error) })))
 )
 
 /** Opens a session until the scope closes. */
-export const connect = (url: string) =>
-  PgConnection.make({ url: Redacted.make(url) }).pipe(
-    Effect.map((session) => ({
-      query: (sql: string, params: ReadonlyArray<unknown> = []) =>
-        session.queryValues(sql, params, false).pipe(
-          Effect.mapError((error) => new BenchError({ message: `${error.message}: ${sql.slice(0, 200)}` }))
-        )
-    })),
-    Effect.mapError((error) => new BenchError({ message: `PostgreSQL: ${error.message}` }))
-  )
+export const connect = (url: string) => Session.connect(url, (message) => new BenchError({ message }))
 
 /** Runs one statement on a session of its own. */
 export const query = (url: string, sql: string) =>

@@ -3,8 +3,9 @@
  */
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import { type ChildProcess, fork } from "node:child_process"
+import type { ChildProcess } from "node:child_process"
 import { fileURLToPath } from "node:url"
+import * as Child from "../shared/childProcess.ts"
 import { BenchError } from "./BenchError.ts"
 import type { Call, Calls, Reply, Request } from "./protocol.ts"
 
@@ -17,32 +18,12 @@ export interface Worker {
 
 const program = fileURLToPath(new URL("worker.ts", import.meta.url))
 
-const exited = (child: ChildProcess) =>
-  Effect.callback<void>((resume) => {
-    if (child.exitCode !== null || child.signalCode !== null) resume(Effect.void)
-    else child.once("exit", () => resume(Effect.void))
-  })
-
 /** Starts a process. What it prints goes to stderr: stdout is for results. */
 export const spawn = (
   script: string,
   args: ReadonlyArray<string>,
   environment: Readonly<Record<string, string>> = {}
-) =>
-  Effect.acquireRelease(
-    Effect.sync(() =>
-      fork(script, args, {
-        stdio: ["ignore", 2, 2, "ipc"],
-        serialization: "advanced",
-        env: { ...process.env, ...environment }
-      })
-    ),
-    (child) =>
-      Effect.suspend(() => {
-        child.kill("SIGKILL")
-        return exited(child)
-      })
-  )
+) => Child.start(script, args, { stdio: ["ignore", 2, 2, "ipc"], serialization: "advanced", env: environment })
 
 /** The next message of a child, whatever it is. A child that ends instead is an error. */
 export const nextMessage = (child: ChildProcess, what: string) =>
@@ -61,7 +42,7 @@ export const nextMessage = (child: ChildProcess, what: string) =>
     }
     child.on("message", onMessage)
     child.on("exit", onExit)
-    if (child.exitCode !== null || child.signalCode !== null) onExit(child.exitCode, child.signalCode)
+    if (Child.hasEnded(child)) onExit(child.exitCode, child.signalCode)
     return Effect.sync(end)
   })
 

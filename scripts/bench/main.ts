@@ -1,12 +1,11 @@
 /**
  * `npm run bench -- [scenario...]`: the command line.
  */
-import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
-import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Argument, Command, Flag } from "effect/cli"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import { atLeast, jsonLines, runCommand } from "../shared/commandLine.ts"
 import * as Bench from "./bench.ts"
 import { BenchError } from "./BenchError.ts"
 import { others } from "./Registry.ts"
@@ -32,31 +31,25 @@ const choose = <A extends { readonly name: string }>(
     )
 }
 
-const positive = (name: string) =>
-  Flag.filter((value: number) => value >= 1, (value) => `--${name}: 1 or more, got ${value}`)
-
 const command = Command.make("bench", {
   names: Argument.String("scenario").pipe(
     Argument.withDescription(`Of: ${namesOf(scenarios)}. All of them by default`),
     Argument.variadic()
   ),
-  json: Flag.Boolean("json").pipe(
-    Flag.withDescription("One object a line on stdout, instead of tables"),
-    Flag.withDefault(false)
-  ),
+  json: jsonLines,
   peers: Flag.String("peers").pipe(
     Flag.withDescription("What to measure beside Millrace, with commas; \"none\": nothing"),
     Flag.withDefault(others.map(({ name }) => name).join(","))
   ),
   jobs: Flag.Int("jobs").pipe(
     Flag.withDescription("Jobs of a drain, by default 100,000; the other scenarios' are in proportion"),
-    positive("jobs"),
+    atLeast(1, "jobs"),
     Flag.optional
   ),
-  rounds: Flag.Int("rounds").pipe(Flag.withDescription("By default 3"), positive("rounds"), Flag.optional),
+  rounds: Flag.Int("rounds").pipe(Flag.withDescription("By default 3"), atLeast(1, "rounds"), Flag.optional),
   seconds: Flag.Int("seconds").pipe(
     Flag.withDescription("How long the neighbour's load lasts, by default 300"),
-    positive("seconds"),
+    atLeast(1, "seconds"),
     Flag.optional
   ),
   quick: Flag.Boolean("quick").pipe(
@@ -88,8 +81,4 @@ const command = Command.make("bench", {
     Command.withDescription("How fast Millrace is on this machine, beside plain SQL and other job systems.")
   )
 
-command.pipe(
-  Command.run({ version: "0.1.0" }),
-  Effect.provide(NodeServices.layer),
-  NodeRuntime.runMain
-)
+runCommand(command)

@@ -1,14 +1,13 @@
 /**
  * `node scripts/bench/report.ts [results]`: the results of a run as a page's tables, between its markers, and as a picture.
  */
-import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
-import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Argument, Command, Flag } from "effect/cli"
 import * as Console from "effect/Console"
 import * as Effect from "effect/Effect"
 import * as FileSystem from "effect/FileSystem"
 import * as Path from "effect/Path"
 import { fileURLToPath } from "node:url"
+import { runCommand } from "../shared/commandLine.ts"
 import { BenchError } from "./BenchError.ts"
 import { page } from "./report/page.ts"
 import { picture } from "./report/picture.ts"
@@ -51,8 +50,4 @@ const command = Command.make("report", {
     Command.withDescription("Writes the results of a bench run into a page, and draws them.")
   )
 
-command.pipe(
-  Command.run({ version: "0.1.0" }),
-  Effect.provide(NodeServices.layer),
-  NodeRuntime.runMain
-)
+runCommand(command)

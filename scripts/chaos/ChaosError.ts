@@ -13,6 +13,3 @@ export class ChaosError extends Schema.TaggedError<ChaosError>()("ChaosError", {
     return this.message
   }
 }
-
-/** Any failure's words. */
-export const messageOf = (cause: unknown): string => cause instanceof Error ? cause.message : String(cause)

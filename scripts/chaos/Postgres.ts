@@ -1,15 +1,15 @@
 /**
  * The PostgreSQL of a run: a process of its own that is restarted on the same folder and port, in order or as after a power cut.
  */
-import * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as FileSystem from "effect/FileSystem"
 import * as Path from "effect/Path"
-import * as Redacted from "effect/Redacted"
 import * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
-import { ChaosError, messageOf } from "./ChaosError.ts"
+import { messageOf } from "../shared/messageOf.ts"
+import * as Session from "../shared/session.ts"
+import { ChaosError } from "./ChaosError.ts"
 import type { Events } from "./Events.ts"
 import { freePort } from "./port.ts"
 import * as Process from "./Process.ts"
@@ -21,8 +21,12 @@ export interface Postgres {
   /** Stops it and starts it again; returns when it takes sessions. */
   readonly restart: (how: "fast" | "immediate") => Effect.Effect<void, ChaosError>
   /** One statement on a session of its own, rows as arrays. */
-  readonly query: (sql: string) => Effect.Effect<ReadonlyArray<ReadonlyArray<unknown>>, ChaosError>
+  readonly query: (sql: string) => Effect.Effect<Session.Rows, ChaosError>
 }
+
+/** A session on a run's database, as long as the scope. */
+export const connect = (url: string) =>
+  Session.connect(url, (message) => new ChaosError({ message }), { applicationName: "chaos" })
 
 const Said = Schema.Struct({ url: Schema.String })
 
@@ -78,11 +82,7 @@ export const start = (folder: string, events: Events) =>
         isUp = true
       }).pipe(Effect.uninterruptible)
 
-    const query = (sql: string) =>
-      Effect.scoped(Effect.flatMap(
-        PgConnection.make({ url: Redacted.make(url), applicationName: "chaos" }),
-        (session) => session.queryValues(sql, [], false)
-      )).pipe(Effect.mapError((error) => new ChaosError({ message: `${error.message}: ${sql.slice(0, 200)}` })))
+    const query = (sql: string) => Effect.scoped(Effect.flatMap(connect(url), (session) => session.query(sql)))
 
     return { url, isUp: () => isUp, restart, query } satisfies Postgres
   })

@@ -4,9 +4,9 @@
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
-import { type ChildProcess, fork } from "node:child_process"
 import { closeSync, existsSync, openSync, readFileSync } from "node:fs"
 import { fileURLToPath } from "node:url"
+import * as Child from "../shared/childProcess.ts"
 import { ChaosError } from "./ChaosError.ts"
 
 /** How a process ended. */
@@ -40,21 +40,22 @@ export interface Options {
 
 const path = (name: string) => fileURLToPath(new URL(name, import.meta.url))
 
-const spawn = ({ args = [], env, log, namespace, preload, script }: Options): ChildProcess => {
-  const output = openSync(log, "a")
-  const child = fork(path(script), args, {
-    env: { ...process.env, ...env },
-    // `ip` becomes the process that it runs.
-    ...namespace !== undefined && { execPath: "ip" },
-    execArgv: [
-      ...namespace === undefined ? [] : ["netns", "exec", namespace, process.execPath],
-      ...preload === undefined ? [] : ["--import", path(preload)]
-    ],
-    stdio: ["ignore", output, output, "ipc"]
-  })
-  closeSync(output)
-  return child
-}
+const spawn = ({ args = [], env, log, namespace, preload, script }: Options) =>
+  Effect.acquireUseRelease(
+    Effect.sync(() => openSync(log, "a")),
+    (output) =>
+      Child.start(path(script), args, {
+        env,
+        // `ip` becomes the process that it runs.
+        ...namespace !== undefined && { execPath: "ip" },
+        execArgv: [
+          ...namespace === undefined ? [] : ["netns", "exec", namespace, process.execPath],
+          ...preload === undefined ? [] : ["--import", path(preload)]
+        ],
+        stdio: ["ignore", output, output, "ipc"]
+      }),
+    (output) => Effect.sync(() => closeSync(output))
+  )
 
 /** Of what it has printed. */
 export const lastWords = (log: string): string => readFileSync(log, "utf8").trim().split("\n").slice(-20).join("\n")
@@ -69,10 +70,7 @@ export const start = (options: Options): Effect.Effect<Process, never, Scope.Sco
   Effect.gen(function*() {
     const ended = Deferred.makeUnsafe<Ended>()
     const ready = Deferred.makeUnsafe<unknown, ChaosError>()
-    const child = yield* Effect.acquireRelease(
-      Effect.sync(() => spawn(options)),
-      (child) => Effect.andThen(Effect.sync(() => child.kill("SIGKILL")), Deferred.await(ended))
-    )
+    const child = yield* spawn(options)
     const end = (how: Ended) => {
       Deferred.doneUnsafe(
         ready,
@@ -87,7 +85,7 @@ export const start = (options: Options): Effect.Effect<Process, never, Scope.Sco
     })
     child.once("exit", (code, signal) => end({ code, signal }))
     child.once("error", () => end({ code: null, signal: null }))
-    const isAlive = () => child.exitCode === null && child.signalCode === null
+    const isAlive = () => !Child.hasEnded(child)
     return {
       isAlive,
       ready: Deferred.await(ready),

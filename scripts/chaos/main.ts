@@ -2,12 +2,11 @@
  * `npm run chaos -- [options]`: the command line. Exits with 0 when every promise was kept, 1 when one was broken, 2 when the run itself
  * failed.
  */
-import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
-import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Command, Flag } from "effect/cli"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
+import { atLeast, runCommand } from "../shared/commandLine.ts"
 import { breakages } from "./breakage.ts"
 import { run } from "./run.ts"
 import { Fault } from "./schedule.ts"
@@ -48,10 +47,10 @@ const command = Command.make(
       Flag.withDescription("\"single\": one runner owns all queues, the others stand by. By default they share them"),
       Flag.withDefault("cluster" as const)
     ),
-    runners: Flag.Int("runners").pipe(Flag.withDescription("By default 3"), positive("runners"), Flag.withDefault(3)),
+    runners: Flag.Int("runners").pipe(Flag.withDescription("By default 3"), atLeast(1, "runners"), Flag.withDefault(3)),
     submitters: Flag.Int("submitters").pipe(
       Flag.withDescription("By default 2"),
-      positive("submitters"),
+      atLeast(1, "submitters"),
       Flag.withDefault(2)
     ),
     rate: Flag.Finite("rate").pipe(
@@ -105,8 +104,4 @@ const command = Command.make(
   )
 )
 
-command.pipe(
-  Command.run({ version: "0.1.0" }),
-  Effect.provide(NodeServices.layer),
-  NodeRuntime.runMain
-)
+runCommand(command)

@@ -2,17 +2,17 @@
  * One fixed scenario instead of a schedule: the owner of a job is frozen inside its COMMIT, a successor takes the partition over and runs the
  * job, too, and then both commits go on. One of them has to fail, and only the fence in the settlement makes it.
  */
-import * as PgConnection from "@effect/sql-pg/PgConnection"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
 import { join } from "node:path"
 import { JobRuntime, Jobs, Postgres as Database } from "../../src/index.ts"
-import { ChaosError, messageOf } from "./ChaosError.ts"
+import { messageOf } from "../shared/messageOf.ts"
+import { ChaosError } from "./ChaosError.ts"
 import type { World } from "./faults.ts"
 import type { Order } from "./intents.ts"
 import * as Ledger from "./Ledger.ts"
+import { connect } from "./Postgres.ts"
 import { dice } from "./Seed.ts"
 import { partitions, queues, request } from "./work.ts"
 
@@ -36,8 +36,8 @@ const submit = (url: string, folder: string, order: Order) =>
 
 const scenario = ({ events, postgres, runners }: World, seed: number, folder: string) =>
   Effect.gen(function*() {
-    const session = yield* PgConnection.make({ url: Redacted.make(postgres.url) })
-    const ask = (sql: string) => Effect.map(session.queryValues(sql, [], false), ([row]) => row?.[0])
+    const session = yield* connect(postgres.url)
+    const ask = (sql: string) => Effect.map(session.query(sql), ([row]) => row?.[0])
     const until = (sql: string) =>
       ask(sql).pipe(
         Effect.repeat({ until: (value) => value === true, schedule: Schedule.spaced("10 millis") }),

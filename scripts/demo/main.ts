@@ -1,8 +1,6 @@
 /**
  * `npm run demo [folder]`: the command line, and which database.
  */
-import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
-import * as NodeServices from "@effect/platform-node/NodeServices"
 import { Argument, Command, Flag } from "effect/cli"
 import * as Config from "effect/Config"
 import * as Console from "effect/Console"
@@ -11,9 +9,10 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Path from "effect/Path"
-import * as Redacted from "effect/Redacted"
 import { fileURLToPath } from "node:url"
 import { EmbeddedPostgres, Postgres, Telemetry } from "../../src/index.ts"
+import { atLeast, runCommand } from "../shared/commandLine.ts"
+import { givenDatabase } from "../shared/givenDatabase.ts"
 import * as Demo from "./demo.ts"
 import * as Folder from "./folder.ts"
 
@@ -26,8 +25,7 @@ const saidWhere = Layer.effectDiscard(Effect.flatMap(
 
 /** `DATABASE_URL` where it is set, or else a PostgreSQL of the demo's own. */
 const database = Layer.unwrap(Effect.gen(function*() {
-  const url = yield* Config.option(Config.Redacted("DATABASE_URL"))
-  if (Option.exists(url, (url) => Redacted.value(url) !== "")) {
+  if (Option.isSome(yield* givenDatabase)) {
     yield* Console.log("Database: DATABASE_URL, schemas \"millrace\" and \"demo\".")
     return Postgres.layer()
   }
@@ -50,7 +48,7 @@ const command = Command.make(
     ),
     delay: Flag.Int("delay").pipe(
       Flag.withDescription("Milliseconds that each file takes longer"),
-      Flag.filter((delay) => delay >= 0, (delay) => `0 or more milliseconds, got ${delay}`),
+      atLeast(0, "delay"),
       Flag.withDefault(0)
     ),
     slow: Flag.Boolean("slow").pipe(
@@ -84,8 +82,4 @@ const command = Command.make(
   )
 )
 
-command.pipe(
-  Command.run({ version: "0.1.0" }),
-  Effect.provide(NodeServices.layer),
-  NodeRuntime.runMain
-)
+runCommand(command)

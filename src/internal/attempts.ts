@@ -14,11 +14,9 @@ import * as Execution from "../Execution.ts"
 import type { Handler } from "../JobHandlers.ts"
 import type { JobId } from "../JobId.ts"
 import type { ReadyJob, RunNote, Settlement } from "../JobStore.ts"
-import type { Announcer } from "./announcer.ts"
 import * as Coalescer from "./coalescer.ts"
 import type { Run, Runs } from "./run.ts"
 import * as RunEnd from "./runEnd.ts"
-import type { Settler } from "./settler.ts"
 import { liveClock, onLiveClock } from "./time/liveClock.ts"
 import { untilAnswered } from "./untilAvailable.ts"
 
@@ -58,18 +56,8 @@ const stopWait = "5 seconds"
  */
 const maxUnwritten = (concurrency: number) => Math.min(Math.max(4 * concurrency, 64), 1_000)
 
-/** `release`: the outcome is confirmed; `isReady`: the row is still there, to be read again. */
-export const make = (options: {
-  readonly environment: Execution.Environment
-  readonly settler: Settler
-  readonly announcer: Announcer
-  readonly release: (job: ReadyJob, isReady: boolean) => void
-  /** A job is due at a later time now. */
-  readonly onDue: () => void
-  /** There is room for another attempt, or one less to wait for. */
-  readonly onEnded: () => void
-  readonly isStopped: () => boolean
-}): Effect.Effect<Attempts, never, Scope.Scope> =>
+/** Nothing started yet. What is under way when the scope closes is interrupted. */
+export const make = (options: RunEnd.Surroundings): Effect.Effect<Attempts, never, Scope.Scope> =>
   Effect.gen(function*() {
     const { announcer, environment, isStopped, release } = options
     const { owner, queue, store } = environment

@@ -1,7 +1,8 @@
 /**
  * What the owner of a partition holds, and how far it has read: pure bookkeeping for the read-only intake (store rule R4).
  *
- * Promise: no row that is held is asked for again, and no ready row is passed over for ever.
+ * Promise: no row that is held is asked for again, and no ready row is passed over for ever. Of what it is told while nothing is read it
+ * remembers a bounded number, for however long that is.
  */
 import type { Demand, Intake, LaneDemand, Mark, Ready, ReadyJob, TenantKey } from "../JobStore.ts"
 
@@ -35,17 +36,24 @@ interface Reading {
   passed: number
   /** Tenants told of while nothing of them was held and the lane had no room: they shall not wait behind another's flood. */
   readonly newcomers: Set<TenantKey>
+  /** Told of while an intake is under way: its snapshot may be older, so its answer must not raise these tenants' marks past them. */
+  readonly told: Map<TenantKey, number>
+  /** The lowest of those that were too many to remember: it counts for every tenant of the lane. */
+  toldLowest: number
 }
 
 const maxTenants = 64
 const perNewcomer = 8
-const maxNewcomers = 1_000
+/** How many it remembers at the most, of each kind and lane, beside the jobs it holds. */
+const maxRemembered = 1_000
 
 /** The bookkeeping of one ownership. */
 export interface Held {
   readonly has: (id: string) => boolean
   readonly get: (id: string) => ReadyJob | undefined
   readonly size: number
+  /** How much else is remembered, of tenants and jobs told of: bounded. */
+  readonly remembered: number
   /** Rows have become ready. */
   readonly told: (ready: Ready) => void
   /**
@@ -88,7 +96,7 @@ const before = (tenant: TenantKey): TenantKey | undefined => {
 }
 
 /** Nothing held, nothing read: everything may be there. */
-export const make = (lanes: number): Held => {
+export const make = (lanes: number, atMost = maxRemembered): Held => {
   const jobs = new Map<string, ReadyJob>()
   const groups = new Map<string, Group>()
   const readings = Array.from(
@@ -101,28 +109,43 @@ export const make = (lanes: number): Held => {
       isWhole: true,
       wasTold: false,
       passed: 0,
-      newcomers: new Set()
+      newcomers: new Set(),
+      told: new Map(),
+      toldLowest: Infinity
     })
   )
-  // Told of while an intake is under way: its snapshot may be older, so its answer must not raise a mark past them.
-  const toldMarks = new Map<string, number>()
   // Given while a sweep's intake is under way: its answer may name them, and they may have ended when it comes.
   const givenMeanwhile = new Set<string>()
   let isReading = false
   const keyOf = (lane: number, tenant: TenantKey) => `${lane}${tenant}`
 
+  const remember = (reading: Reading, tenant: TenantKey, mark: number) => {
+    const known = reading.told.get(tenant)
+    if (known === undefined && reading.told.size >= atMost) reading.toldLowest = Math.min(reading.toldLowest, mark)
+    else reading.told.set(tenant, Math.min(known ?? Infinity, mark))
+  }
+
   const lower = (lane: number, tenant: TenantKey, mark: number) => {
-    const key = keyOf(lane, tenant)
-    const group = groups.get(key)
+    const group = groups.get(keyOf(lane, tenant))
     if (group !== undefined) group.mark = Math.min(group.mark, mark)
-    toldMarks.set(key, Math.min(toldMarks.get(key) ?? Infinity, mark))
     const reading = readings[lane]
     if (reading === undefined) return
+    if (isReading) remember(reading, tenant, mark)
     reading.hasMore = true
     reading.isSweep = false
     reading.wasTold = true
-    if ((group === undefined || group.seqs.size === 0) && reading.newcomers.size < maxNewcomers) {
+    if ((group === undefined || group.seqs.size === 0) && reading.newcomers.size < atMost) {
       reading.newcomers.add(tenant)
+    }
+  }
+
+  /** No intake is under way any more. */
+  const forgetMeanwhile = () => {
+    isReading = false
+    givenMeanwhile.clear()
+    for (const reading of readings) {
+      reading.told.clear()
+      reading.toldLowest = Infinity
     }
   }
 
@@ -172,7 +195,6 @@ export const make = (lanes: number): Held => {
       const isTenantWhole = found.length === 0 ||
         (found.length < asked.perTenant && !(isCut && index === tenants.length - 1))
       if (!isTenantWhole) reading.isWhole = false
-      const key = keyOf(asked.lane, tenant)
       const group = groupOf(asked.lane, tenant)
       for (const job of found) {
         reading.passed = Math.max(reading.passed, job.seq)
@@ -187,8 +209,8 @@ export const make = (lanes: number): Held => {
       }
       const last = found.at(-1)?.seq ?? group.mark
       const read = isTenantWhole ? Math.max(group.mark, last, ...group.seqs) : last
-      group.mark = Math.min(read, toldMarks.get(key) ?? Infinity)
-      if (group.seqs.size > 0 || group.hasPassed) groups.set(key, group)
+      group.mark = Math.min(read, reading.told.get(tenant) ?? reading.toldLowest)
+      if (group.seqs.size > 0 || group.hasPassed) groups.set(keyOf(asked.lane, tenant), group)
     })
     // A newcomer was asked for beside the pass.
     if (asked.after !== reading.cursor) return fresh
@@ -212,11 +234,15 @@ export const make = (lanes: number): Held => {
     get size() {
       return jobs.size
     },
+    get remembered() {
+      return readings.reduce((sum, { newcomers, told }) => sum + newcomers.size + told.size, givenMeanwhile.size)
+    },
     told: ({ lane, seq, tenant }) => lower(lane, tenant, seq - 1),
     isRead,
     given: (job) => {
       const reading = readings[job.lane]
       if (reading === undefined || !isRead(job.lane) || job.seq <= reading.passed || jobs.has(job.id)) return false
+      if (isReading && givenMeanwhile.size >= atMost) return false
       if (isReading) givenMeanwhile.add(job.id)
       const group = groupOf(job.lane, job.tenant)
       jobs.set(job.id, job)
@@ -253,10 +279,10 @@ export const make = (lanes: number): Held => {
       })
     },
     demand: (room, reserve = []) => {
+      // The one before has been answered, or never will be.
+      forgetMeanwhile()
       const asked = room.flatMap((free, lane) => laneDemand(free, lane, reserve[lane] ?? 0) ?? [])
       if (asked.length === 0) return undefined
-      toldMarks.clear()
-      givenMeanwhile.clear()
       isReading = true
       const marks: Array<Mark> = []
       const held: Array<number> = []
@@ -276,8 +302,7 @@ export const make = (lanes: number): Held => {
         for (const job of intake.jobs) if (job.lane === asked.lane) rows.get(job.tenant)?.push(job)
         return tookLane(asked, reading, rows, isAdmitted)
       })
-      isReading = false
-      givenMeanwhile.clear()
+      forgetMeanwhile()
       return fresh
     },
     release: (job, isReady) => {

@@ -32,20 +32,27 @@ export interface RunEnd {
   readonly lookAgain: (job: ReadyJob) => Effect.Effect<void>
 }
 
-/** `release`: the outcome is confirmed; `isReady`: the row is still there, to be read again. */
-export const make = (options: {
+/** What attempts have to do with, from their start to their end. */
+export interface Surroundings {
   readonly environment: Execution.Environment
-  readonly runs: Runs
-  readonly fork: (effect: Effect.Effect<unknown>) => Fiber.Fiber<unknown>
   readonly settler: Settler
   readonly announcer: Announcer
+  /** The outcome is confirmed. `isReady`: the row is still there, to be read again. */
   readonly release: (job: ReadyJob, isReady: boolean) => void
   /** A job is due at a later time now. */
   readonly onDue: () => void
   /** There is room for another attempt, or one less to wait for. */
   readonly onEnded: () => void
   readonly isStopped: () => boolean
-}): RunEnd => {
+}
+
+/** Ends what is in `runs`. */
+export const make = (
+  options: Surroundings & {
+    readonly runs: Runs
+    readonly fork: (effect: Effect.Effect<unknown>) => Fiber.Fiber<unknown>
+  }
+): RunEnd => {
   const { announcer, environment: { owner, queue, store }, fork, isStopped, onDue, onEnded, release, runs, settler } =
     options
   const reruns = Reruns.make()

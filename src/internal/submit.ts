@@ -17,10 +17,13 @@ import { JobHandlers } from "../JobHandlers.ts"
 import { type BatchId, type JobId, made, madeBatch } from "../JobId.ts"
 import { JobStore } from "../JobStore.ts"
 import * as RequestContext from "../RequestContext.ts"
+import { isDone } from "./atOnce.ts"
+import * as NewJob from "./newJob.ts"
 import { Queues } from "./queues.ts"
+import { checkRequest, invalid } from "./requestChecks.ts"
 import * as SubmitCoalescer from "./submitCoalescer.ts"
+import { failed } from "./submitError.ts"
 import * as Submitted from "./submitted.ts"
-import * as Submitter from "./submitter.ts"
 import * as UuidV7 from "./uuidV7.ts"
 import { Waker } from "./waker.ts"
 import { fieldsOf, noneBut } from "./words/options.ts"
@@ -56,9 +59,9 @@ export const make: Effect.Effect<
   const submission = (options: BatchOptions | undefined) =>
     Effect.gen(function*() {
       const now = yield* store.now
-      const request = yield* Submitter.checkRequest(yield* RequestContext.Request)
+      const request = yield* checkRequest(yield* RequestContext.Request)
       const span = yield* Effect.option(Effect.currentSpan)
-      return Submitter.submission({
+      return NewJob.submission({
         request,
         trace: Option.isSome(span) ? RequestContext.traceOf(span.value) : undefined,
         now,
@@ -69,12 +72,12 @@ export const make: Effect.Effect<
     })
 
   /** Stores them in a statement of their own, or as part of the caller's transaction: all or none. */
-  const storeAll = (prepared: ReadonlyArray<Submitter.Prepared>, now: number, batchId: BatchId | undefined) =>
+  const storeAll = (prepared: ReadonlyArray<NewJob.Prepared>, now: number, batchId: BatchId | undefined) =>
     Effect.gen(function*() {
       const jobs = prepared.map(({ job }) => job)
       const submitted = yield* Effect.mapError(
         store.submit(jobs, { batchId, now }),
-        (error) => Submitter.failed(error, jobs)
+        (error) => failed(error, jobs)
       )
       yield* store.afterCommit(tell(prepared, submitted, { batchId, isJoined: yield* store.isInTransaction }))
       return submitted.map(({ id }) => id)
@@ -84,10 +87,10 @@ export const make: Effect.Effect<
     Effect.gen(function*() {
       const shared = yield* submission(options)
       const ids = yield* makeIds(requests.length)
-      const prepared: Array<Submitter.Prepared> = []
+      const prepared: Array<NewJob.Prepared> = []
       for (const [index, request] of requests.entries()) {
-        const one = Submitter.prepare(queues, shared, request, made(ids[index] ?? ""), `[${index}].`)
-        prepared.push(Submitter.isDone(one) && Exit.isSuccess(one) ? one.value : yield* one)
+        const one = NewJob.prepare(queues, shared, request, made(ids[index] ?? ""), `[${index}].`)
+        prepared.push(isDone(one) && Exit.isSuccess(one) ? one.value : yield* one)
       }
       return yield* storeAll(prepared, shared.now, batchId)
     })
@@ -96,7 +99,7 @@ export const make: Effect.Effect<
     Effect.gen(function*() {
       const shared = yield* submission(undefined)
       const [id = ""] = yield* makeIds(1)
-      const prepared = yield* Submitter.prepare(queues, shared, request, made(id), "")
+      const prepared = yield* NewJob.prepare(queues, shared, request, made(id), "")
       const isAlone = prepared.job.dedupeKey !== undefined || (yield* store.isInTransaction)
       const jobId = isAlone
         ? (yield* storeAll([prepared], shared.now, undefined))[0]
@@ -145,7 +148,7 @@ export const make: Effect.Effect<
       if (requests.length === 0) return yield* new SubmitError({ reason: new EmptyBatch() })
       for (const field in options) {
         if (batchFields.has(field) || !Object.hasOwn(options, field)) continue
-        return yield* Submitter.invalid(`options.${field}`, noneBut(batchFields), Reflect.get(options, field))
+        return yield* invalid(`options.${field}`, noneBut(batchFields), Reflect.get(options, field))
       }
       const [id = ""] = yield* makeIds(1)
       const batchId = madeBatch(id)
@@ -169,7 +172,7 @@ export const make: Effect.Effect<
   ): Effect.Effect<JobId | Batch, SubmitError> {
     if (isMany(input)) return submitMany(input, options)
     if (!Predicate.isObject(input)) {
-      return Submitter.invalid("request", "a request or an array of requests", input)
+      return invalid("request", "a request or an array of requests", input)
     }
     return submitOne(input)
   }

@@ -13,8 +13,9 @@ import type { SubmitError } from "../JobError.ts"
 import type { JobId } from "../JobId.ts"
 import { type JobStore, StoreError } from "../JobStore.ts"
 import * as Coalescer from "./coalescer.ts"
+import type { Prepared } from "./newJob.ts"
+import { failed } from "./submitError.ts"
 import type { Teller } from "./submitted.ts"
-import { failed, type Prepared } from "./submitter.ts"
 
 /** One that waits. */
 interface Item {

@@ -8,7 +8,7 @@ import type { BatchId } from "../JobId.ts"
 import * as JobMetrics from "../JobMetrics.ts"
 import { inlinePayloadBytes, type Ready, type ReadyJob, type Submitted, tenantId } from "../JobStore.ts"
 import * as Announcer from "./announcer.ts"
-import type { Prepared } from "./submitter.ts"
+import type { Prepared } from "./newJob.ts"
 import type { Waker } from "./waker.ts"
 
 /** Tells of what has become of `prepared`, one answer of the store for each. Only jobs that are new are told of. */

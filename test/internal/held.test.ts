@@ -9,15 +9,15 @@ import { intake } from "../../src/internal/memory/reading.ts"
 import { fenceKey, type Row, Tables } from "../../src/internal/memory/tables.ts"
 import type { JobId } from "../../src/JobId.ts"
 import { type Demand, type Intake, type Ready, type ReadyJob, tenantKey } from "../../src/JobStore.ts"
-import { newId } from "../utils/storeFixture.ts"
+import { newJob } from "../utils/storeFixture.ts"
 
 const owner = { queueId: 1, partition: 0, epoch: 1 }
 
-/** A partition: its rows, what the owner holds of them, and what is on its way. */
-const makeWorld = (capacity: number) => {
+/** A partition: its rows, what the owner holds of them, and what is on its way. `atMost`: of how many tenants it remembers what it was told. */
+const makeWorld = (capacity: number, atMost?: number) => {
   const tables = new Tables()
   tables.fences.set(fenceKey(owner), { epoch: owner.epoch, owner: "test", isCareful: false })
-  const held = Held.make(4)
+  const held = Held.make(4, atMost)
   const inHand = new Map<JobId, ReadyJob>()
   const uncommitted: Array<Row> = []
   const wakes: Array<Ready> = []
@@ -41,19 +41,7 @@ const makeWorld = (capacity: number) => {
     /** A submission draws its seq, but is not visible yet. */
     begin: (lane: number, tenant: number) => {
       uncommitted.push({
-        id: newId(),
-        queueId: 1,
-        partition: 0,
-        lane,
-        tenant: tenantKey(`t${tenant}`),
-        type: "T",
-        dueAt: undefined,
-        expiresAt: undefined,
-        dedupeKey: undefined,
-        key: undefined,
-        place: undefined,
-        payload: "null",
-        context: undefined,
+        ...newJob({ queueId: owner.queueId, lane, tenant: tenantKey(`t${tenant}`) }),
         state: "queued",
         seq: tables.nextSeq(),
         version: 0,
@@ -83,6 +71,12 @@ const makeWorld = (capacity: number) => {
       if (wake === undefined) return
       wakes.splice(wakes.indexOf(wake), 1)
       held.told(wake)
+    },
+    /** A submission that is stored and told of. */
+    store: (lane: number, tenant: number) => {
+      world.begin(lane, tenant)
+      world.commit(uncommitted.length - 1, false)
+      world.deliver(wakes.length - 1)
     },
     /** A wake arrives with its job in hand: taken, if nothing is to be read before it. */
     give: (n: number) => {
@@ -215,8 +209,8 @@ const Told = Schema.Union([Begin, Flood, Commit, Deliver, Give, Ask, Take, Finis
 const All = Schema.Union([Begin, Flood, Commit, Lose, Deliver, Give, Ask, Take, Finish, Rerun, Retry, Promote, Sweep])
 type Command = typeof All.Type
 
-const run = (capacity: number, commands: ReadonlyArray<Command>) => {
-  const world = makeWorld(capacity)
+const run = (capacity: number, atMost: number, commands: ReadonlyArray<Command>) => {
+  const world = makeWorld(capacity, atMost)
   for (const command of commands) {
     switch (command._tag) {
       case "Begin":
@@ -274,18 +268,18 @@ const thorough = { arbitrary: { runs: 300, size: 120 } }
 describe("what the owner holds", () => {
   it.prop(
     "no row is given twice while it is held, and every ready row is given in the end, whatever was told late and in whatever order",
-    [between(1, 8), many(Told)],
-    ([capacity, commands]) => {
-      assert.deepStrictEqual(run(capacity, commands).drain(), [])
+    [between(1, 8), between(0, 5), many(Told)],
+    ([capacity, atMost, commands]) => {
+      assert.deepStrictEqual(run(capacity, atMost, commands).drain(), [])
     },
     thorough
   )
 
   it.prop(
     "rows whose wakes were lost are given after a sweep",
-    [between(1, 8), many(All)],
-    ([capacity, commands]) => {
-      const world = run(capacity, commands)
+    [between(1, 8), between(0, 5), many(All)],
+    ([capacity, atMost, commands]) => {
+      const world = run(capacity, atMost, commands)
       world.drain()
       world.sweep()
       assert.deepStrictEqual(world.drain(), [])
@@ -296,9 +290,7 @@ describe("what the owner holds", () => {
   it("more tenants than one demand visits are all reached", () => {
     const world = makeWorld(1_000)
     for (let tenant = 0; tenant < 300; tenant++) {
-      world.begin(2, tenant)
-      world.commit(0, false)
-      world.deliver(0)
+      world.store(2, tenant)
     }
     assert.deepStrictEqual(world.drain(), [])
     assert.strictEqual(world.everTaken.size, 300)
@@ -307,9 +299,7 @@ describe("what the owner holds", () => {
   it("a tenant whose rows are all held does not hide the tenants after it", () => {
     const world = makeWorld(3)
     for (const tenant of [0, 0, 1]) {
-      world.begin(2, tenant)
-      world.commit(0, false)
-      world.deliver(0)
+      world.store(2, tenant)
     }
     world.ask()
     world.take()
@@ -321,9 +311,7 @@ describe("what the owner holds", () => {
 
   it("asks for nothing when everything is held, and again when something is told", () => {
     const world = makeWorld(10)
-    world.begin(1, 0)
-    world.commit(0, false)
-    world.deliver(0)
+    world.store(1, 0)
     while (world.ask()) world.take()
     assert.isUndefined(world.held.demand([10, 9, 10, 10]))
     world.begin(1, 0)
@@ -336,9 +324,7 @@ describe("what the owner holds", () => {
   it("more tenants than one answer names are read to their end, and then it asks for nothing", () => {
     const world = makeWorld(1_000)
     for (let tenant = 0; tenant < 200; tenant++) {
-      world.begin(2, tenant)
-      world.commit(0, false)
-      world.deliver(0)
+      world.store(2, tenant)
     }
     let turns = 0
     while (world.ask()) {
@@ -351,9 +337,7 @@ describe("what the owner holds", () => {
   it("a tenant that is told of while another's flood fills its lane is asked for, in the lane's reserve", () => {
     const world = makeWorld(10)
     for (let n = 0; n < 30; n++) {
-      world.begin(2, 0)
-      world.commit(0, false)
-      world.deliver(0)
+      world.store(2, 0)
     }
     while (world.ask()) world.take()
     world.begin(2, 1)
@@ -412,12 +396,70 @@ describe("what the owner holds", () => {
     assert.isUndefined(held.demand([0, 0, 0, 0]))
   })
 
+  const flood = (held: Held.Held) => {
+    for (let n = 0; n < 50_000; n++) {
+      held.told({ queueId: 1, partition: 0, lane: n % 4, tenant: tenantKey(`t${n}`), seq: n + 1 })
+    }
+  }
+
+  it("what is told of fifty thousand tenants while nothing is asked is not remembered one by one", () => {
+    const held = Held.make(4)
+    flood(held)
+    assert.isAtMost(held.remembered, 4 * 1_000)
+    // Every lane is full: it is called, and asks for nothing.
+    assert.isUndefined(held.demand([0, 0, 0, 0]))
+    flood(held)
+    assert.isAtMost(held.remembered, 4 * 1_000)
+  })
+
+  it("nor is it while an answer is on its way, or never comes", () => {
+    const held = Held.make(4)
+    const demand = held.demand([10, 10, 10, 10])!
+    flood(held)
+    assert.isAtMost(held.remembered, 4 * 2_000)
+    assert.strictEqual(held.demand([0, 0, 0, 0]), undefined)
+    flood(held)
+    assert.isAtMost(held.remembered, 4 * 1_000)
+    held.took(demand, { jobs: [], visited: [] })
+    assert.isAtMost(held.remembered, 4 * 1_000)
+  })
+
+  it("jobs that are handed over while a sweep's answer is on its way are remembered up to a number, and then read", () => {
+    const world = makeWorld(10_000)
+    while (world.ask()) world.take()
+    world.held.sweep()
+    world.ask()
+    for (let n = 0; n < 2_000; n++) {
+      world.begin(2, n)
+      world.commit(0, false)
+      world.give(0)
+    }
+    assert.strictEqual(world.inHand.size, 1_000)
+    assert.isAtMost(world.held.remembered, 2 * 1_000 + 1_000)
+    assert.deepStrictEqual(world.drain(), [])
+  })
+
+  it("a row of a tenant too many, committed late and told of while an older answer is on its way, is not passed over", () => {
+    const world = makeWorld(10, 1)
+    world.begin(2, 0)
+    world.begin(2, 0)
+    // The second one is there and will be read; the first one comes after the snapshot, when another tenant has been told of.
+    world.commit(1, true)
+    world.ask()
+    world.begin(2, 1)
+    world.commit(1, false)
+    world.deliver(0)
+    world.commit(0, false)
+    world.deliver(0)
+    world.take()
+    while (world.ask()) world.take()
+    assert.deepStrictEqual(new Set([...world.inHand.values()].map(({ seq }) => seq)), new Set([1, 2, 3]))
+  })
+
   it("forgets a job when its outcome is confirmed: nothing is left of a thousand", () => {
     const world = makeWorld(50)
     for (let n = 0; n < 1_000; n++) {
-      world.begin(n % 4, n % 7)
-      world.commit(0, false)
-      world.deliver(0)
+      world.store(n % 4, n % 7)
     }
     assert.deepStrictEqual(world.drain(), [])
     assert.strictEqual(world.held.size, 0)

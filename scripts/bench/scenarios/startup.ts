@@ -2,11 +2,11 @@
  * How long a worker of the built package takes from its process's start to the first line of its first handler.
  */
 import * as Effect from "effect/Effect"
-import { once } from "node:events"
 import { mkdtemp, rm } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
 import { fileURLToPath } from "node:url"
+import * as Child from "../../shared/childProcess.ts"
 import { BenchError } from "../BenchError.ts"
 import type { Scenario } from "../Scenario.ts"
 import * as Server from "../Server.ts"
@@ -29,9 +29,8 @@ const expectMessage = (child: Parameters<typeof WorkerProcess.nextMessage>[0], e
 const oneWaits = (environment: Environment) =>
   Effect.scoped(Effect.gen(function*() {
     const child = yield* run("oneWaits", environment)
-    const ended = once(child, "exit")
     yield* expectMessage(child, "submitted")
-    yield* Effect.promise(() => ended)
+    yield* Child.ended(child)
   }))
 
 const firstJob = (environment: Environment) =>
@@ -41,9 +40,8 @@ const firstJob = (environment: Environment) =>
     yield* expectMessage(child, "started")
     const millis = performance.now() - from
     // An embedded server ends with its worker, and has to be let.
-    const ended = once(child, "exit")
     child.kill("SIGTERM")
-    yield* Effect.promise(() => ended)
+    yield* Child.ended(child)
     return millis
   }))
 

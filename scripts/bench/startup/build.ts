@@ -7,7 +7,8 @@ import { spawn } from "node:child_process"
 import { once } from "node:events"
 import { glob, stat } from "node:fs/promises"
 import { fileURLToPath } from "node:url"
-import { BenchError, messageOf } from "../BenchError.ts"
+import { messageOf } from "../../shared/messageOf.ts"
+import { BenchError } from "../BenchError.ts"
 
 const root = fileURLToPath(new URL("../../..", import.meta.url))
 

@@ -1,5 +1,6 @@
 /**
- * From a request to a row: looks its queue up, checks every field, encodes the payload. Nothing is stored before all are right.
+ * What a request may say: each of its fields, and the request context it comes with, checked and read as it will be stored. What is wrong is
+ * told by field. Answers are `Exit`s where nothing had to be waited for.
  */
 import * as DateTime from "effect/DateTime"
 import type * as Duration from "effect/Duration"
@@ -11,47 +12,15 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as SchemaIssue from "effect/SchemaIssue"
 import type { JobRequest } from "../Job.ts"
-import {
-  DedupeKeyBusy,
-  InvalidField,
-  OutcomeUnknown,
-  PayloadTooLarge,
-  Refused,
-  StoreUnavailable,
-  SubmitError,
-  UnknownQueue
-} from "../JobError.ts"
+import { InvalidField, PayloadTooLarge, SubmitError, UnknownQueue } from "../JobError.ts"
 import { type Definition, jsonText } from "../JobHandlers.ts"
-import type { JobId } from "../JobId.ts"
-import * as JobQueue from "../JobQueue.ts"
-import { type NewJob, type QueueRow, type StoreError, type TenantKey, tenantKey } from "../JobStore.ts"
-import * as Priority from "../Priority.ts"
-import { RequestContext, type Stored, system, type Trace } from "../RequestContext.ts"
-import { placeOf } from "./place.ts"
+import type * as JobQueue from "../JobQueue.ts"
+import type { QueueRow } from "../JobStore.ts"
+import { RequestContext, system } from "../RequestContext.ts"
+import { andThen, isDone } from "./atOnce.ts"
 import type { KnownQueue, Queues } from "./queues.ts"
+import { unavailable } from "./submitError.ts"
 import { fieldsOf, millisOf, noneBut, shown } from "./words/options.ts"
-
-/** What all requests of one submission share. */
-export interface Submission {
-  readonly tenant: TenantKey
-  /** What every job of it carries, and its JSON; a job with a time of its own carries that too. */
-  readonly stored: Stored
-  readonly context: string | undefined
-  readonly now: number
-  /** Defaults of a batch; a request's own options win. */
-  readonly priority: JobRequest["priority"]
-  readonly queue: JobRequest["queue"]
-  /** Definitions known by type, for requests that are plain objects. */
-  readonly definitionOf: (type: string) => Definition | undefined
-}
-
-/** A row, and what is told of it: its queue's name, and when it was submitted. `bytes`: of its payload. */
-export interface Prepared {
-  readonly job: NewJob
-  readonly queue: string
-  readonly at: number
-  readonly bytes: number
-}
 
 const maxKey = 512
 const maxText = 200
@@ -69,25 +38,6 @@ const isWhole = (text: string): boolean => !text.includes("\0") && text.isWellFo
 const isStorable = (text: string): boolean => text.length <= maxText && isWhole(text)
 
 const wholeText = "without NUL and unpaired surrogates"
-
-/** A queue could not be looked up. */
-const unavailable = (error: StoreError): SubmitError =>
-  new SubmitError({ reason: new StoreUnavailable({ operation: "submit", cause: error }) })
-
-/** The store's failure as a submitter sees it. */
-export const failed = (error: StoreError, jobs: ReadonlyArray<NewJob>): SubmitError => {
-  switch (error.reason) {
-    case "LockTimeout":
-      return new SubmitError({ reason: new DedupeKeyBusy() })
-    case "Refused":
-      return new SubmitError({ reason: new Refused({ detail: error.message }) })
-    case "Conflict":
-    case "Unavailable":
-      return error.isUncertain === true
-        ? new SubmitError({ reason: new OutcomeUnknown({ jobIds: jobs.map(({ id }) => id), cause: error }) })
-        : unavailable(error)
-  }
-}
 
 const decodeRequest = Schema.decodeUnknownResult(RequestContext)
 const issuesOf = SchemaIssue.makeFormatterStandardSchemaV1()
@@ -133,41 +83,6 @@ export const checkRequest = (request: RequestContext): Exit.Exit<RequestContext,
   return Exit.succeed(decoded.success)
 }
 
-/** What all requests of one submission share, worked out once. */
-export const submission = (
-  shared: Omit<Submission, "tenant" | "stored" | "context"> & {
-    readonly request: RequestContext
-    readonly trace: Trace | undefined
-  }
-): Submission => {
-  const { request, trace, ...rest } = shared
-  const stored: Stored = trace === undefined ? request : { ...request, trace }
-  return { ...rest, tenant: tenantKey(request.tenantId), stored, context: contextOf(stored) }
-}
-
-const contextOf = (stored: Stored): string | undefined => {
-  for (const _ in stored) return JSON.stringify(stored)
-  return undefined
-}
-
-/** The partition of a job: its id's last 32 bits are random. */
-const partitionOf = (id: JobId, partitions: number): number =>
-  partitions === 1 ? 0 : Number.parseInt(id.slice(-8), 16) % partitions
-
-/** Whether an effect is its own answer, so that nothing has to be waited for. */
-export const isDone = <A, E>(effect: Effect.Effect<A, E>): effect is Exit.Exit<A, E> => Exit.isExit(effect)
-
-/**
- * Goes on at once where the answer is there already: jobs are made by the thousand, and few of them have to wait for anything.
- */
-const andThen = <A, B>(
-  effect: Effect.Effect<A, SubmitError>,
-  next: (value: A) => Effect.Effect<B, SubmitError>
-): Effect.Effect<B, SubmitError> =>
-  isDone(effect)
-    ? Exit.isSuccess(effect) ? next(effect.value) : Exit.failCause(effect.cause)
-    : Effect.flatMap(effect, next)
-
 /** What a request may have: anything else is misspelt, and would be passed over in silence. */
 const fields: ReadonlySet<string> = new Set(fieldsOf<JobRequest>({
   type: true,
@@ -182,14 +97,8 @@ const fields: ReadonlySet<string> = new Set(fieldsOf<JobRequest>({
   expiresIn: true
 }))
 
-/** Checks and encodes one request. `at` is its place in messages: `""`, or `[3].`. It is an `Exit` where nothing had to be waited for. */
-export const prepare = (
-  queues: Queues["Service"],
-  submission: Submission,
-  request: JobRequest,
-  id: JobId,
-  at: string
-): Effect.Effect<Prepared, SubmitError> => {
+/** What is wrong with the shape of a request, if anything is: no object, a field that there is none of, no type, not a definition. */
+export const wrongRequest = (request: JobRequest, at: string): Exit.Exit<never, SubmitError> | undefined => {
   if (!Predicate.isObject(request)) {
     return invalid(at === "" ? "request" : at.slice(0, -1), "a request: an object with a type", request)
   }
@@ -199,62 +108,22 @@ export const prepare = (
       return invalid(`${at}${field}`, noneBut(fields), Reflect.get(request, field))
     }
   }
-  const { type } = request
+  const { definition, type } = request
   if (typeof type !== "string" || type.length === 0 || !isStorable(type)) {
     return invalid(`${at}type`, `1 to ${maxText} characters ${wholeText}`, type)
   }
-  if (request.definition !== undefined && !Predicate.hasProperty(request.definition, "encodePayload")) {
-    return invalid(`${at}definition`, "a definition of Job.make", request.definition)
-  }
-  const definition = request.definition ?? submission.definitionOf(type)
-  const queue = request.queue ?? submission.queue ?? definition?.queue ?? JobQueue.fallback
-  return andThen(queueOf(queues, queue, at), ({ queue, row }) => {
-    const priority = request.priority ?? submission.priority ?? definition?.priority ?? "normal"
-    const lane = Priority.laneOf(priority)
-    if (Option.isNone(lane)) {
-      return invalid(`${at}priority`, "critical, high, normal, low, or a number from 0 to 100", priority)
-    }
-    return andThen(encode(request, at), (payload) => {
-      const bytes = Buffer.byteLength(payload)
-      if (bytes > queue.maxPayloadBytes) {
-        const reason = new PayloadTooLarge({ field: `${at}payload`, bytes, limitBytes: queue.maxPayloadBytes })
-        return Exit.fail(new SubmitError({ reason }))
-      }
-      return andThen(dedupeKeyOf(request, definition, at), (dedupeKey) => {
-        return andThen(keyOf(request, definition, row, at), (key) =>
-          andThen(
-            dueTime(request, submission.now, at),
-            (dueAt) => {
-              const place = placeIn(row, submission.tenant, key)
-              return andThen(expiryTime(request, definition, submission.now, at), (expiresAt) =>
-                Exit.succeed<Prepared>({
-                  queue: row.name,
-                  at: submission.now,
-                  bytes,
-                  job: {
-                    id,
-                    queueId: row.queueId,
-                    partition: place === undefined ? partitionOf(id, row.partitions) : place % row.partitions,
-                    lane: Priority.laneIndex(lane.value),
-                    tenant: submission.tenant,
-                    type,
-                    dueAt,
-                    expiresAt,
-                    dedupeKey,
-                    key,
-                    place,
-                    payload,
-                    context: dueAt === undefined
-                      ? submission.context
-                      : contextOf({ ...submission.stored, scheduledFor: dueAt })
-                  }
-                }))
-            }
-          ))
-      })
-    })
-  })
+  return definition === undefined || Predicate.hasProperty(definition, "encodePayload")
+    ? undefined
+    : invalid(`${at}definition`, "a definition of Job.make", definition)
 }
+
+/** Of a priority without a lane. */
+export const wrongPriority = (priority: unknown, at: string): Exit.Exit<never, SubmitError> =>
+  invalid(`${at}priority`, "critical, high, normal, low, or a number from 0 to 100", priority)
+
+/** Of a payload that is more JSON than its queue takes. */
+export const tooLarge = (bytes: number, limitBytes: number, at: string): Exit.Exit<never, SubmitError> =>
+  Exit.fail(new SubmitError({ reason: new PayloadTooLarge({ field: `${at}payload`, bytes, limitBytes }) }))
 
 const nothing: Exit.Exit<undefined> = Exit.succeed(undefined)
 
@@ -276,20 +145,33 @@ const checkedKey = (key: string | undefined, field: string): Exit.Exit<string | 
     ? Exit.succeed(key)
     : invalid(field, `1 to ${maxKey} characters ${wholeText}`, key)
 
-const dedupeKeyOf = (request: JobRequest, definition: Definition | undefined, at: string) => {
+/** What a function of the definition makes of the payload. */
+const keyBy = (
+  name: "dedupeKey" | "key",
+  made: Effect.Effect<string | undefined, unknown>,
+  type: string,
+  field: string
+) =>
+  andThen(
+    orInvalid(made, field, () => `the ${name} function of ${type} to return a key`),
+    (key) => checkedKey(key, field)
+  )
+
+/** The dedupe key of a request, or that of its definition. */
+export const dedupeKeyOf = (request: JobRequest, definition: Definition | undefined, at: string) => {
   const field = `${at}dedupeKey`
   if (request.dedupeKey !== undefined) return checkedKey(request.dedupeKey, field)
   if (definition === undefined) return nothing
-  const key = orInvalid(
+  return keyBy(
+    "dedupeKey",
     definition.dedupeKeyOf(request.payload, request.definition !== undefined),
-    field,
-    () => `the dedupeKey function of ${request.type} to return a key`
+    request.type,
+    field
   )
-  return andThen(key, (key) => checkedKey(key, field))
 }
 
 /** The key of a job in a queue that goes by key. A definition's is no concern of another queue's, one that was asked for is. */
-const keyOf = (
+export const keyOf = (
   request: JobRequest,
   definition: Definition | undefined,
   { name, partitionBy }: QueueRow,
@@ -306,19 +188,11 @@ const keyOf = (
   }
   if (request.key !== undefined) return checkedKey(request.key, field)
   if (definition === undefined) return nothing
-  const key = orInvalid(
-    definition.keyOf(request.payload, request.definition !== undefined),
-    field,
-    () => `the key function of ${request.type} to return a key`
-  )
-  return andThen(key, (key) => checkedKey(key, field))
+  return keyBy("key", definition.keyOf(request.payload, request.definition !== undefined), request.type, field)
 }
 
-/** Of a job whose partition comes from something other than its id. */
-const placeIn = ({ partitionBy }: QueueRow, tenant: TenantKey, key: string | undefined): number | undefined =>
-  partitionBy === "tenant" || key !== undefined ? placeOf(tenant, key) : undefined
-
-const queueOf = (
+/** The queue that was asked for. */
+export const queueOf = (
   queues: Queues["Service"],
   asked: string | JobQueue.JobQueue,
   at: string
@@ -336,7 +210,8 @@ const queueOf = (
   })
 }
 
-const encode = (request: JobRequest, at: string): Effect.Effect<string, SubmitError> => {
+/** The payload as JSON text. */
+export const payloadOf = (request: JobRequest, at: string): Effect.Effect<string, SubmitError> => {
   const { definition, payload } = request
   const text = definition === undefined ? jsonText(payload) : definition.encodePayload(payload)
   if (isDone(text)) {
@@ -375,7 +250,12 @@ const messageOf = (cause: { readonly reasons: ReadonlyArray<unknown> }): string 
 
 const wordsOf = (error: unknown): string => error instanceof Error ? error.message : "a value that cannot be encoded"
 
-const dueTime = (request: JobRequest, now: number, at: string): Effect.Effect<number | undefined, SubmitError> => {
+/** When the job is due, if that is later than now. */
+export const dueTime = (
+  request: JobRequest,
+  now: number,
+  at: string
+): Effect.Effect<number | undefined, SubmitError> => {
   const { delay, runAt } = request
   if (delay === undefined && runAt === undefined) return nothing
   if (runAt !== undefined && delay !== undefined) {
@@ -389,7 +269,8 @@ const dueTime = (request: JobRequest, now: number, at: string): Effect.Effect<nu
   return andThen(due, (time) => time !== undefined && time > now ? Exit.succeed(time) : nothing)
 }
 
-const expiryTime = (request: JobRequest, definition: Definition | undefined, now: number, at: string) => {
+/** Until when the job has to have started. */
+export const expiryTime = (request: JobRequest, definition: Definition | undefined, now: number, at: string) => {
   const lifetime = request.expiresIn ?? definition?.expiresIn
   return lifetime === undefined
     ? nothing
