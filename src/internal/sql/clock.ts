@@ -1,7 +1,8 @@
 /**
- * The store's time: Effect's Clock, corrected by how far the database's clock is off, so that processes with wrong clocks agree. Clocks drift:
- * it is measured again with each purge. Clocks are set, and machines sleep: it is measured again as soon as this one has gone another way than
- * the monotonic one. Under a Clock of somebody's own (a test's) there is no correction.
+ * The store's time: the database's, as far as this process knows it. Between two measurements the monotonic clock goes on from the last one,
+ * so that processes with wrong clocks agree, and setting a clock moves nothing. Clocks drift: it is measured again with each purge. Machines
+ * sleep, and the monotonic clock with them: it is measured again as soon as the system's clock has gone another way. Under a Clock of
+ * somebody's own (a test's) that one is the time.
  */
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
@@ -9,46 +10,49 @@ import type { StoreError } from "../../JobStore.ts"
 import { liveClock, monotonicMillis } from "../time/liveClock.ts"
 import type { Database } from "./database.ts"
 
+type Asked = Pick<Database, "run">
+
 /** Beyond this somebody should look after the machine's clock. */
 const warnMs = 1_000
-
-/** How far the database is ahead of this process, in whole milliseconds; `former` where that is within the measurement's own error. */
-const measureOffset = (db: Database, former: number): Effect.Effect<number, StoreError> =>
-  Effect.gen(function*() {
-    const before = liveClock.currentTimeMillisUnsafe()
-    const [row] = yield* db.run<{ readonly now: number }>(
-      "now",
-      "select (extract(epoch from clock_timestamp()) * 1000)::float8 as now",
-      []
-    )
-    const after = liveClock.currentTimeMillisUnsafe()
-    const offset = row === undefined ? 0 : Math.round(row.now - (before + after) / 2)
-    if (Math.abs(offset) > warnMs) {
-      yield* Effect.logWarning(
-        `The clocks of this process and of PostgreSQL are ${offset} ms apart; due times follow the database's.`
-      )
-    }
-    return Math.abs(offset - former) <= (after - before) / 2 + 1 ? former : offset
-  })
 
 /** More than clocks that are slewed gain in a few minutes. */
 const jumpMs = 250
 
 /** How far the system's clock is ahead of the monotonic one. */
-const lead = () => liveClock.currentTimeMillisUnsafe() - monotonicMillis()
+const systemLead = () => liveClock.currentTimeMillisUnsafe() - monotonicMillis()
+
+/** How far the database's is; `former` where that is within the measurement's own error. */
+const measureLead = (db: Asked, former: number): Effect.Effect<number, StoreError> =>
+  Effect.gen(function*() {
+    const before = monotonicMillis()
+    const [row] = yield* db.run<{ readonly now: number }>(
+      "now",
+      "select (extract(epoch from clock_timestamp()) * 1000)::float8 as now",
+      []
+    )
+    const after = monotonicMillis()
+    const lead = row === undefined ? former : row.now - (before + after) / 2
+    const apart = Math.round(lead - systemLead())
+    if (Math.abs(apart) > warnMs) {
+      yield* Effect.logWarning(
+        `The clocks of this process and of PostgreSQL are ${apart} ms apart; due times follow the database's.`
+      )
+    }
+    return Math.abs(lead - former) <= (after - before) / 2 + 1 ? former : lead
+  })
 
 /** Measures once. `measure` does it again: fails, and leaves the time as it was, when the database does not answer. */
-export const make = (db: Database) =>
+export const make = (db: Asked) =>
   Effect.gen(function*() {
     const scope = yield* Effect.scope
-    let known = lead()
-    let offset = yield* measureOffset(db, 0)
+    let known = systemLead()
+    let lead = yield* measureLead(db, known)
     let isMeasuring = false
     const measure = Effect.suspend(() => {
-      const before = lead()
-      return Effect.map(measureOffset(db, offset), (again) => {
+      const before = systemLead()
+      return Effect.map(measureLead(db, lead), (again) => {
         known = before
-        offset = again
+        lead = again
       })
     })
     const measureSoon = Effect.suspend(() => {
@@ -63,13 +67,10 @@ export const make = (db: Database) =>
       )
     })
     const now: Effect.Effect<number> = Clock.clockWith((clock) => {
-      const time = Math.floor(clock.currentTimeMillisUnsafe())
-      if (clock.constructor !== liveClock.constructor) return Effect.succeed(time)
-      const jumped = lead() - known
+      if (clock.constructor !== liveClock.constructor) return Effect.succeed(Math.floor(clock.currentTimeMillisUnsafe()))
+      const time = Math.floor(monotonicMillis() + lead)
       // Until the database has told, nothing has happened: a due time that is missed comes a moment late.
-      return Math.abs(jumped) < jumpMs
-        ? Effect.succeed(time + offset)
-        : Effect.as(measureSoon, Math.floor(time - jumped) + offset)
+      return Math.abs(systemLead() - known) < jumpMs ? Effect.succeed(time) : Effect.as(measureSoon, time)
     })
     return { measure, now }
   })
