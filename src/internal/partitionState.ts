@@ -38,6 +38,8 @@ export interface PartitionState {
   owned: Owned | undefined
   /** A job that was running when its process died, twice or more: it waits to run alone, for its neighbours shall not be blamed. */
   suspect: { readonly job: ReadyJob; readonly since: number } | undefined
+  /** One that has started keeps others from starting beside it until then. */
+  aloneUntil: number
   /** Nothing is started any more. */
   isStopping: boolean
   /** Puts a job that was read into the mailbox. */
@@ -90,6 +92,7 @@ export const make = (queue: JobQueue): Effect.Effect<PartitionState> =>
       timerDue: yield* Latch.make(true),
       owned: undefined,
       suspect: undefined,
+      aloneUntil: 0,
       isStopping: false,
       offer: (job) => {
         if (mailbox.offer({ ...job, tenantId: job.tenant }) === "full") release(job, true)
