@@ -27,7 +27,7 @@ export const make = (options: {
   readonly settle: Settle
 }): Cancel => {
   const { announcer, intakeLock, queue, settle, state, store } = options
-  const { dispatchDue, held, mailbox, parking } = state
+  const { held, mailbox, parking } = state
 
   const cancelWaiting = (job: ReadyJob, by: string | undefined) =>
     Effect.flatMap(store.now, (now) => settle(job, Verdict.cancelled(job, now, queue.retention, by)))
@@ -65,14 +65,8 @@ export const make = (options: {
     }).pipe(Effect.catch(() => Effect.succeed(false)))
 
   /** Takes a job out of where it waits in memory. */
-  const withdraw = (id: JobId): ReadyJob | undefined => {
-    const waiting = mailbox.remove(id) ?? parking.remove(id)
-    if (waiting !== undefined || state.suspect?.job.id !== id) return waiting
-    const { job } = state.suspect
-    state.suspect = undefined
-    dispatchDue.openUnsafe()
-    return job
-  }
+  const withdraw = (id: JobId): ReadyJob | undefined =>
+    mailbox.remove(id) ?? parking.remove(id) ?? state.owned?.suspects.withdraw((job) => job.id === id)[0]
 
   return (id, by) =>
     Effect.suspend(() => {

@@ -12,6 +12,7 @@ import type { JobStore, ReadyJob } from "../JobStore.ts"
 import type { Attempts } from "./attempts.ts"
 import type { PartitionState } from "./partitionState.ts"
 import type { Lock } from "./supervisor.ts"
+import * as Suspects from "./suspects.ts"
 import { liveClock } from "./time/liveClock.ts"
 import type { Settle } from "./unstarted.ts"
 import * as Verdict from "./verdict.ts"
@@ -20,13 +21,14 @@ const crashLimit = 5
 /** How long after an unclean take-over every attempt is noted before it starts. */
 const carefulMs = 60_000
 const atOnce = 64
-/** How long a job that may kill its process holds back others: before its start, and after it. */
-const suspectPatienceMs = 30_000
 
 /** The loop that starts the jobs of one ownership: one turn, which waits until there may be something to start. */
 export const make = (options: {
   readonly state: PartitionState
   readonly attempts: Attempts
+  readonly suspects: Suspects.Suspects
+  /** Those of this partition. */
+  readonly place: Suspects.Place
   readonly store: JobStore["Service"]
   readonly handlers: JobHandlers["Service"]
   readonly lock: Lock
@@ -40,7 +42,7 @@ export const make = (options: {
   /** What has to be written down runs here, while the next ones start. */
   readonly loops: Scope.Scope
 }): Effect.Effect<void> => {
-  const { attempts, handlers, lock, loops, partition, queue, settle, state, stays, store } = options
+  const { attempts, handlers, lock, loops, partition, place, queue, settle, state, stays, store, suspects } = options
   const { dispatchDue, intakeDue, mailbox, parking, release } = state
   const carefulUntil = options.isCareful ? liveClock.currentTimeMillisUnsafe() + carefulMs : 0
 
@@ -52,19 +54,12 @@ export const make = (options: {
     }
     const handler = handlers.get(job.type)
     if (handler === undefined) {
-      if (state.suspect?.job.id === job.id) state.suspect = undefined
+      place.withdraw((one) => one.id === job.id)
       parking.park(job)
       return undefined
     }
-    const live = liveClock.currentTimeMillisUnsafe()
-    if (job.crashes >= 2) {
-      const since = state.suspect?.job.id === job.id ? state.suspect.since : live
-      state.suspect = { job, since }
-      if (attempts.size() > 0 && live - since < suspectPatienceMs) return undefined
-      state.suspect = undefined
-      state.aloneUntil = live + suspectPatienceMs
-    }
-    const isCareful = job.crashes > 0 || live < carefulUntil
+    if (Suspects.isSuspect(job) && !place.start(job)) return undefined
+    const isCareful = job.crashes > 0 || liveClock.currentTimeMillisUnsafe() < carefulUntil
     attempts.start(job, handler, now, isCareful)
     return undefined
   }
@@ -72,10 +67,9 @@ export const make = (options: {
   /** Every job comes this way, also one taken from its submitter's hand: after a pause of the process nothing starts. */
   const next = (): ReadyJob | undefined => {
     if (state.isStopping || !attempts.hasPlace() || !lock.isHeld()) return undefined
-    const live = liveClock.currentTimeMillisUnsafe()
-    if (attempts.size() > 0 && live < state.aloneUntil) return undefined
-    if (state.suspect === undefined) return mailbox.take(stays)
-    return attempts.size() === 0 || live - state.suspect.since >= suspectPatienceMs ? state.suspect.job : undefined
+    if (!suspects.isActive) return mailbox.take(stays)
+    const suspect = place.next()
+    return suspect !== undefined || place.isHeldBack() ? suspect : mailbox.take(stays)
   }
 
   /** At most so many: what they have to write leaves for the database while the next ones run. Answers whether there may be more. */

@@ -48,6 +48,8 @@ export const make = (options: {
       Effect.suspend(() => {
         if (state.owned === undefined) return Effect.void
         leaving.add(type)
+        // Those that wait to run alone hold back nobody meanwhile.
+        for (const job of state.owned.suspects.withdraw((one) => one.type === type)) offer(job)
         leavingNow++
         return Effect.ensuring(
           end(state.owned.attempts, (run) => run.job.type === type),

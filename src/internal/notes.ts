@@ -9,6 +9,7 @@ import type * as Scope from "effect/Scope"
 import type { JobStore } from "../JobStore.ts"
 import type { Attempts } from "./attempts.ts"
 import type { PartitionState } from "./partitionState.ts"
+import type * as Suspects from "./suspects.ts"
 import { onLiveClock } from "./time/liveClock.ts"
 import type { Settle } from "./unstarted.ts"
 import * as Verdict from "./verdict.ts"
@@ -20,13 +21,14 @@ export const make = (options: {
   readonly state: PartitionState
   readonly attempts: Attempts
   readonly store: JobStore["Service"]
+  readonly suspects: Suspects.Suspects
   readonly settle: Settle
   /** How long a job waits for a handler of its type. */
   readonly handlerGraceMs: number
   /** What has to be written down runs here. */
   readonly loops: Scope.Scope
 }): Effect.Effect<void> => {
-  const { attempts, handlerGraceMs, loops, settle, state, store } = options
+  const { attempts, handlerGraceMs, loops, settle, state, store, suspects } = options
   const { dispatchDue, parking } = state
 
   const tellOfMissing = (type: string) =>
@@ -38,6 +40,8 @@ export const make = (options: {
 
   return Effect.gen(function*() {
     yield* onLiveClock(Effect.sleep(Duration.millis(everyMs)))
+    // Their time runs out in one partition for all others.
+    if (suspects.isActive) dispatchDue.openUnsafe()
     yield* attempts.note
     const now = yield* store.now
     for (const job of parking.overdue()) {
@@ -46,6 +50,5 @@ export const make = (options: {
       const verdict = Verdict.withoutHandler(job, now, parking.missingFor(job.type), handlerGraceMs)
       yield* Effect.forkIn(settle(job, verdict), loops)
     }
-    if (state.suspect !== undefined || state.aloneUntil > 0) dispatchDue.openUnsafe()
   })
 }

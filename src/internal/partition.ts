@@ -31,6 +31,7 @@ import * as PartitionState from "./partitionState.ts"
 import * as Reading from "./reading.ts"
 import * as Settler from "./settler.ts"
 import type { Lock } from "./supervisor.ts"
+import type { Suspects } from "./suspects.ts"
 import { onLiveClock } from "./time/liveClock.ts"
 import * as Timers from "./timers.ts"
 import * as Unstarted from "./unstarted.ts"
@@ -55,6 +56,8 @@ export interface Options {
   readonly handlerGraceMs: number
   /** Says whether this process can be sure that it owns the partition. */
   readonly lock: Lock
+  /** Those of all partitions of this process. */
+  readonly suspects: Suspects
 }
 
 /** A job as its owner sees it. */
@@ -83,7 +86,7 @@ const checkSeconds = 5
 /** Owns the partition until the scope closes. Returns at once; the take-over is tried until the store answers. */
 export const make = (options: Options): Effect.Effect<Partition, never, Scope.Scope> =>
   Effect.gen(function*() {
-    const { bus, handlers, lock, partition, position, queue, queueId, services, store } = options
+    const { bus, handlers, lock, partition, position, queue, queueId, services, store, suspects } = options
     const loops = yield* Scope.make()
     const attemptsScope = yield* Scope.make()
     const state = yield* PartitionState.make(queue)
@@ -114,8 +117,10 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     /** Somebody else may own the partition from now on: nothing more starts here, and what runs cannot commit. It ends at once. */
     const stopWhenLost = Effect.gen(function*() {
       yield* lock.lost
-      const attempts = state.owned?.attempts
-      if (attempts === undefined || attempts.size() === 0) return
+      if (state.owned === undefined) return
+      const { attempts, suspects: place } = state.owned
+      place.withdraw(() => true)
+      if (attempts.size() === 0) return
       yield* Effect.logWarning(
         `The lock of ${position.entity} is lost: ${attempts.size()} jobs under way are interrupted, and run again where it is owned next`
       )
@@ -170,15 +175,21 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         announcer,
         release,
         onDue: () => void timerDue.openUnsafe(),
-        onEnded: () => void dispatchDue.openUnsafe(),
+        onEnded: () => {
+          dispatchDue.openUnsafe()
+          if (suspects.isActive) suspects.ended()
+        },
         isStopped: () => isStopped
       }).pipe(Scope.provide(attemptsScope))
-      state.owned = { owner, attempts, settler }
+      const place = suspects.join({ attempts, wake: () => void dispatchDue.openUnsafe() })
+      state.owned = { owner, attempts, settler, suspects: place }
       const changes = HandlerChanges.make({ state, end, loops })
       yield* handlers.observe(changes).pipe(Scope.provide(loops))
       const dispatchTurn = Dispatch.make({
         state,
         attempts,
+        suspects,
+        place,
         store,
         handlers,
         lock,
@@ -189,7 +200,8 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         isCareful,
         loops
       })
-      const noteTurn = Notes.make({ state, attempts, store, settle, handlerGraceMs: options.handlerGraceMs, loops })
+      const { handlerGraceMs } = options
+      const noteTurn = Notes.make({ state, attempts, store, suspects, settle, handlerGraceMs, loops })
       yield* Effect.forEach(
         [
           reading.intakeTurn(owner),
@@ -209,6 +221,8 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     yield* Effect.addFinalizer(() =>
       Effect.gen(function*() {
         state.isStopping = true
+        // What waits here holds back nobody. What runs still counts, until it has ended.
+        state.owned?.suspects.withdraw(() => true)
         yield* Scope.close(loops, Exit.void)
         if (state.owned !== undefined) {
           const { attempts, owner } = state.owned
@@ -226,7 +240,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         }
         isStopped = true
         yield* Scope.close(attemptsScope, Exit.void)
-      })
+      }).pipe(Effect.ensuring(Effect.sync(() => state.owned?.suspects.leave())))
     )
     // The message that activated the entity has references of its sender's: none of them may reach the loops and the attempts.
     yield* Effect.forEach(
