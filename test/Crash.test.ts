@@ -12,10 +12,10 @@ import * as Jobs from "../src/Jobs.ts"
 import { fatesOf, restartUntil, rowsOf, startWorker, untilFinal } from "./utils/child.ts"
 import { databaseUrl, TestDatabase } from "./utils/database.ts"
 import { holdLock, terminate, untilWaiting } from "./utils/holds.ts"
-import { batchSizes, Die, Hold, Idle, Outside, queue, tables, Write } from "./utils/worker.ts"
+import { batchSizes, Die, DieLate, Hold, Idle, Outside, queue, Slow, slowQueue, tables, Write } from "./utils/worker.ts"
 
 /** A database with the handlers' tables, and a process that only submits: this one. */
-const submitting = JobRuntime.layerClient({ queues: [queue(20)] }).pipe(
+const submitting = JobRuntime.layerClient({ queues: [queue(20), slowQueue] }).pipe(
   Layer.provideMerge(
     Layer.effectDiscard(Effect.flatMap(PgClient, (sql) => Effect.forEach(tables, (statement) => sql.unsafe(statement))))
   ),
@@ -255,5 +255,28 @@ describe("a job that kills its process each time", () => {
         assert.strictEqual(status.attempts, 0)
       }).pipe(Effect.scoped, Effect.provide(submitting)),
     90_000
+  )
+
+  it.live(
+    "is a dead letter after five crashes, and no job of another queue in the process is given up with it",
+    () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient
+        const url = yield* databaseUrl
+        const jobs = yield* Jobs.Jobs
+        const killer = yield* jobs.submit(DieLate.request(undefined))
+        const { jobIds } = yield* jobs.submit(Array.from({ length: 6 }, () => Slow.request(undefined)))
+        const workers = yield* restartUntil(startWorker({ url, isSlow: true }), untilFinal(sql, [killer, ...jobIds]))
+        const [fate, ...fates] = yield* fatesOf(sql, [killer, ...jobIds])
+        assert.deepInclude(fate, { state: "failed", attempt: 0, crashes: 5, errorTag: "CrashLoop" })
+        for (const neighbour of fates) assert.deepInclude(neighbour, { state: "completed", attempt: 1 })
+        assert.strictEqual((yield* rowsOf(sql, jobIds)).length, jobIds.length)
+        // Blamed twice at most: as long as nobody knows that it is a suspect.
+        const beside = workers.filter(({ said }) =>
+          said.some((one) => one.say === "started" && one.jobId === killer && one.beside > 0)
+        )
+        assert.isAtMost(beside.length, 3)
+      }).pipe(Effect.scoped, Effect.provide(submitting)),
+    120_000
   )
 })

@@ -100,10 +100,21 @@ const First = JobQueue.make("first")
 const Second = JobQueue.make("second")
 /** A clock for suspects, that the test moves; and a lock of the first queue, that it loses. */
 let suspectsNow = 0
+const together = Suspects.make(() => suspectsNow)
+let endings = 0
 const lock = { isLost: false, lost: Deferred.makeUnsafe<void>() }
 const twoQueues = layerPostgres({
   queues: [First, Second],
-  suspects: Suspects.make(() => suspectsNow),
+  suspects: {
+    get isActive() {
+      return together.isActive
+    },
+    ended: () => {
+      endings++
+      together.ended()
+    },
+    join: together.join
+  },
   locks: {
     first: { isHeld: () => !lock.isLost, lost: Deferred.await(lock.lost), giveUp: () => {} }
   }
@@ -148,10 +159,13 @@ layer(twoQueues, { excludeTestServices: true })("of several queues in one proces
       const beside = yield* jobs.submit({ type: "step", queue: First, payload: "beside" })
       yield* untilHeld(Second, late)
       yield* untilHeld(First, beside)
+      const before = endings
       yield* stops.release("long")
       yield* stops.arrived("suspect")
       yield* jobs.await(long)
       assert.deepStrictEqual(order, ["long starts", "long ends", "suspect starts"])
+      // The other queue has told it, and a turn of the notes has not found it out.
+      assert.isAbove(endings, before)
       yield* stops.releaseAll
       yield* Effect.forEach([suspect, late, beside], (id) => jobs.await(id))
       assert.deepStrictEqual(order.slice(3, 4), ["suspect ends"])

@@ -103,9 +103,8 @@ const makeProcess = () => {
         isStuck = true
       },
       leave: () => {
-        running.clear()
-        place.leave()
         isStuck = true
+        place.leave()
         wakeAll()
       },
       withdraw: (job: ReadyJob) => {
@@ -272,6 +271,54 @@ describe("the others go on at once", () => {
 })
 
 describe("many suspects", () => {
+  /** Some that wait while the others have their time. */
+  const inLine = (count: number) => {
+    const process = makeProcess()
+    const [a, b] = [process.partition(), process.partition()]
+    const [first, other, ...rest] = [suspect(), innocent(), ...Array.from({ length: count }, suspect)]
+    a.submit(first)
+    process.pass(second)
+    a.end(first)
+    b.submit(other, ...rest)
+    process.pass(2 * second)
+    return { ...process, a, b, other, rest }
+  }
+
+  it("follow each other without a break in the quiet that they have waited for", () => {
+    const { b, other, rest } = inLine(3)
+    b.end(other)
+    for (const job of rest) {
+      assert.deepStrictEqual(b.isRunning(...rest), rest.map((one) => one === job))
+      b.end(job)
+    }
+  })
+
+  it("follow each other for the time of one, and then the others have theirs", () => {
+    const { a, b, other, pass, rest } = inLine(4)
+    b.end(other)
+    const beside = innocent()
+    a.submit(beside)
+    for (const job of rest.slice(0, 2)) {
+      pass(patience / 2)
+      assert.deepStrictEqual([a.isRunning(beside), b.isRunning(job)], [[false], [true]])
+      b.end(job)
+    }
+    assert.deepStrictEqual([a.isRunning(beside), b.isRunning(...rest)], [[true], rest.map(() => false)])
+  })
+
+  it("do not follow one that could not be alone: the others go on first", () => {
+    const { a, b, pass, rest } = inLine(2)
+    pass(patience - 2 * Suspects.lastCallMs)
+    const beside = innocent()
+    a.submit(beside)
+    pass(2 * Suspects.lastCallMs)
+    const started = rest.find((job) => b.isRunning(job)[0])
+    assert(started !== undefined)
+    assert.deepStrictEqual(a.isRunning(beside), [false])
+    b.end(started)
+    assert.deepStrictEqual(a.isRunning(beside), [true])
+  })
+
   const together = (runsFor: number, count: number) => {
     const process = makeProcess()
     const [a, b, c] = [process.partition(), process.partition(), process.partition()]
@@ -306,7 +353,7 @@ describe("many suspects", () => {
       assert.isBelow(now(), 1_800 * second)
     }
     const ends = now()
-    const times = c.starts.map(({ at }) => at)
+    const times = [...c.starts.map(({ at }) => at), ends]
     const breaks = times.slice(1).map((at, index) => at - (times[index] ?? 0))
     assert.isAtMost(Math.max(...breaks), 2 * patience + second)
     // A second without a start is one in which it was held back.

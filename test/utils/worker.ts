@@ -27,6 +27,8 @@ export const WorkerOptions = Schema.Struct({
   /** Of the queue. */
   concurrency: Schema.Int,
   partitions: Schema.optionalKey(Schema.Int),
+  /** Whether it has the queue of `Slow`, too. */
+  isSlow: Schema.optionalKey(Schema.Boolean),
   graceMs: Schema.Int
 })
 export type WorkerOptions = typeof WorkerOptions.Type
@@ -80,6 +82,14 @@ export class Hold extends Job.make("Hold", { success: Schema.Int, queue: Work, r
 
 /** Writes one row and kills its process. */
 export class Die extends Job.make("Die", { queue: Work, retry }) {}
+
+/** The same a second later: by then what runs beside it is noted. */
+export class DieLate extends Job.make("DieLate", { queue: Work, retry }) {}
+
+export const slowQueue = JobQueue.make("slow")
+
+/** Writes one row and takes one and a half seconds: an owner notes a run after one. */
+export class Slow extends Job.make("Slow", { queue: slowQueue, retry }) {}
 
 /** Writes one row outside of any transaction and waits for `go`. */
 export class Outside extends Job.make("Outside", { queue: Work, retry, transaction: "none" }) {}
@@ -153,19 +163,18 @@ const holding = Effect.gen(function*() {
   yield* gate(jobId).await
 })
 
+const die = Effect.sync(() => {
+  process.kill(process.pid, "SIGKILL")
+})
+
 const handlers = Layer.mergeAll(
   Write.toLayer(({ hold }) => told(write(hold))),
   Hold.toLayer(() => told(Effect.tap(write(), holding))),
   Idle.toLayer(() => told(Effect.void)),
+  Slow.toLayer(() => told(Effect.andThen(write(), Effect.sleep("1500 millis")))),
   Outside.toLayer(() => told(Effect.andThen(write(), holding))),
-  Die.toLayer(() =>
-    told(Effect.andThen(
-      write(),
-      Effect.sync(() => {
-        process.kill(process.pid, "SIGKILL")
-      })
-    ))
-  )
+  Die.toLayer(() => told(Effect.andThen(write(), die))),
+  DieLate.toLayer(() => told(Effect.andThen(Effect.sleep("1 second"), die)))
 ).pipe(Layer.provide(Resource.layer))
 
 const submitMany = (jobs: Jobs.Jobs["Service"], count: number) =>
@@ -191,7 +200,11 @@ const listen = Effect.gen(function*() {
 })
 
 const program = (options: WorkerOptions) => {
-  const declared = { queues: [queue(options.concurrency, options.partitions)], gracePeriod: options.graceMs }
+  const work = queue(options.concurrency, options.partitions)
+  const declared = {
+    queues: options.isSlow === true ? [work, slowQueue] : [work],
+    gracePeriod: options.graceMs
+  }
   const database = Postgres.layer({ url: options.url, maxConnections: options.concurrency + 5 })
   if (options.role === "runner") {
     const runtime = JobRuntime.layerCluster({ ...declared, host: "127.0.0.1", port: options.port ?? 0 })
