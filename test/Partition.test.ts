@@ -4,20 +4,27 @@
 import { assert, layer } from "@effect/vitest"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
 import * as CurrentJob from "../src/CurrentJob.ts"
 import * as EventBus from "../src/EventBus.ts"
+import * as Partition from "../src/internal/partition.ts"
+import * as Supervisor from "../src/internal/supervisor.ts"
 import * as Suspects from "../src/internal/suspects.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import type { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
 import * as Jobs from "../src/Jobs.ts"
+import { JobStore } from "../src/JobStore.ts"
 import * as RequestContext from "../src/RequestContext.ts"
 import * as RetryPolicy from "../src/RetryPolicy.ts"
 import { layerMemory, layerPostgres, Partitions } from "./utils/partitions.ts"
 import { listen, makeStops, until } from "./utils/runtime.ts"
+import { newJob } from "./utils/storeFixture.ts"
 
 const Flood = JobQueue.make("flood", { concurrency: 1 })
 const Wide = JobQueue.make("wide", { concurrency: 10 })
@@ -248,6 +255,46 @@ layer(twoQueues, { excludeTestServices: true })("of several queues in one proces
       yield* jobs.await(yield* jobs.submit({ type: "now", queue: Second }))
       yield* jobs.await(yield* jobs.submit({ type: "now", queue: First }))
       yield* stops.releaseAll
+    }))
+
+  it.effect("a suspect whose partition closes while it waits holds back nobody any more, also while running jobs have their grace", () =>
+    Effect.gen(function*() {
+      const jobs = yield* Jobs.Jobs
+      const store = yield* JobStore
+      const sql = yield* SqlClient
+      const stops = yield* makeStops
+      yield* JobHandlers.register("has grace", () => stops.stop("has grace"))
+      yield* JobHandlers.register("right away", () => Effect.void)
+      suspectsNow += 2 * Suspects.patienceMs
+      const { queueId } = yield* store.declareQueue("closing")
+      const [long, suspect] = [newJob({ queueId, type: "has grace" }), newJob({ queueId, type: "right away" })]
+      yield* store.submit([long, suspect], { batchId: undefined, now: yield* store.now })
+      yield* sql`update millrace.jobs set crashes = 2 where id = ${suspect.id}`
+      const scope = yield* Scope.fork(yield* Effect.scope)
+      const closing = yield* Partition.make({
+        store,
+        handlers: yield* JobHandlers.JobHandlers,
+        bus: yield* EventBus.EventBus,
+        queue: JobQueue.make("closing"),
+        queueId,
+        partition: 0,
+        position: { runner: "test", shard: "default:1", entity: "closing/0" },
+        incarnation: "test",
+        services: yield* Effect.context(),
+        graceMs: 600_000,
+        handlerGraceMs: 60_000,
+        lock: Supervisor.always,
+        suspects: together
+      }).pipe(Scope.provide(scope))
+      yield* stops.arrived("has grace")
+      yield* until(Effect.sync(() => closing.view(suspect.id)?.isRunning === false))
+      const other = yield* jobs.submit({ type: "right away", queue: Second })
+      yield* untilHeld(Second, other)
+      const closed = yield* Effect.forkChild(Scope.close(scope, Exit.void))
+      yield* jobs.await(other)
+      assert.strictEqual(closing.view(long.id)?.isRunning, true)
+      yield* stops.releaseAll
+      yield* Fiber.join(closed)
     }))
 
   // The last one: the first queue has no owner any more.
