@@ -23,6 +23,7 @@ import { type Address, addressOf, entityId, outOfReach, Owners, type Reach } fro
 import * as Partition from "./internal/partition.ts"
 import { Queues } from "./internal/queues.ts"
 import { ShardLocks, shardName } from "./internal/supervisor.ts"
+import * as Suspects from "./internal/suspects.ts"
 import { onLiveClock } from "./internal/time/liveClock.ts"
 import { PartitionUnavailable } from "./JobError.ts"
 import { JobHandlers } from "./JobHandlers.ts"
@@ -117,7 +118,16 @@ const unserved = (id: string) => {
 }
 
 /** Registers the entity: whoever owns a partition's shard runs it. */
-const layerEntity = (options: Options, groups: Groups, local: Local, incarnation: string) =>
+const layerEntity = (
+  options: Options,
+  groups: Groups,
+  { incarnation, local, suspects }: {
+    readonly local: Local
+    /** This process, as long as it lives. */
+    readonly incarnation: string
+    readonly suspects: Suspects.Suspects
+  }
+) =>
   entityOf(groups).toLayer(
     Effect.gen(function*() {
       const address = yield* Entity.CurrentAddress
@@ -143,7 +153,8 @@ const layerEntity = (options: Options, groups: Groups, local: Local, incarnation
         services: options.services,
         graceMs: options.graceMs,
         handlerGraceMs: options.handlerGraceMs,
-        lock: locks.of(address.shardId)
+        lock: locks.of(address.shardId),
+        suspects
       })
       const key = localKey(row.queueId, index)
       yield* Effect.acquireRelease(
@@ -249,7 +260,8 @@ export const layer = (
       groupOf: groups,
       isHere: ({ partition, queueId }) => local.has(localKey(queueId, partition))
     })
-    return Layer.mergeAll(layerEntity(options, groups, local, incarnation), activators).pipe(
-      Layer.provideMerge(layerOwners(options, groups, local))
-    )
+    return Layer.mergeAll(layerEntity(options, groups, { local, incarnation, suspects: Suspects.make() }), activators)
+      .pipe(
+        Layer.provideMerge(layerOwners(options, groups, local))
+      )
   }))

@@ -84,10 +84,9 @@ const effect = (n: number, more: { key?: string; n?: number; from?: number; to?:
     more.runner ?? 0
   }, 0,
     ${time(more.from ?? 1)}, ${time(more.to ?? 2)})`
-const start = (n: number, from = 1) =>
-  `insert into chaos.starts (job_id, ref, attempt, runner, incarnation, at) values ('${id(n)}', '${ref(n)}', 1, 0, 0, ${
-    time(from)
-  })`
+const start = (n: number, from = 1, incarnation = 0) =>
+  `insert into chaos.starts (job_id, ref, attempt, runner, incarnation, at) values
+   ('${id(n)}', '${ref(n)}', 1, 0, ${incarnation}, ${time(from)})`
 
 let calls = 0
 const order = (n: number, more: object = {}) => ({ ref: ref(n), type: "Tx", fails: 0, ...more })
@@ -373,6 +372,24 @@ describe("the checker", () => {
       story.sql.push(effect(1), effect(1), effect(2), `delete from millrace.finished_jobs where id = '${id(3)}'`)
       assert.deepInclude(yield* judged(story), { lost: 1, duplicated: 3 })
     }).pipe(Effect.provide(database)), 60_000)
+
+  it.live(
+    "counts who was given up for crashes of others, and of those who was not left alone",
+    () =>
+      Effect.gen(function*() {
+        for (const [incarnation, besideKillers] of [[1, 0], [3, 1]] as const) {
+          const story = clean()
+          const history = [{ kind: "dead-lettered", at: at(20), failure: { ...boom, tag: "CrashLoop" } }]
+          story.sql.push(
+            dead(100, 0, { type: "Plain", crashes: 5, to: 20, history }, "CrashLoop"),
+            ...[0, 1, 2, 3, 4].map((number) => start(100, 10 + number, number)),
+            start(16, 10.5 + incarnation, incarnation)
+          )
+          assert.deepInclude(yield* judged(story), { innocents: 1, besideKillers })
+        }
+      }).pipe(Effect.provide(database)),
+    60_000
+  )
 
   it.live(
     "measures how long nothing was started although a job was ready, with and without the database's outages",

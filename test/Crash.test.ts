@@ -11,9 +11,9 @@ import { fatesOf, restartUntil, rowsOf, startWorker, untilFinal } from "./utils/
 import { databaseUrl } from "./utils/database.ts"
 import { holdLock, terminate, untilWaiting } from "./utils/holds.ts"
 import { submittingTo } from "./utils/submitting.ts"
-import { batchSizes, Die, Hold, Idle, Outside, Write } from "./utils/worker.ts"
+import { batchSizes, Die, DieLate, Hold, Idle, Outside, Slow, slowQueue, Write } from "./utils/worker.ts"
 
-const submitting = submittingTo()
+const submitting = submittingTo(1, slowQueue)
 
 /** A job behind these: once it has run, a worker has had every chance to run them too. */
 const runOneMore = Effect.gen(function*() {
@@ -248,5 +248,28 @@ describe("a job that kills its process each time", () => {
         assert.strictEqual(status.attempts, 0)
       }).pipe(Effect.scoped, Effect.provide(submitting)),
     90_000
+  )
+
+  it.live(
+    "is a dead letter after five crashes, and no job of another queue in the process is given up with it",
+    () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient
+        const url = yield* databaseUrl
+        const jobs = yield* Jobs.Jobs
+        const killer = yield* jobs.submit(DieLate.request(undefined))
+        const { jobIds } = yield* jobs.submit(Array.from({ length: 6 }, () => Slow.request(undefined)))
+        const workers = yield* restartUntil(startWorker({ url, isSlow: true }), untilFinal(sql, [killer, ...jobIds]))
+        const [fate, ...fates] = yield* fatesOf(sql, [killer, ...jobIds])
+        assert.deepInclude(fate, { state: "failed", attempt: 0, crashes: 5, errorTag: "CrashLoop" })
+        for (const neighbour of fates) assert.deepInclude(neighbour, { state: "completed", attempt: 1 })
+        assert.strictEqual((yield* rowsOf(sql, jobIds)).length, jobIds.length)
+        // Blamed twice at most: as long as nobody knows that it is a suspect.
+        const beside = workers.filter(({ said }) =>
+          said.some((one) => one.say === "started" && one.jobId === killer && one.beside > 0)
+        )
+        assert.isAtMost(beside.length, 3)
+      }).pipe(Effect.scoped, Effect.provide(submitting)),
+    120_000
   )
 })

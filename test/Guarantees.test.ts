@@ -19,6 +19,7 @@ import * as CurrentJob from "../src/CurrentJob.ts"
 import * as EventBus from "../src/EventBus.ts"
 import * as Partition from "../src/internal/partition.ts"
 import * as Supervisor from "../src/internal/supervisor.ts"
+import * as Suspects from "../src/internal/suspects.ts"
 import * as Job from "../src/Job.ts"
 import { Snooze } from "../src/JobError.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
@@ -908,7 +909,8 @@ const ownChanged = Effect.fnUntraced(
       services: yield* Effect.context(),
       graceMs: 0,
       handlerGraceMs: 1_000,
-      lock: Supervisor.always
+      lock: Supervisor.always,
+      suspects: Suspects.make()
     }).pipe(Scope.provide(scope))
     const job = newJob({ queueId, type })
     yield* store.submit([job], { batchId: undefined, now: yield* store.now })

@@ -31,6 +31,7 @@ const figures = (report: Report): ReadonlyArray<readonly [string, string | numbe
   ["out of order", report.outOfOrder],
   ["illegal histories", report.illegal],
   ["given up for crashes of others", report.innocents],
+  ["of those beside a killer, though suspect", report.besideKillers],
   [
     "failover after kill -9",
     report.meanFailoverMs === undefined

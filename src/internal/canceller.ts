@@ -8,25 +8,26 @@ import * as Option from "effect/Option"
 import type * as Semaphore from "effect/Semaphore"
 import type { JobId } from "../JobId.ts"
 import type { JobQueue } from "../JobQueue.ts"
-import type { JobStore, Owner, ReadyJob, Settlement } from "../JobStore.ts"
+import type { JobStore, Owner, ReadyJob } from "../JobStore.ts"
 import type { Announcer } from "./announcer.ts"
 import type { PartitionState } from "./partitionState.ts"
+import type { Settle } from "./unstarted.ts"
 import * as Verdict from "./verdict.ts"
 
 /** Cancels a ready or running job. `false`: it is neither, or has just ended. */
 export type Cancel = (id: JobId, by: string | undefined) => Effect.Effect<boolean>
 
-/** Cancels jobs of one partition. `settle` answers whether the settlement is what was written. */
+/** Cancels jobs of one partition. */
 export const make = (options: {
   readonly state: PartitionState
   readonly store: JobStore["Service"]
   readonly queue: JobQueue
   readonly announcer: Announcer
   readonly intakeLock: Semaphore.Semaphore
-  readonly settle: (job: ReadyJob, settlement: Settlement) => Effect.Effect<boolean>
+  readonly settle: Settle
 }): Cancel => {
   const { announcer, intakeLock, queue, settle, state, store } = options
-  const { dispatchDue, held, mailbox, parking } = state
+  const { held, mailbox, parking } = state
 
   const cancelWaiting = (job: ReadyJob, by: string | undefined) =>
     Effect.flatMap(store.now, (now) => settle(job, Verdict.cancelled(job, now, queue.retention, by)))
@@ -64,14 +65,8 @@ export const make = (options: {
     }).pipe(Effect.catch(() => Effect.succeed(false)))
 
   /** Takes a job out of where it waits in memory. */
-  const withdraw = (id: JobId): ReadyJob | undefined => {
-    const waiting = mailbox.remove(id) ?? parking.remove(id)
-    if (waiting !== undefined || state.suspect?.job.id !== id) return waiting
-    const { job } = state.suspect
-    state.suspect = undefined
-    dispatchDue.openUnsafe()
-    return job
-  }
+  const withdraw = (id: JobId): ReadyJob | undefined =>
+    mailbox.remove(id) ?? parking.remove(id) ?? state.owned?.suspects.withdraw((job) => job.id === id)[0]
 
   return (id, by) =>
     Effect.suspend(() => {

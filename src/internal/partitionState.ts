@@ -14,12 +14,15 @@ import * as Held from "./held.ts"
 import * as Keys from "./keys.ts"
 import * as Parking from "./parking.ts"
 import type { Settler } from "./settler.ts"
+import type * as Suspects from "./suspects.ts"
 
 /** Since the take-over. */
 export interface Owned {
   readonly owner: Owner
   readonly attempts: Attempts
   readonly settler: Settler
+  /** Its jobs that wait to run alone in the process. */
+  readonly suspects: Suspects.Place
 }
 
 /** The memory of one partition. */
@@ -36,8 +39,6 @@ export interface PartitionState {
   readonly timerDue: Latch.Latch
   /** `undefined` until the partition is taken over. */
   owned: Owned | undefined
-  /** A job that was running when its process died, twice or more: it waits to run alone, for its neighbours shall not be blamed. */
-  suspect: { readonly job: ReadyJob; readonly since: number } | undefined
   /** Nothing is started any more. */
   isStopping: boolean
   /** Puts a job that was read into the mailbox. */
@@ -89,7 +90,6 @@ export const make = (queue: JobQueue): Effect.Effect<PartitionState> =>
       dispatchDue: yield* Latch.make(true),
       timerDue: yield* Latch.make(true),
       owned: undefined,
-      suspect: undefined,
       isStopping: false,
       offer: (job) => {
         if (mailbox.offer({ ...job, tenantId: job.tenant }) === "full") release(job, true)

@@ -9,10 +9,11 @@ import * as Option from "effect/Option"
 import * as Random from "effect/Random"
 import * as JobMetrics from "../JobMetrics.ts"
 import type { JobQueue } from "../JobQueue.ts"
-import type { JobStore, Owner, StoreError } from "../JobStore.ts"
+import type { JobStore, Owner } from "../JobStore.ts"
 import * as Priority from "../Priority.ts"
 import type { PartitionState } from "./partitionState.ts"
 import { onLiveClock } from "./time/liveClock.ts"
+import type { Troubled } from "./untilAvailable.ts"
 
 /** Two loops of one partition. */
 export interface Timers {
@@ -25,14 +26,14 @@ export interface Timers {
 const sweepLeastMs = 5_000
 const sweepMostMs = 30_000
 
-/** The timers of one partition. `troubled` tells of a store that does not answer. */
+/** The timers of one partition. */
 export const make = (options: {
   readonly state: PartitionState
   readonly store: JobStore["Service"]
   readonly queue: JobQueue
   readonly queueId: number
   readonly partition: number
-  readonly troubled: (what: string, error: StoreError) => Effect.Effect<void>
+  readonly troubled: Troubled
 }): Timers => {
   const { partition, queue, queueId, state: { held, intakeDue, isOrdered, keys, timerDue }, store, troubled } = options
   let sweepMs = sweepLeastMs

@@ -13,6 +13,7 @@ import { entityId, Owners } from "../../src/internal/owners.ts"
 import * as Partition from "../../src/internal/partition.ts"
 import * as Queues from "../../src/internal/queues.ts"
 import * as Supervisor from "../../src/internal/supervisor.ts"
+import * as Suspects from "../../src/internal/suspects.ts"
 import * as Waker from "../../src/internal/waker.ts"
 import * as JobHandlers from "../../src/JobHandlers.ts"
 import type { JobQueue } from "../../src/JobQueue.ts"
@@ -29,6 +30,10 @@ export interface Options {
   readonly eventBus?: Layer.Layer<EventBus.EventBus>
   /** Default: always held. */
   readonly lock?: Supervisor.Lock
+  /** Of these queues other ones. */
+  readonly locks?: Readonly<Record<string, Supervisor.Lock>>
+  /** Default: of the partitions together, by the real clock. */
+  readonly suspects?: Suspects.Suspects
   /** Puts something of the test's own between the runtime and its store. */
   readonly changeStore?: (store: JobStore["Service"]) => JobStore["Service"]
 }
@@ -49,7 +54,7 @@ const layerPartitions = (options: Options) =>
     const { declared } = yield* Queues.Queues
     const services = yield* Effect.context()
     const owned = new Map<string, Partition.Partition>()
-    const takeOver = (name: string) =>
+    const takeOver = (name: string, suspects: Suspects.Suspects) =>
       Effect.gen(function*() {
         const known = declared.find(({ row }) => row.name === name)
         if (known === undefined) return yield* Effect.die(new Error(`no queue ${name}`))
@@ -67,12 +72,14 @@ const layerPartitions = (options: Options) =>
           services,
           graceMs: 0,
           handlerGraceMs: options.handlerGraceMs ?? 900_000,
-          lock: options.lock ?? Supervisor.always
+          lock: options.locks?.[name] ?? options.lock ?? Supervisor.always,
+          suspects
         })
         owned.set(entity, partition)
         return partition
       })
-    yield* Effect.forEach(declared, ({ row }) => takeOver(row.name), { discard: true })
+    const together = options.suspects ?? Suspects.make()
+    yield* Effect.forEach(declared, ({ row }) => takeOver(row.name, together), { discard: true })
     const at = (entity: string) => {
       const partition = owned.get(entity)
       if (partition === undefined) throw new Error(`no partition ${entity}`)
@@ -110,7 +117,7 @@ const layerPartitions = (options: Options) =>
       Partitions,
       Partitions.of({
         of: (queue) => at(entityId({ queue: queue.name, partition: 0 })),
-        takeOver: (queue) => takeOver(queue.name)
+        takeOver: (queue) => takeOver(queue.name, Suspects.make())
       })
     ))
   }))

@@ -29,6 +29,8 @@ export const WorkerOptions = Schema.Struct({
   /** Of the queue. */
   concurrency: Schema.Int,
   partitions: Schema.optionalKey(Schema.Int),
+  /** Whether it has the queue of `Slow`, too. */
+  isSlow: Schema.optionalKey(Schema.Boolean),
   graceMs: Schema.Int,
   /** Of the code: the next one also has a handler for `Fresh`, and a step of the schema that this one does not know. */
   version: Schema.optionalKey(Schema.Literal("next"))
@@ -86,6 +88,14 @@ export class Hold extends Job.make("Hold", { success: Schema.Int, queue: Work, r
 
 /** Writes one row and kills its process. */
 export class Die extends Job.make("Die", { queue: Work, retry }) {}
+
+/** The same a second later: by then what runs beside it is noted. */
+export class DieLate extends Job.make("DieLate", { queue: Work, retry }) {}
+
+export const slowQueue = JobQueue.make("slow")
+
+/** Writes one row and takes one and a half seconds: an owner notes a run after one. */
+export class Slow extends Job.make("Slow", { queue: slowQueue, retry }) {}
 
 /** Writes one row outside of any transaction and waits for `go`. */
 export class Outside extends Job.make("Outside", { queue: Work, retry, transaction: "none" }) {}
@@ -196,19 +206,18 @@ const holding = Effect.gen(function*() {
   yield* gate(jobId).await
 })
 
+const die = Effect.sync(() => {
+  process.kill(process.pid, "SIGKILL")
+})
+
 const handlers = Layer.mergeAll(
   Write.toLayer(({ hold }) => told(write(hold))),
   Hold.toLayer(() => told(Effect.tap(write(), holding))),
   Idle.toLayer(() => told(Effect.void)),
+  Slow.toLayer(() => told(Effect.andThen(write(), Effect.sleep("1500 millis")))),
   Outside.toLayer(() => told(Effect.andThen(write(), holding))),
-  Die.toLayer(() =>
-    told(Effect.andThen(
-      write(),
-      Effect.sync(() => {
-        process.kill(process.pid, "SIGKILL")
-      })
-    ))
-  )
+  Die.toLayer(() => told(Effect.andThen(write(), die))),
+  DieLate.toLayer(() => told(Effect.andThen(Effect.sleep("1 second"), die)))
 ).pipe(Layer.provide(Resource.layer))
 
 /** What the next version of the code brings. */
@@ -240,7 +249,8 @@ const listen = Effect.gen(function*() {
 })
 
 const program = (options: WorkerOptions) => {
-  const queues = [queue(options.concurrency, options.partitions)]
+  const work = queue(options.concurrency, options.partitions)
+  const queues = options.isSlow === true ? [work, slowQueue] : [work]
   const declared = { queues, gracePeriod: options.graceMs }
   const database = Postgres.layer({ url: options.url, maxConnections: options.concurrency + 5 })
   if (options.role === "runner") {

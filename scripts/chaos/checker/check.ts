@@ -6,7 +6,7 @@ import type { Breach, Call, Evidence, Row } from "./evidence.ts"
 import { failovers } from "./failover.ts"
 import { load } from "./load.ts"
 import { rules } from "./rules.ts"
-import { innocents } from "./rules/crashes.ts"
+import { besideKillers, innocents } from "./rules/crashes.ts"
 import { stalls } from "./stalls.ts"
 
 /** How much of each kind of work there was: a promise about what never happened is worth nothing. */
@@ -58,6 +58,8 @@ export const judge = (evidence: Evidence) => {
     illegal: of("legal"),
     /** Given up as killers of their processes, by bad luck. */
     innocents: innocents(evidence),
+    /** Of those how many were to be alone when a killer started beside them. */
+    besideKillers: besideKillers(evidence),
     breaches
   }
 }

@@ -1,7 +1,7 @@
 /**
  * What counts as a crash, and for whom.
  */
-import type { Breach, Event, Evidence, Sample } from "../evidence.ts"
+import type { Breach, Event, Evidence, Row, Sample } from "../evidence.ts"
 import { type Rule, slackMs } from "./rule.ts"
 
 /**
@@ -69,6 +69,29 @@ export const blameless: Rule = ({ events, rows, samples, terms }) => {
   return breaches
 }
 
+const isInnocent = ({ errorTag, type }: Row) => errorTag === "CrashLoop" && type !== "Die"
+
 /** How many jobs were given up although it was not they who killed their processes. */
-export const innocents = ({ rows }: Evidence): number =>
-  rows.filter(({ errorTag, type }) => errorTag === "CrashLoop" && type !== "Die").length
+export const innocents = ({ rows }: Evidence): number => rows.filter(isInnocent).length
+
+/** Crashes before a job runs alone in its process. */
+const aloneAfter = 2
+
+/**
+ * How many of them had a job that kills its process start beside them when they were to run alone. Hardly any: a job waits for that no longer
+ * than half a minute, so that others which hang, as with the database away, may last longer.
+ */
+export const besideKillers = ({ rows, starts, terms }: Evidence): number => {
+  const killers = new Set(rows.flatMap(({ id, type }) => type === "Die" ? [id] : []))
+  const theirs = starts.filter(({ job }) => killers.has(job))
+  return rows.filter(isInnocent).filter(({ endedAt = Infinity, id }) => {
+    const own = starts.filter(({ job }) => job === id).toSorted((one, other) => one.at - other.at)
+    const alone = own.slice(aloneAfter - terms.crashLimit)
+    return alone.some(({ at, incarnation, runner }, index) =>
+      theirs.some((killer) =>
+        killer.runner === runner && killer.incarnation === incarnation && killer.at > at &&
+        killer.at < (alone[index + 1]?.at ?? endedAt)
+      )
+    )
+  }).length
+}

@@ -1,0 +1,85 @@
+/**
+ * How one partition reads: ready rows into the mailbox, and in an ordered queue the heads of the lines that have moved on.
+ *
+ * Promise: one reading at a time, and a store that does not answer is asked again. Reading writes nothing: a crash leaves nothing to undo.
+ */
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import type * as Latch from "effect/Latch"
+import type * as Semaphore from "effect/Semaphore"
+import type { JobId } from "../JobId.ts"
+import type { JobQueue } from "../JobQueue.ts"
+import type { JobStore, Owner, StoreError } from "../JobStore.ts"
+import type { PartitionState } from "./partitionState.ts"
+import { onLiveClock } from "./time/liveClock.ts"
+import type { Troubled } from "./untilAvailable.ts"
+
+/** Two loops of one partition. */
+export interface Reading {
+  /** Waits until rows may be ready, and reads until nothing is worth asking for. */
+  readonly intakeTurn: (owner: Owner) => Effect.Effect<void>
+  /** The next of each key whose job has ended. */
+  readonly headsTurn: (owner: Owner) => Effect.Effect<void>
+}
+
+/** Reads for one partition. `blocked`: rows that must not run yet. `intakeLock`: who has it sees no half of a reading. */
+export const make = (options: {
+  readonly state: PartitionState
+  readonly store: JobStore["Service"]
+  readonly queue: JobQueue
+  readonly blocked: ReadonlySet<JobId>
+  readonly intakeLock: Semaphore.Semaphore
+  readonly troubled: Troubled
+}): Reading => {
+  const { blocked, intakeLock, queue, state, store, troubled } = options
+  const { dispatchDue, held, intakeDue, keys, keysDue, offer } = state
+
+  const intake = (owner: Owner) =>
+    intakeLock.withPermit(Effect.gen(function*() {
+      const demand = held.demand(state.rooms(), state.reserves())
+      if (demand === undefined) return false
+      const answer = yield* store.intake(owner, queue.isOrdered ? { ...demand, isOrdered: true } : demand)
+      for (const job of held.took(demand, answer, (job) => keys.admit(job))) if (!blocked.has(job.id)) offer(job)
+      dispatchDue.openUnsafe()
+      return true
+    }))
+
+  /** In place of an intake, so that neither sees half of what the other does. Answers whether there may be more. */
+  const readHeads = (owner: Owner) =>
+    intakeLock.withPermit(Effect.gen(function*() {
+      const lines = keys.due()
+      if (lines.length === 0) return false
+      const { elsewhere, jobs } = yield* Effect.tapError(
+        store.heads(owner, lines),
+        () => Effect.sync(() => lines.forEach(keys.look))
+      )
+      if (elsewhere.length > 0) yield* store.announce(elsewhere)
+      for (const job of jobs) {
+        // Being found out about, or read already: its end leads here again.
+        if (blocked.has(job.id) || held.has(job.id) || !keys.admit(job, true)) continue
+        held.admit(job)
+        offer(job)
+      }
+      dispatchDue.openUnsafe()
+      return true
+    }))
+
+  /** Waits until it is due, then reads until there is no more. */
+  const turn = (due: Latch.Latch, read: Effect.Effect<boolean, StoreError>, failure: string) =>
+    Effect.gen(function*() {
+      yield* due.await
+      due.closeUnsafe()
+      while (yield* read) { /* until nothing is left to ask for */ }
+    }).pipe(
+      Effect.catch((error) =>
+        Effect.andThen(troubled(failure, error), onLiveClock(Effect.sleep(Duration.millis(500)))).pipe(
+          Effect.andThen(due.open)
+        )
+      )
+    )
+
+  return {
+    intakeTurn: (owner) => turn(intakeDue, intake(owner), "Could not read ready jobs"),
+    headsTurn: (owner) => turn(keysDue, readHeads(owner), "Could not read the heads of lines")
+  }
+}
