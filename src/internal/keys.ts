@@ -28,7 +28,7 @@ export interface Keys {
   readonly admit: (job: ReadyJob, isLonger?: boolean) => boolean
   /** The job is no longer in hand. `isReady`: it is still there, to be read again. */
   readonly leave: (job: ReadyJob, isReady: boolean) => void
-  /** The head of this line may be ready. */
+  /** The head of this line may be ready. Of more lines than are looked for at a time some are left to the sweep. */
   readonly look: (line: Line) => void
   /** Lines whose head has to be looked for, some of them; they are due no more. */
   readonly due: () => ReadonlyArray<Line>
@@ -37,6 +37,8 @@ export interface Keys {
 }
 
 const atOnce = 256
+/** As many are told of only while nothing can be read: the rest would be told of for nothing. */
+export const mostDue = 20_000
 
 /** No line yet. `onDue`: there is one to be looked for. */
 export const make = (onDue: () => void): Keys => {
@@ -55,7 +57,7 @@ export const make = (onDue: () => void): Keys => {
       place.isLonger = true
       return
     }
-    due.set(name, line)
+    if (due.size < mostDue || due.has(name)) due.set(name, line)
     onDue()
   }
 

@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect"
 import * as Schema from "effect/Schema"
 import * as Held from "../../src/internal/held.ts"
 import * as Keys from "../../src/internal/keys.ts"
-import type { ReadyJob, Settlement } from "../../src/JobStore.ts"
+import { type ReadyJob, type Settlement, tenantKey } from "../../src/JobStore.ts"
 import * as MemoryJobStore from "../../src/MemoryJobStore.ts"
 import { lanes } from "../../src/Priority.ts"
 import { bury, finish, fresh, newId, noted, putBack, retry, t0 } from "../utils/storeFixture.ts"
@@ -87,6 +87,14 @@ const makeOwner = Effect.gen(function*() {
 })
 
 describe("lines", () => {
+  it("that are told of while nothing can be read take no more room than is good, however many they are", () => {
+    const keys = Keys.make(() => {})
+    for (let n = 0; n < 2 * Keys.mostDue; n++) keys.look({ tenant: tenantKey("acme"), key: `k${n}` })
+    const found = new Set<string>()
+    for (let lines = keys.due(); lines.length > 0; lines = keys.due()) for (const { key } of lines) found.add(key)
+    assert.strictEqual(found.size, Keys.mostDue)
+  })
+
   it.effect.prop(
     "one job of a key is in hand at a time, and everything runs in the end, though nothing is ever read twice to make sure",
     [Commands],
