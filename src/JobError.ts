@@ -38,7 +38,7 @@ export class QueueNotEmpty extends Schema.TaggedError<QueueNotEmpty>()("QueueNot
   }
 }
 
-/** The count of a queue's partitions was changed a moment ago: jobs that lie by the one before have to run before it changes again. */
+/** The count of a queue's partitions was changed before: jobs that lie by the former one have to run before it changes again. */
 export class QueueMoving extends Schema.TaggedError<QueueMoving>()("QueueMoving", {
   queue: Schema.String,
   stored: Schema.Int,
@@ -46,7 +46,7 @@ export class QueueMoving extends Schema.TaggedError<QueueMoving>()("QueueMoving"
 }) {
   readonly isRetryable = true
   override get message() {
-    return `queue "${this.queue}": its count of partitions was changed to ${this.stored}, and jobs that were there before have not run yet; this program asks for ${this.asked}. Start it again once they have, or keep ${this.stored}`
+    return `queue "${this.queue}": its count of partitions was changed to ${this.stored}, and jobs that were there before have not run yet; this program asks for ${this.asked}. It works with ${this.stored}, and asks again when they have`
   }
 }
 

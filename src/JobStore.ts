@@ -121,8 +121,8 @@ export interface Ready {
 }
 
 /**
- * The heads of lines. `elsewhere`: lines whose next job is another partition's, since the count of partitions has changed; its owner may not
- * know that it is its turn.
+ * The heads of lines. `elsewhere`: lines that have left this partition, with what comes first where they are now: its owner has waited for
+ * that, and does not know it.
  */
 export interface Heads {
   readonly jobs: ReadonlyArray<ReadyJob>
@@ -189,10 +189,14 @@ export interface Line {
 /**
  * Where a job of an ordered queue stands. The head is the first of its line, by `seq`, among those that are ready, running or between two
  * attempts.
+ *
+ * Since the count of partitions has changed some keys have jobs in two. `move` says which of the two this is: the one that the key leaves,
+ * whose jobs come first, or the one where those that have come since wait for them.
  */
 export interface Standing {
   readonly key: string
   readonly isHead: boolean
+  readonly move?: "leaves" | "waits"
 }
 
 /** A ready job, read but not written. `payload` and `context` are parsed JSON. `isLarge`: the payload was left where it is. */

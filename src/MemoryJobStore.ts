@@ -185,8 +185,12 @@ const promote = (tables: Tables, owner: Owner, now: number, limit: number): Read
   if (!tables.owns(owner)) return []
   return waiting(tables, owner).filter(({ dueAt }) => dueAt <= now).slice(0, limit).map((row) => {
     const partition = row.state === "scheduled" && row.place !== undefined ? partitionOf(tables, row) : row.partition
-    tables.put({ ...row, partition, state: "queued", dueAt: undefined, version: row.version + 1 })
-    return readyOf({ ...row, partition })
+    const isMoved = partition !== row.partition
+    // To the end: rows are in the order of their seq.
+    if (isMoved) tables.live.delete(row.id)
+    const ready = { ...row, partition, seq: isMoved ? tables.nextSeq() : row.seq }
+    tables.put({ ...ready, state: "queued", dueAt: undefined, version: row.version + 1 })
+    return readyOf(ready)
   })
 }
 

@@ -313,6 +313,10 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
         yield* words([{ type: "T" }], { prioirty: "low" }),
         "options.prioirty: expected no such field, only queue, priority, received \"low\""
       )
+      assert.include(
+        yield* words([{ type: "T" }], { priority: "urgent" }),
+        "options.priority: expected critical, high, "
+      )
       for (const none of [null, undefined, "T", 5]) {
         assert.include(yield* words(none), "request: expected a request or an array of requests, received ")
         assert.include(yield* words([{ type: "T" }, none]), "[1]: expected a request: an object with a type, received ")

@@ -5,15 +5,19 @@
 import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import * as Job from "../src/Job.ts"
+import type { LayoutError } from "../src/JobError.ts"
 import type { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
 import * as JobRuntime from "../src/JobRuntime.ts"
 import * as Jobs from "../src/Jobs.ts"
+import { JobStore, type StoreError } from "../src/JobStore.ts"
 import * as RetryPolicy from "../src/RetryPolicy.ts"
 import { untilFinal } from "./utils/child.ts"
 import { TestDatabase } from "./utils/database.ts"
@@ -30,6 +34,11 @@ class Step extends Job.make("Step", {
   transaction: "none",
   key: ({ key }) => key
 }) {}
+
+const isMoving = {
+  while: (error: LayoutError | StoreError) => error._tag === "LayoutError" && error.reason._tag === "QueueMoving",
+  schedule: Schedule.spaced("50 millis")
+}
 
 describe("the count of an ordered queue's partitions", () => {
   it.live(
@@ -85,26 +94,51 @@ describe("the count of an ordered queue's partitions", () => {
             const enough = ids.length + count
             return until(Effect.sync(() => ids.length >= enough))
           })
-        const owners = (count: number) =>
-          until(Effect.map(
-            sql<{ readonly owned: number }>`
-              select count(*)::int as owned from millrace.partitions where owner is not null`,
-            ([row]) => (row?.owned ?? 0) >= count
-          ))
-        // Other programs come, each with a count of its own; `default` has a partition, too.
+        const store = Context.get(context, JobStore)
+        // Other programs come, each with a count of its own, when they can have it.
         for (const count of [5, 3, 7]) {
           yield* untilMore(100)
-          yield* Layer.build(Layer.fresh(JobRuntime.layerClient({ queues: [lines(count)] }))).pipe(
-            Effect.retry({ while: (error) => error._tag === "LayoutError" && error.reason._tag === "QueueMoving" }),
-            Effect.scoped
-          )
-          yield* owners(count + 1)
+          const declared = yield* store.declareQueue("lines", lines(count)).pipe(Effect.retry(isMoving))
+          assert.strictEqual(declared.partitions, count)
+          // Its first row there has an owner, if not before.
+          yield* untilMore(100)
         }
         yield* untilMore(100)
         yield* Fiber.interrupt(loading)
         yield* untilFinal(sql, ids)
         assert.deepStrictEqual(tangles, [])
         assert.strictEqual([...done.values()].flat().length, n * keys.length)
+      }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)),
+    60_000
+  )
+
+  it.live(
+    "is not another one while jobs lie by the former: who asks for that works with the one there is, and gets its own then",
+    () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient
+        const go = yield* Deferred.make<void>()
+        const StepLive = Step.toLayer(({ n }) => n === 0 ? Deferred.await(go) : Effect.void)
+        const start = (partitions: number) =>
+          Layer.build(Layer.fresh(
+            StepLive.pipe(Layer.provideMerge(JobRuntime.layer({ queues: [lines(partitions)], gracePeriod: 0 })))
+          ))
+        const first = yield* start(2)
+        const store = Context.get(first, JobStore)
+        const { submit } = Context.get(first, Jobs.Jobs)
+        const keys = Array.from({ length: 8 }, (_, index) => `key ${index}`)
+        const requests = (n: number) => keys.map((key) => Step.request({ key, n, isDelayed: false }))
+        const held = yield* submit(requests(0))
+        yield* store.declareQueue("lines", lines(4))
+        const behind = yield* submit(requests(1))
+        // It stands by, and asks again.
+        yield* start(5)
+        assert.strictEqual((yield* store.declareQueue("lines")).partitions, 4)
+        yield* Deferred.succeed(go, undefined)
+        yield* until(Effect.map(store.declareQueue("lines"), ({ partitions }) => partitions === 5))
+        const last = yield* submit(requests(2))
+        const fates = yield* untilFinal(sql, [...held.jobIds, ...behind.jobIds, ...last.jobIds])
+        assert.deepStrictEqual(fates.filter(({ attempt, state }) => attempt !== 1 || state !== "completed"), [])
       }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)),
     60_000
   )

@@ -13,7 +13,7 @@ import * as Database from "../src/internal/sql/database.ts"
 import { cancel, replay } from "../src/internal/sql/deadLetter.ts"
 import { settlementOf } from "../src/internal/sql/group.ts"
 import { heads, intake, reread } from "../src/internal/sql/intake.ts"
-import { isEmptySql, leftovers } from "../src/internal/sql/layout.ts"
+import { isEmptySql, isMovingSql, leftovers } from "../src/internal/sql/layout.ts"
 import { depth, find } from "../src/internal/sql/query.ts"
 import { int4 } from "../src/internal/sql/rows.ts"
 import { nextDue, promote } from "../src/internal/sql/schedule.ts"
@@ -234,6 +234,18 @@ for (const statistics of ["empty", "full"] as const) {
             check(leftOver, ["jobs_due", "jobs_ready"], 10)
             const empty = yield* plansOf((db) => db.run("empty", isEmptySql("millrace"), [int4(1)]))
             check(empty, ["jobs_due", "jobs_ready"], 1)
+            const moving = (db: Database.Database) => db.run("moving", isMovingSql("millrace"), [int4(1)])
+            check(yield* plansOf(moving), ["jobs_due", "jobs_ready", "queues_pkey"], 1)
+            // After a change: its own rows, and no other queue's.
+            const changed = yield* plansOf((db) =>
+              Effect.andThen(
+                Effect.orDie(
+                  db.pool`update millrace.queues set former_partitions = 1, partitions = 2, barrier = 1000000`
+                ),
+                moving(db)
+              )
+            )
+            check(changed, ["jobs_due", "jobs_ready", "queues_pkey"], 200_000)
           }))
       })
 

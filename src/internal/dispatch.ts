@@ -28,7 +28,7 @@ export const make = (options: {
   readonly attempts: Attempts
   readonly suspects: Suspects.Suspects
   /** Those of this partition. */
-  readonly place: Suspects.Place
+  readonly ownSuspects: Suspects.OwnSuspects
   readonly store: JobStore["Service"]
   readonly handlers: JobHandlers["Service"]
   readonly lock: Lock
@@ -42,7 +42,8 @@ export const make = (options: {
   /** What has to be written down runs here, while the next ones start. */
   readonly loops: Scope.Scope
 }): Effect.Effect<void> => {
-  const { attempts, handlers, lock, loops, partition, place, queue, settle, state, stays, store, suspects } = options
+  const { attempts, handlers, lock, loops, partition, ownSuspects, queue, settle, state, stays, store, suspects } =
+    options
   const { dispatchDue, intakeDue, mailbox, parking, release } = state
   const carefulUntil = options.isCareful ? liveClock.currentTimeMillisUnsafe() + carefulMs : 0
 
@@ -54,11 +55,11 @@ export const make = (options: {
     }
     const handler = handlers.get(job.type)
     if (handler === undefined) {
-      place.withdraw((one) => one.id === job.id)
+      ownSuspects.withdraw((one) => one.id === job.id)
       parking.park(job)
       return undefined
     }
-    if (Suspects.isSuspect(job) && !place.start(job)) return undefined
+    if (Suspects.isSuspect(job) && !ownSuspects.start(job)) return undefined
     const isCareful = job.crashes > 0 || liveClock.currentTimeMillisUnsafe() < carefulUntil
     attempts.start(job, handler, now, isCareful)
     return undefined
@@ -68,8 +69,8 @@ export const make = (options: {
   const next = (): ReadyJob | undefined => {
     if (state.isStopping || !attempts.hasPlace() || !lock.isHeld()) return undefined
     if (!suspects.isActive) return mailbox.take(stays)
-    const suspect = place.next()
-    return suspect !== undefined || place.isHeldBack() ? suspect : mailbox.take(stays)
+    const suspect = ownSuspects.next()
+    return suspect !== undefined || ownSuspects.isHeldBack() ? suspect : mailbox.take(stays)
   }
 
   /** At most so many: what they have to write leaves for the database while the next ones run. Answers whether there may be more. */

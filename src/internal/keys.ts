@@ -23,9 +23,9 @@ interface Due extends Line {
 export interface Keys {
   /**
    * Whether a job that was read may be taken in hand, which it then is. Of the same key another is in hand, or comes before it: it is found
-   * again when that has ended. A job without a key always may. `isLonger`: something is known to stand behind it.
+   * again when that has ended. A job without a key always may. `mayBeLonger`: something is known to stand behind it, or may.
    */
-  readonly admit: (job: ReadyJob, isLonger?: boolean) => boolean
+  readonly admit: (job: ReadyJob, mayBeLonger?: boolean) => boolean
   /** The job is no longer in hand. `isReady`: it is still there, to be read again. */
   readonly leave: (job: ReadyJob, isReady: boolean) => void
   /** The head of this line may be ready. Of more lines than are looked for at a time some are left to the sweep. */
@@ -63,10 +63,13 @@ export const make = (onDue: () => void): Keys => {
 
   return {
     // Of a row that was written before nobody knows what was read behind it meanwhile.
-    admit: (job, isLonger = job.attempt > 0 || job.version > 0) => {
+    admit: (job, mayBeLonger = job.attempt > 0 || job.version > 0) => {
       const { id, standing, tenant } = job
       if (standing === undefined) return true
-      const { isHead, key } = standing
+      const { isHead, key, move } = standing
+      // Whoever has those in front of it will say when they have ended.
+      if (move === "waits") return false
+      const isLonger = mayBeLonger || move === "leaves"
       const line = { tenant, key }
       const name = nameOf(line)
       const place = places.get(name)

@@ -1,5 +1,6 @@
 /**
- * What a partition does four times a second: notes the attempts that take long, and puts back the jobs that found no handler.
+ * What a partition does four times a second: notes the attempts that take long, puts back the jobs that found no handler, and looks whether
+ * the time of suspects is over.
  *
  * A crash on any line loses no job: an attempt without a note counts no crash, and a parked job has its row.
  */

@@ -119,8 +119,8 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const stopWhenLost = Effect.gen(function*() {
       yield* lock.lost
       if (state.owned === undefined) return
-      const { attempts, suspects: place } = state.owned
-      place.withdraw(() => true)
+      const { attempts, suspects: ownSuspects } = state.owned
+      ownSuspects.withdraw(() => true)
       if (attempts.size() === 0) return
       yield* Effect.logWarning(
         `The lock of ${position.entity} is lost: ${attempts.size()} jobs under way are interrupted, and run again where it is owned next`
@@ -182,15 +182,15 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         },
         isStopped: () => isStopped
       }).pipe(Scope.provide(attemptsScope))
-      const place = suspects.join({ attempts, wake: () => void dispatchDue.openUnsafe() })
-      state.owned = { owner, attempts, settler, suspects: place }
+      const ownSuspects = suspects.join({ attempts, wake: () => void dispatchDue.openUnsafe() })
+      state.owned = { owner, attempts, settler, suspects: ownSuspects }
       const changes = HandlerChanges.make({ state, end, loops })
       yield* handlers.observe(changes).pipe(Scope.provide(loops))
       const dispatchTurn = Dispatch.make({
         state,
         attempts,
         suspects,
-        place,
+        ownSuspects,
         store,
         handlers,
         lock,

@@ -22,7 +22,7 @@ export interface Owned {
   readonly attempts: Attempts
   readonly settler: Settler
   /** Its jobs that wait to run alone in the process. */
-  readonly suspects: Suspects.Place
+  readonly suspects: Suspects.OwnSuspects
 }
 
 /** The memory of one partition. */

@@ -42,7 +42,14 @@ const unique = (queues: ReadonlyArray<JobQueue.JobQueue>): ReadonlyArray<JobQueu
   return [...byName.values()]
 }
 
-/** Makes the declared queues known to the database as they are declared, and `default` with them. */
+/** Whether what is asked for may be had later, as the queue is. */
+const isLater = (error: StoreError | LayoutError): boolean =>
+  error._tag === "LayoutError" ? error.reason._tag === "QueueMoving" : error.reason === "LockTimeout"
+
+/**
+ * Makes the declared queues known to the database as they are declared, and `default` with them. Where another count of partitions cannot be
+ * had yet, it goes by the one there is, and asks again with each refresh, until another program has asked for something else.
+ */
 export const layer = (
   queues: ReadonlyArray<JobQueue.JobQueue>
 ): Layer.Layer<Queues, StoreError | LayoutError, JobStore> =>
@@ -51,17 +58,38 @@ export const layer = (
     Effect.gen(function*() {
       const store = yield* JobStore
       const known = new Map<string, KnownQueue>()
+      /** What is to be asked for again, and the number of the layout that was there then. */
+      const later = new Map<JobQueue.JobQueue, number>()
       for (const queue of unique(queues)) {
         // Nobody has asked for the one of ours: whoever divides it otherwise is right.
-        const row = yield* store.declareQueue(queue.name, queue === JobQueue.fallback ? undefined : queue)
+        const wanted = queue === JobQueue.fallback ? undefined : queue
+        const row = yield* Effect.catch(store.declareQueue(queue.name, wanted), (error) =>
+          Effect.gen(function*() {
+            if (!isLater(error)) return yield* Effect.fail(error)
+            const row = yield* store.declareQueue(queue.name)
+            if (JobQueue.fixedWhileUsed(row, queue) !== undefined) return yield* Effect.fail(error)
+            later.set(queue, row.layout)
+            yield* Effect.logWarning(error.message)
+            return row
+          }))
         known.set(queue.name, { queue, row, isDeclared: true })
       }
+      const askAgain = Effect.suspend(() =>
+        Effect.forEach(later, ([queue, layout]) => {
+          const row = known.get(queue.name)?.row
+          if (row?.layout !== layout) return Effect.sync(() => later.delete(queue))
+          return Effect.ignore(Effect.map(store.declareQueue(queue.name, queue), (row) => {
+            later.delete(queue)
+            known.set(queue.name, { queue, row, isDeclared: true })
+          }))
+        }, { discard: true })
+      )
       const refresh = Effect.map(store.queues, (rows) => {
         for (const row of rows) {
           const { isDeclared, queue } = known.get(row.name) ?? { queue: JobQueue.make(row.name), isDeclared: false }
           known.set(row.name, { queue, row, isDeclared })
         }
-      })
+      }).pipe(Effect.andThen(askAgain))
       const find = (choose: (queue: KnownQueue) => boolean) => {
         const lookUp = Effect.sync(() => Option.fromUndefinedOr([...known.values()].find(choose)))
         return Effect.flatMap(

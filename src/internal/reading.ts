@@ -53,7 +53,6 @@ export const make = (options: {
         store.heads(owner, lines),
         () => Effect.sync(() => lines.forEach(keys.look))
       )
-      if (elsewhere.length > 0) yield* store.announce(elsewhere)
       for (const job of jobs) {
         // Being found out about, or read already: its end leads here again.
         if (blocked.has(job.id) || held.has(job.id) || !keys.admit(job, true)) continue
@@ -61,6 +60,7 @@ export const make = (options: {
         offer(job)
       }
       dispatchDue.openUnsafe()
+      if (elsewhere.length > 0) yield* Effect.ignore(store.announce(elsewhere))
       return true
     }))
 

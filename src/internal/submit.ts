@@ -16,11 +16,12 @@ import { EmptyBatch, SubmitError } from "../JobError.ts"
 import { JobHandlers } from "../JobHandlers.ts"
 import { type BatchId, type JobId, made, madeBatch } from "../JobId.ts"
 import { JobStore } from "../JobStore.ts"
+import * as Priority from "../Priority.ts"
 import * as RequestContext from "../RequestContext.ts"
 import { isDone } from "./atOnce.ts"
 import * as NewJob from "./newJob.ts"
 import { Queues } from "./queues.ts"
-import { checkRequest, invalid } from "./requestChecks.ts"
+import { checkRequest, invalid, queueOf, wrongPriority } from "./requestChecks.ts"
 import * as SubmitCoalescer from "./submitCoalescer.ts"
 import { failed } from "./submitError.ts"
 import * as Submitted from "./submitted.ts"
@@ -150,6 +151,10 @@ export const make: Effect.Effect<
         if (batchFields.has(field) || !Object.hasOwn(options, field)) continue
         return yield* invalid(`options.${field}`, noneBut(batchFields), Reflect.get(options, field))
       }
+      if (options?.priority !== undefined && Option.isNone(Priority.laneOf(options.priority))) {
+        return yield* wrongPriority(options.priority, "options.")
+      }
+      if (options?.queue !== undefined) yield* queueOf(queues, options.queue, "options.")
       const [id = ""] = yield* makeIds(1)
       const batchId = madeBatch(id)
       const jobIds = yield* sendMany(requests, options, batchId).pipe(

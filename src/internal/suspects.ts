@@ -21,7 +21,7 @@ export interface Member {
 }
 
 /** The suspects of one partition. */
-export interface Place {
+export interface OwnSuspects {
   /** The one that is to start now, if its turn has come. */
   readonly next: () => ReadyJob | undefined
   /** Whether nothing else may start, in any partition. As of the last `next`. */
@@ -40,7 +40,7 @@ export interface Suspects {
   readonly isActive: boolean
   /** An attempt has ended, or has left its place. To be told while there are suspects. */
   readonly ended: () => void
-  readonly join: (member: Member) => Place
+  readonly join: (member: Member) => OwnSuspects
 }
 
 interface Waiting {
@@ -50,7 +50,7 @@ interface Waiting {
 
 /** How long suspects hold back others: before a start, and after it. */
 export const patienceMs = 30_000
-/** The end of that wait, in which one starts beside what has not ended. Its partition is woken four times a second. */
+/** The end of that wait, in which one starts beside what has not ended: whichever partition looks next wakes its. */
 export const lastCallMs = 1_000
 
 /** No suspect. `now`: milliseconds that only go forward. */
@@ -107,6 +107,8 @@ export const make = (now: () => number = monotonicMillis): Suspects => {
       line = [...line.filter((one) => one !== waiting), waiting]
       called = undefined
       letGo(at)
+    } else if (called !== undefined && at - called.since >= patienceMs - lastCallMs) {
+      called.waiting.member.wake()
     }
     if (alone === undefined && called === undefined && at >= freeUntil) call(at)
     suspects.isActive = alone !== undefined || line.length > 0
@@ -129,7 +131,7 @@ export const make = (now: () => number = monotonicMillis): Suspects => {
     return chosen.map(({ job }) => job)
   }
 
-  const join = (member: Member): Place => {
+  const join = (member: Member): OwnSuspects => {
     members.add(member)
     return {
       next: () => {

@@ -86,6 +86,23 @@ const makeOwner = Effect.gen(function*() {
   return { dead, end, heads, inHand, intake, held, keys, now: () => now, owner, promote, release, store, stored }
 })
 
+const head: ReadyJob = {
+  id: newId(),
+  lane: 0,
+  tenant: "@acme",
+  seq: 1,
+  version: 0,
+  type: "T",
+  attempt: 0,
+  crashes: 0,
+  createdAt: t0,
+  expiresAt: undefined,
+  isLarge: false,
+  payload: null,
+  context: null,
+  standing: { key: "k", isHead: true }
+}
+
 describe("lines", () => {
   it("that are told of while nothing can be read take no more room than is good, however many they are", () => {
     const keys = Keys.make(() => {})
@@ -171,22 +188,7 @@ describe("lines", () => {
   it("a row that the database takes no outcome for is not started over and over: only a sweep brings it back", () => {
     let dues = 0
     const keys = Keys.make(() => dues++)
-    const job: ReadyJob = {
-      id: newId(),
-      lane: 0,
-      tenant: "@acme",
-      seq: 1,
-      version: 1,
-      type: "T",
-      attempt: 1,
-      crashes: 0,
-      createdAt: t0,
-      expiresAt: undefined,
-      isLarge: false,
-      payload: null,
-      context: null,
-      standing: { key: "k", isHead: true }
-    }
+    const job: ReadyJob = { ...head, version: 1, attempt: 1 }
     assert.isTrue(keys.admit(job))
     keys.leave(job, false)
     assert.strictEqual(dues, 1)
@@ -196,5 +198,18 @@ describe("lines", () => {
     keys.leave({ ...job, version: 2 }, true)
     keys.sweep()
     assert.isTrue(keys.admit(job))
+  })
+
+  it("that leave are looked for once the last job here has ended; those that wait for them are not, until somebody says so", () => {
+    const keys = Keys.make(() => {})
+    const job = head
+    assert.isTrue(keys.admit(job))
+    keys.leave(job, false)
+    assert.deepStrictEqual(keys.due(), [])
+    assert.isTrue(keys.admit({ ...job, standing: { key: "k", isHead: true, move: "leaves" } }))
+    keys.leave(job, false)
+    assert.deepStrictEqual(keys.due().map(({ key }) => key), ["k"])
+    assert.isFalse(keys.admit({ ...job, standing: { key: "k", isHead: false, move: "waits" } }))
+    assert.deepStrictEqual(keys.due(), [])
   })
 })

@@ -13,6 +13,7 @@ import {
   type LiveRow,
   type Owner,
   type PartitionKey,
+  type Ready,
   type ReadyJob,
   type Standing,
   type TenantKey
@@ -85,22 +86,23 @@ const lineOf = (tables: Tables, queueId: number, { key, tenant }: Line): Readonl
     row.queueId === queueId && row.tenant === tenant && row.key === key && holdsKey(row)
   )
 
-/** Where a former count of partitions has put a line that is this partition's now, if some of it is left there. */
-const heldBackBy = (tables: Tables, { partition, queueId }: Owner, line: ReadonlyArray<Row>): number | undefined => {
+/** Whether a line leaves this partition, or waits here for those of its jobs that lie where a former count of partitions has put it. */
+const moveOf = (tables: Tables, { partition, queueId }: Owner, line: ReadonlyArray<Row>): Standing["move"] => {
   const place = line[0]?.place
-  const move = tables.moves.get(queueId)
   const queue = [...tables.queues.values()].find((queue) => queue.queueId === queueId)
-  if (place === undefined || move === undefined || queue === undefined) return undefined
-  const formerly = place % move.former
-  return place % queue.partitions === partition && formerly !== partition &&
-      line.some((row) => row.partition === formerly && row.seq < move.barrier)
-    ? formerly
-    : undefined
+  if (place === undefined || queue === undefined) return undefined
+  if (place % queue.partitions !== partition) return "leaves"
+  const move = tables.moves.get(queueId)
+  if (move === undefined || place % move.former === partition) return undefined
+  return line.some((row) => row.partition === place % move.former && row.seq < move.barrier) ? "waits" : undefined
 }
 
 /** The first of a line that lies here, and may start. */
-const headOf = (tables: Tables, owner: Owner, line: ReadonlyArray<Row>): Row | undefined =>
-  heldBackBy(tables, owner, line) === undefined ? line.find((row) => row.partition === owner.partition) : undefined
+const headOf = (owner: Owner, line: ReadonlyArray<Row>, move: Standing["move"]): Row | undefined =>
+  move === "waits" ? undefined : line.find((row) => row.partition === owner.partition)
+
+const standingOf = (key: string, isHead: boolean, move: Standing["move"]): Standing =>
+  move === undefined ? { key, isHead } : { key, isHead, move }
 
 const readyJobOf = (row: Row, standing?: Standing): ReadyJob => ({
   id: row.id,
@@ -120,19 +122,17 @@ const readyJobOf = (row: Row, standing?: Standing): ReadyJob => ({
 })
 
 export const heads = (tables: Tables, owner: Owner, asked: ReadonlyArray<Line>): Heads => {
-  const lines = tables.owns(owner) ? asked.map((line) => lineOf(tables, owner.queueId, line)) : []
-  return {
-    jobs: lines.flatMap((line) => {
-      const head = headOf(tables, owner, line)
-      return head?.state === "queued" ? [readyJobOf(head, { key: head.key ?? "", isHead: true })] : []
-    }),
-    elsewhere: lines.flatMap((line) => {
-      const [next] = line
-      return next === undefined || headOf(tables, owner, line) !== undefined
-        ? []
-        : [readyOf({ ...next, partition: heldBackBy(tables, owner, line) ?? next.partition })]
-    })
+  const jobs: Array<ReadyJob> = []
+  const elsewhere: Array<Ready> = []
+  for (const line of tables.owns(owner) ? asked.map((line) => lineOf(tables, owner.queueId, line)) : []) {
+    const [next] = line
+    const move = moveOf(tables, owner, line)
+    if (next === undefined || move === "waits") continue
+    const head = headOf(owner, line, move)
+    if (head === undefined) elsewhere.push(readyOf(next))
+    else if (head.state === "queued") jobs.push(readyJobOf(head, standingOf(head.key ?? "", true, move)))
   }
+  return { jobs, elsewhere }
 }
 
 export const intake = (tables: Tables, owner: Owner, { held, isOrdered, lanes, marks }: Demand): Intake => {
@@ -166,10 +166,9 @@ export const intake = (tables: Tables, owner: Owner, { held, isOrdered, lanes, m
     jobs: jobs.map((row) => {
       const { key, tenant } = row
       if (isOrdered !== true || key === undefined) return readyJobOf(row)
-      return readyJobOf(row, {
-        key,
-        isHead: headOf(tables, owner, lineOf(tables, owner.queueId, { tenant, key })) === row
-      })
+      const line = lineOf(tables, owner.queueId, { tenant, key })
+      const move = moveOf(tables, owner, line)
+      return readyJobOf(row, standingOf(key, headOf(owner, line, move) === row, move))
     }),
     visited
   }

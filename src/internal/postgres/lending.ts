@@ -83,21 +83,22 @@ export const watched = <Session, E>(
   lending: Lending
 ): Asking<Session, E> => {
   const during = (ask: Effect.Effect<Session, E, Scope.Scope>) =>
-    Effect.suspend(() => {
+    // Nothing may come between the beginning and what ends it: whoever is never struck off waits for ever, by the account.
+    Effect.uninterruptibleMask((restore) => {
       const wait = lending.begin()
-      return Effect.onExit(ask, (exit) => Effect.sync(() => lending.ended(wait, exit)))
+      return Effect.onExit(restore(ask), (exit) => Effect.sync(() => lending.ended(wait, exit)))
     })
   return {
     get: during(get),
     reserve: during(reserve),
     use: (f) =>
-      Effect.suspend(() => {
+      Effect.uninterruptibleMask((restore) => {
         const wait = lending.begin()
         const served = use((session) => {
           lending.served(wait)
           return f(session)
         })
-        return Effect.onExit(served, (exit) => Effect.sync(() => lending.ended(wait, exit)))
+        return Effect.onExit(restore(served), (exit) => Effect.sync(() => lending.ended(wait, exit)))
       })
   }
 }

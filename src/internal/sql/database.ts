@@ -32,6 +32,8 @@ export interface Database {
  * 3 ms), hence custom plans; with only nested loops over indexes left, rows are locked in the order of the ids sent.
  */
 export const startupParameters = (lockTimeout: Duration.Duration): Readonly<Record<string, string>> => ({
+  // A statement that has waited for a lock sees what has changed meanwhile: layout.ts and takeOver.ts count on it.
+  default_transaction_isolation: "read committed",
   plan_cache_mode: "force_custom_plan",
   enable_seqscan: "off",
   enable_bitmapscan: "off",

@@ -14,6 +14,7 @@ import {
   type Owner,
   type Ready,
   type ReadyJob,
+  type Standing,
   type StoreError,
   type TenantKey
 } from "../../JobStore.ts"
@@ -48,7 +49,9 @@ with recursive lane as materialized (
     order by j.tenant_id limit 1) f
 )
 select r.lane, r.tenant_id, r.id, r.seq::float8 as seq, r.version, r.type, r.attempt, r.crashes, r.created_at, r.expires_at, r.is_large, ${
-  isOrdered ? "case when r.is_head then r.payload end as payload, r.context, r.key, r.is_head" : "r.payload, r.context"
+  isOrdered
+    ? "case when r.is_head then r.payload end as payload, r.context, r.key, r.is_head, r.leaves"
+    : "r.payload, r.context"
 }
 from lane l cross join lateral (
   select t.lane, t.tenant_id, j.*
@@ -56,7 +59,7 @@ from lane l cross join lateral (
   cross join lateral (select coalesce(max(w.seq), 0) as seq from low w where w.lane = t.lane and w.tenant_id = t.tenant_id) w
   left join lateral (
     select j.id, j.seq, j.version, j.type, j.attempt, j.crashes, j.created_at, j.expires_at, j.context::text as context,
-      ${payloadSql}${isOrdered ? `, j.key, ${isHeadSql(schema)} as is_head` : ""}
+      ${payloadSql}${isOrdered ? `, j.key, ${isHeadSql(schema)} as is_head, ${leavesSql} as leaves` : ""}
     from ${schema}.jobs j
     where j.queue_id = $1 and j.partition = $2 and j.lane = t.lane and j.tenant_id = t.tenant_id and j.seq > w.seq and j.state = 0
       and j.seq <> all (select unnest($12))
@@ -69,7 +72,13 @@ const payloadSql = `j.payload_bytes > ${inlinePayloadBytes} as is_large,
 const countsSql = (schema: string) =>
   `counts as materialized (select partitions, former_partitions, barrier from ${schema}.queues where id = $1)`
 
-/** Whether the key of `j`, which is $2's now, has jobs left in the partition that the former count gave it. Nothing is added there. */
+/** Whether `j` lies where a former count has put it; null without a place. */
+const leavesSql = "mod(j.place, (select partitions from counts)) <> $2"
+
+/**
+ * Whether the key of `j`, which is $2's now, has jobs left in the partition that the former count gave it. Nothing is added there, and of all
+ * its jobs only those have a seq below the barrier.
+ */
 const isHeldBackSql = (schema: string) => {
   const formerly = "mod(j.place, (select former_partitions from counts))"
   return `mod(j.place, (select partitions from counts)) = $2 and ${formerly} <> $2 and exists (select from ${schema}.jobs b
@@ -77,8 +86,9 @@ const isHeldBackSql = (schema: string) => {
           and b.partition = ${formerly} and b.state in (0, 2))`
 }
 
+/** Null: held back. */
 const isHeadSql = (schema: string) =>
-  `case when j.key is null then true when ${isHeldBackSql(schema)} then false
+  `case when j.key is null then true when ${isHeldBackSql(schema)} then null
         else not exists (select from ${schema}.jobs b where b.queue_id = $1 and b.tenant_id = j.tenant_id and b.key = j.key and b.seq < j.seq
           and b.partition = $2 and b.state in (0, 2)) end`
 
@@ -99,11 +109,18 @@ interface JobRow {
   readonly context: string | null
   /** Of ordered queues. */
   readonly key?: string | null
-  readonly is_head?: boolean
+  readonly is_head?: boolean | null
+  readonly leaves?: boolean | null
 }
 
 /** A tenant with nothing new has no job. */
 type IntakeRow = JobRow | (Omit<JobRow, "id"> & { readonly id: null })
+
+const standingOf = ({ is_head, leaves }: JobRow, key: string): Standing => {
+  const isHead = is_head === true
+  if (is_head === null) return { key, isHead, move: "waits" }
+  return leaves === true ? { key, isHead, move: "leaves" } : { key, isHead }
+}
 
 const toJob = (row: JobRow, contextOf: (text: string) => unknown): ReadyJob => ({
   id: row.id,
@@ -119,7 +136,7 @@ const toJob = (row: JobRow, contextOf: (text: string) => unknown): ReadyJob => (
   isLarge: row.is_large,
   payload: row.payload,
   context: row.context === null ? null : contextOf(row.context),
-  ...(row.key === undefined || row.key === null ? {} : { standing: { key: row.key, isHead: row.is_head === true } })
+  ...(row.key === undefined || row.key === null ? {} : { standing: standingOf(row, row.key) })
 })
 
 const toIntake = (rows: ReadonlyArray<IntakeRow>, contextOf: (text: string) => unknown): Intake => {
@@ -174,27 +191,29 @@ export const intake = (db: Database) => {
     )
 }
 
-// The first of each line here, if it is ready: between two attempts it holds back those behind it. Where none is here, or those that are have to
-// wait for others, it says where the next one is. Serving index: jobs_key.
+// The first of each line here, if it is ready: between two attempts it holds back those behind it. Of a line that has left this partition, the
+// first where it is now. Serving index: jobs_key; where the line leaves, up to the barrier, behind which it goes on elsewhere.
 export const headsSql = (schema: string) => `
 with ${countsSql(schema)}
-select n.seq::float8 as next_seq, n.lane as next_lane, n.tenant_id, n.key, h.lane, h.id, h.seq::float8 as seq, h.version, h.type, h.attempt,
-  h.crashes, h.created_at, h.expires_at, h.context, h.is_large, h.payload, true as is_head,
-  case when w.is_held_back then mod(n.place, (select former_partitions from counts)) else n.partition end as next_partition
+select n.tenant_id, n.key, n.lane as next_lane, n.seq::float8 as next_seq, n.partition as next_partition, w.leaves,
+  h.lane, h.id, h.seq::float8 as seq, h.version, h.type, h.attempt, h.crashes, h.created_at, h.expires_at, h.context, h.is_large, h.payload,
+  true as is_head
 from unnest($4, $5) as k(tenant_id, key) cross join lateral (
   select j.lane, j.tenant_id, j.key, j.seq, j.partition, j.place from ${schema}.jobs j
   where j.queue_id = $1 and j.tenant_id = k.tenant_id collate "C" and j.key = k.key and j.state in (0, 2)
   order by j.seq limit 1) n
-cross join lateral (select ${isHeldBackSql(schema)} as is_held_back from (select n.tenant_id, n.key, n.place) j) w
+cross join lateral (
+  select ${leavesSql} as leaves, ${isHeldBackSql(schema)} as is_held_back from (select n.tenant_id, n.key, n.place) j) w
 left join lateral (
   select j.lane, j.id, j.seq, j.version, j.type, j.attempt, j.crashes, j.created_at, j.expires_at, j.state, j.context::text as context, ${payloadSql}
   from ${schema}.jobs j
-  where j.queue_id = $1 and j.tenant_id = n.tenant_id and j.key = n.key and j.partition = $2 and j.state in (0, 2) and w.is_held_back is not true
+  where j.queue_id = $1 and j.tenant_id = n.tenant_id and j.key = n.key and j.partition = $2 and j.state in (0, 2)
+    and j.seq < case when w.leaves then (select barrier from counts) else 9223372036854775807 end
   order by j.seq limit 1) h on true
-where (h.id is null or h.state = 0)
+where w.is_held_back is not true and (h.id is null or h.state = 0)
   and exists (select from ${schema}.partitions p where p.queue_id = $1 and p.partition = $2 and p.epoch = $3)`
 
-/** Of a line that has no job here, or none that may start, the job's columns are null. */
+/** Of a line that has left, the job's columns are null. */
 type HeadRow = (JobRow | { readonly id: null }) & {
   readonly tenant_id: TenantKey
   readonly key: string

@@ -7,7 +7,8 @@
  * Jobs of tenants and keys belong where the count says, and do not move when it changes: those of before run where they are, those that come,
  * fall due or are replayed go by the new count. In an ordered queue the new ones of a key wait until none is left where the former count had it
  * (`intake.ts`): all that can be there has a seq below the `barrier`, drawn while nobody wrote, and nothing is added. Hence no second change
- * before that is so.
+ * before that is so. (A caller's transaction at REPEATABLE READ that has begun before the change may submit by the former count after it: two
+ * jobs of a key may run at the same time then.)
  */
 import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
@@ -106,11 +107,16 @@ const moving = (stored: QueueRow, wanted: Layout) =>
     reason: new QueueMoving({ queue: stored.name, stored: stored.partitions, asked: wanted.partitions })
   })
 
-// Whether jobs lie where a former count has put them. Never again, once it is not so. Walks the queue's rows, which a second change may.
-// Serving indexes: jobs_ready, jobs_due.
-export const isMovingSql = (schema: string) => `
-select exists (select from ${schema}.jobs j join ${schema}.queues q on q.id = j.queue_id
-  where j.queue_id = $1 and j.state in (0, 2) and j.seq < q.barrier and j.partition <> mod(j.place, q.partitions)) as moving`
+// Whether jobs lie where a former count has put them. Never again, once it is not so. Walks the queue's rows, but only if there was a change
+// before. Serving indexes: jobs_ready, jobs_due.
+export const isMovingSql = (schema: string) => {
+  const left = (state: string) =>
+    `exists (select from ${schema}.jobs j
+  where j.queue_id = q.id and ${state} and j.seq < q.barrier and j.partition <> mod(j.place, q.partitions))`
+  return `
+select coalesce(bool_or(${left("j.state = 0")} or ${left("j.state in (1, 2) and j.state = 2")}), false) as moving
+from ${schema}.queues q where q.id = $1 and q.barrier is not null`
+}
 
 // Serving indexes: jobs_ready, jobs_due.
 export const isEmptySql = (schema: string) => `
@@ -151,21 +157,26 @@ export const declareQueue = (db: Database): JobStore["Service"]["declareQueue"] 
 
   /**
    * SHARE: no transaction with rows that went by the old layout is open any more, and none can begin before this one is over. It shall not
-   * wait for long, for everybody who submits waits behind it.
+   * wait for long, for everybody who submits waits behind it; but an autovacuum gives way only to who waits longer than `deadlock_timeout`.
    */
-  const whileNobodyWrites = (change: Effect.Effect<unknown, StoreError | LayoutError>) =>
-    db.pool.withTransaction(Effect.gen(function*() {
-      yield* db.run("declareQueue", "set local lock_timeout = '200ms'", [])
-      yield* db.run("declareQueue", `lock table ${schema}.jobs in share mode`, [])
-      yield* change
-    })).pipe(
+  const whileNobodyWrites = (change: Effect.Effect<unknown, StoreError | LayoutError>) => {
+    let tries = 0
+    return Effect.suspend(() => {
+      const patience = ++tries % 8 === 0 ? "1500ms" : "200ms"
+      return db.pool.withTransaction(Effect.gen(function*() {
+        yield* db.run("declareQueue", `set local lock_timeout = '${patience}'`, [])
+        yield* db.run("declareQueue", `lock table ${schema}.jobs in share mode`, [])
+        yield* change
+      }))
+    }).pipe(
       Effect.mapError((error) => error._tag === "SqlError" ? toStoreError("declareQueue")(error) : error),
       Effect.retry({
         while: ({ reason }) => reason === "LockTimeout",
-        schedule: Schedule.upTo(Schedule.spaced("100 millis"), { times: 30 })
+        schedule: Schedule.upTo(Schedule.spaced("150 millis"), { times: 30 })
       }),
       onLiveClock
     )
+  }
 
   const changeEmpty = (stored: QueueRow, wanted: Layout, group: number, field: LayoutField) =>
     whileNobodyWrites(Effect.gen(function*() {

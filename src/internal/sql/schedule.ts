@@ -10,18 +10,17 @@ import { type ReadyRow, toReady } from "./deadLetter.ts"
 import { int2, int4, int8, millis, timestamp } from "./rows.ts"
 
 // seq stays (a retried job keeps its place), so each row given back lowers its tenant's mark. A scheduled one of a tenant or key goes where
-// the count says by now; one between two attempts stays, for others of its key may stand behind it here (see layout.ts). FOR SHARE: a late owner must not make rows
+// the count says by now, to the end; one between two attempts stays, for others of its key may stand behind it here (see layout.ts). FOR SHARE: a late owner must not make rows
 // ready below the successor's marks. Serving index: jobs_due. $1 queue $2 partition $3 epoch $4 now $5 limit
 export const promoteSql = (schema: string) => `
 with fence as materialized (
   select epoch from ${schema}.partitions where queue_id = $1 and partition = $2 and epoch = $3 for share
 ), due as materialized (
-  select id from ${schema}.jobs where queue_id = $1 and partition = $2 and state in (1, 2) and due_at <= $4 and exists (select from fence)
+  select id, case when state = 1 then mod(place, (select partitions from ${schema}.queues where id = $1)) end as moves_to from ${schema}.jobs where queue_id = $1 and partition = $2 and state in (1, 2) and due_at <= $4 and exists (select from fence)
   order by due_at limit $5 for update skip locked
 )
-update ${schema}.jobs j set state = 0, due_at = null, version = j.version + 1,
-  partition = case when j.state = 1 and j.place is not null
-    then mod(j.place, (select partitions from ${schema}.queues where id = $1)) else j.partition end
+update ${schema}.jobs j set state = 0, due_at = null, version = j.version + 1, partition = coalesce(d.moves_to, $2),
+  seq = case when d.moves_to <> $2 then nextval('${schema}.jobs_seq') else j.seq end
 from due d where j.id = d.id
 returning j.queue_id, j.partition, j.lane, j.tenant_id, j.seq::float8 as seq, j.key`
 

@@ -74,7 +74,7 @@ const alikeParameters = (first: NewJob, jobs: Jobs, { batchId, now }: Options) =
 ]
 
 // Jobs of tenants and keys: the count of partitions is that of the statement's own snapshot, so that none is placed by an older one once the
-// count has changed (see changeEmpty in layout.ts). Serving index: queues_pkey.
+// count has changed (see changeCount in layout.ts). Serving index: queues_pkey.
 const placedColumns = `${columns}, key, place`
 
 const placedInput = `unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $14, $15)

@@ -166,7 +166,7 @@ const transactEagerly = (schema: string, client: SqlClient, foresee: Foresee, le
     handler: Effect.Effect<A, E, R>,
     complete: (value: A) => Effect.Effect<Completion, E, R>
   ): Effect.Effect<Transacted, E | CommitFailed, R> =>
-    Effect.suspend(() => {
+    Effect.uninterruptibleMask((restore) => {
       // The handler's own failure is told from the transaction's by where it happened: both may be a SqlError.
       let handlerFailure: Cause.Cause<E> | undefined
       let broken: "conflict" | "outage" | undefined
@@ -195,7 +195,7 @@ const transactEagerly = (schema: string, client: SqlClient, foresee: Foresee, le
       const transacted = Effect.flatMap(References.TracerEnabled, (isTraced) =>
         Effect.withTracerEnabled(client.withTransaction(Effect.withTracerEnabled(ended, isTraced)), false))
       return Effect.catchCause(
-        Effect.onExit(transacted, (exit) =>
+        Effect.onExit(restore(transacted), (exit) =>
           Effect.sync(() =>
             lending.ended(wait, exit)
           )),

@@ -114,9 +114,8 @@ export const layout = (it: Suite): void => {
         // What waits for its time goes by the count of then.
         assert.deepInclude(yield* declare({ partitions: 5 }), { partitions: 5, layout: 3 })
         const promoted = yield* store.promote(owner, t0 + 5000, 10)
-        assert.deepStrictEqual(promoted.map(({ partition, seq }) => ({ partition, seq })), [
-          { partition: 3, seq: later.seq }
-        ])
+        assert.deepStrictEqual(promoted.map(({ partition }) => partition), [3])
+        assert.isAbove(promoted[0]!.seq, later.seq)
       }))
 
     it.effect("a queue in use does not begin to go by tenant; by job it may be divided anew at any time", () =>

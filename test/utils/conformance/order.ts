@@ -159,8 +159,11 @@ export const order = (it: Suite): void => {
             jobs: jobs.map(({ id }) => id),
             elsewhere: elsewhere.map(({ partition }) => partition)
           }))
-        const isHead = (by: Owner) =>
-          Effect.map(store.intake(by, ordered), ({ jobs }) => jobs.map(({ standing }) => standing?.isHead))
+        const standings = (by: Owner) =>
+          Effect.map(
+            store.intake(by, ordered),
+            ({ jobs }) => jobs.map(({ id, standing }) => [id, standing?.isHead, standing?.move])
+          )
 
         const later = yield* submit({ dueAt: t0 + 1000 })
         const [first, second] = [yield* submit(), yield* submit()]
@@ -168,33 +171,31 @@ export const order = (it: Suite): void => {
         const third = yield* submit()
         assert.deepStrictEqual([first, second, third].map(({ partition }) => partition), [1, 1, 3])
         const [before, after] = [yield* take(1), yield* take(3)]
-        assert.deepStrictEqual(yield* isHead(before), [true, false])
-        assert.deepStrictEqual(yield* isHead(after), [false])
+        assert.deepStrictEqual(yield* standings(before), [[first.id, true, "leaves"], [second.id, false, "leaves"]])
+        assert.deepStrictEqual(yield* standings(after), [[third.id, false, "waits"]])
         assert.deepStrictEqual(yield* heads(before), { jobs: [first.id], elsewhere: [] })
-        // Whose turn it is has to be told that somebody waits.
-        assert.deepStrictEqual(yield* heads(after), { jobs: [], elsewhere: [1] })
+        assert.deepStrictEqual(yield* heads(after), { jobs: [], elsewhere: [] })
 
-        // It is older than all of them, and comes where the key belongs now: it waits as they do, and they do not wait for it.
+        // One that falls due comes where the key belongs now, behind those that are there.
         yield* store.promote(before, t0 + 1000, 10)
         assert.deepInclude(yield* get(later.id), { partition: 3, state: "queued" })
-        assert.deepStrictEqual(yield* isHead(after), [false, false])
-        assert.deepStrictEqual(yield* heads(after), { jobs: [], elsewhere: [1] })
-        assert.deepStrictEqual(yield* isHead(before), [true, false])
+        assert.deepStrictEqual(yield* standings(after), [[third.id, false, "waits"], [later.id, false, "waits"]])
 
         yield* store.settle(before, [retry({ id: first.id, version: 0 })], t0)
         assert.deepStrictEqual(yield* heads(before), { jobs: [], elsewhere: [] })
-        assert.deepStrictEqual(yield* heads(after), { jobs: [], elsewhere: [1] })
+        assert.deepStrictEqual(yield* heads(after), { jobs: [], elsewhere: [] })
         yield* store.promote(before, t0 + 5000, 10)
         assert.deepInclude(yield* get(first.id), { partition: 1 })
         yield* store.settle(before, [finish({ id: first.id, version: 2 })], t0)
         assert.deepStrictEqual(yield* heads(before), { jobs: [second.id], elsewhere: [] })
         yield* store.settle(before, [finish({ id: second.id, version: 0 })], t0)
 
+        // It was the last one: whose turn it is now has to be told.
         assert.deepStrictEqual(yield* heads(before), { jobs: [], elsewhere: [3] })
-        assert.deepStrictEqual(yield* heads(after), { jobs: [later.id], elsewhere: [] })
-        assert.deepStrictEqual(yield* isHead(after), [true, false])
-        yield* store.settle(after, [finish({ id: later.id, version: 1 })], t0)
+        assert.deepStrictEqual(yield* standings(after), [[third.id, true, undefined], [later.id, false, undefined]])
         assert.deepStrictEqual(yield* heads(after), { jobs: [third.id], elsewhere: [] })
+        yield* store.settle(after, [finish({ id: third.id, version: 0 })], t0)
+        assert.deepStrictEqual(yield* heads(after), { jobs: [later.id], elsewhere: [] })
       }))
 
     it.effect("a head comes as it would by an intake; not to an owner that is superseded, nor to another partition's", () =>
