@@ -32,14 +32,14 @@ export interface Database {
  * 3 ms), hence custom plans; with only nested loops over indexes left, rows are locked in the order of the ids sent.
  */
 export const startupParameters = (lockTimeout: Duration.Duration): Readonly<Record<string, string>> => ({
-  // A statement that has waited for a lock sees what has changed meanwhile: layout.ts and takeOver.ts count on it.
-  default_transaction_isolation: "read committed",
   plan_cache_mode: "force_custom_plan",
   enable_seqscan: "off",
   enable_bitmapscan: "off",
   enable_hashjoin: "off",
   enable_mergejoin: "off",
   jit: "off",
+  // A statement that has waited for a lock sees what has changed meanwhile: layout.ts and takeOver.ts count on it.
+  default_transaction_isolation: "read committed",
   lock_timeout: String(Math.max(1, Math.ceil(Duration.toMillis(lockTimeout))))
 })
 
