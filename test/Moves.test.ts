@@ -77,17 +77,16 @@ describe("the count of an ordered queue's partitions", () => {
         const ids: Array<JobId> = []
         let n = 0
         const keys = Array.from({ length: 10 }, (_, index) => `key ${index}`)
-        const load = Effect.suspend(() => {
+        // A few batches are always on their way.
+        const load = Effect.gen(function*() {
           n++
-          return submit([
+          const { jobIds } = yield* submit([
             ...keys.map((key) => Step.request({ key, n, isDelayed: false })),
             Step.request({ key: keys[n % 10]!, n, isDelayed: true }, { delay: "300 millis" })
           ])
-        }).pipe(
-          Effect.tap(({ jobIds }) => Effect.sync(() => ids.push(...jobIds))),
-          Effect.andThen(Effect.sleep("50 millis")),
-          Effect.forever
-        )
+          ids.push(...jobIds)
+          yield* untilFinal(sql, ids.slice(-8 * jobIds.length, -7 * jobIds.length))
+        }).pipe(Effect.forever)
         const loading = yield* Effect.forkScoped(load)
         const untilMore = (count: number) =>
           Effect.suspend(() => {
