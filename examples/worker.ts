@@ -1,9 +1,9 @@
 /**
  * What does a worker look like? A runner of a cluster, its handlers, two probes, and `JobRuntime.run`: until SIGTERM, then it drains.
  *
- *   DATABASE_URL=postgres://... MILLRACE_RUNNER_HOST=10.0.0.7 PROBE_PORT=8080 node worker.ts
+ *   DATABASE_URL=postgres://... MILLRACE_RUNNER_HOST=10.0.0.7 node worker.ts
  *
- * In a program of yours import from "millrace". How to operate it: ../docs/operate.md.
+ * The probes are at port 8080, or `PROBE_PORT`. In a program of yours import from "millrace". How to operate it: ../docs/operate.md.
  */
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
@@ -31,7 +31,9 @@ const ProbesLive = HttpRouter.serve(
   Layer.mergeAll(probe("/ready", ({ isReady }) => isReady), probe("/live", ({ isLive }) => isLive)),
   { disableLogger: true }
 ).pipe(
-  Layer.provide(NodeHttpServer.layerConfig(createServer, { port: Config.Port("PROBE_PORT") }))
+  Layer.provide(NodeHttpServer.layerConfig(createServer, {
+    port: Config.withDefault(Config.Port("PROBE_PORT"), 8080)
+  }))
 )
 
 const WorkerLive = Layer.mergeAll(CountPrimesLive, ProbesLive).pipe(

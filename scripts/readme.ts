@@ -1,6 +1,6 @@
 /**
  * `npm run docs`: writes the state diagram into README.md, and src/README.md, the map of the modules. With `--check`: compares, and looks
- * whether every file that README.md links to is there; exit code 1 if not.
+ * whether what the pages link to is there; exit code 1 if not.
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
 import * as NodeServices from "@effect/platform-node/NodeServices"
@@ -80,10 +80,45 @@ const modulesPage = Effect.gen(function*() {
 
 // ------------------------------------------------------------------------------------------------ files
 
-/** What README.md links to in this repository. */
-const linksOf = (readme: string): ReadonlyArray<string> => [
-  ...new Set([...readme.matchAll(/\]\((?!https?:|#)([^)#]+)/g)].flatMap(([, target]) => target ?? []))
+/** The folders with pages for people. */
+const folders = ["", "docs", "scripts/bench", "scripts/chaos", "scripts/simulate"]
+
+/** What a page links to in this repository. */
+const linksOf = (page: string): ReadonlyArray<string> => [
+  ...new Set([...page.matchAll(/\]\((?!https?:)([^)]+)/g)].flatMap(([, target]) => target ?? []))
 ]
+
+/** The anchors of a page, as GitHub makes them from its headings. */
+const anchorsOf = (page: string): ReadonlyArray<string> =>
+  [...page.matchAll(/^#+ (.+)$/gm)].map(([, heading = ""]) =>
+    heading.toLowerCase().replace(/[^\p{L}\p{N} _-]/gu, "").replaceAll(" ", "-")
+  )
+
+/** Links that lead nowhere, with the page they are on. */
+const brokenLinks = Effect.gen(function*() {
+  const fs = yield* FileSystem.FileSystem
+  const path = yield* Path.Path
+  const isBroken = (page: string, text: string, link: string) =>
+    Effect.gen(function*() {
+      const [file = "", anchor] = link.split("#")
+      const target = file === "" ? page : path.join(path.dirname(page), file)
+      if (!(yield* fs.exists(target))) return true
+      if (anchor === undefined) return false
+      return !anchorsOf(target === page ? text : yield* fs.readFileString(target)).includes(anchor)
+    })
+  const broken: Array<string> = []
+  for (const folder of folders) {
+    const names = yield* fs.readDirectory(path.join(root, folder))
+    for (const name of names.filter((name) => name.endsWith(".md"))) {
+      const page = path.join(root, folder, name)
+      const text = yield* fs.readFileString(page)
+      for (const link of linksOf(text)) {
+        if (yield* isBroken(page, text, link)) broken.push(`${path.join(folder, name)} links to ${link}`)
+      }
+    }
+  }
+  return broken
+})
 
 const program = Effect.gen(function*() {
   const fs = yield* FileSystem.FileSystem
@@ -94,12 +129,9 @@ const program = Effect.gen(function*() {
     { file: "src/README.md", text: yield* modulesPage }
   ]
   for (const { file, text } of pages) yield* written(join(root, file), text, "npm run docs")
-  const missing = yield* Effect.filter(
-    linksOf(readme),
-    (target) => Effect.map(fs.exists(join(root, target)), (exists) => !exists)
-  )
-  for (const target of missing) yield* Console.error(`README.md names ${target}, which does not exist`)
-  if (missing.length > 0) process.exitCode = 1
+  const broken = yield* brokenLinks
+  for (const link of broken) yield* Console.error(`${link}, which does not exist`)
+  if (broken.length > 0) process.exitCode = 1
 })
 
 NodeRuntime.runMain(program.pipe(Effect.provide(NodeServices.layer)))
