@@ -411,11 +411,13 @@ export class JobStore extends Context.Service<JobStore, {
 
   /**
    * Epoch + 1. `owner` names a living process: one that takes its own partition again has not crashed, and what it had noted is
-   * forgotten. `isCareful`: another owner before did not hand over. From here on no earlier epoch can mislead this one.
+   * forgotten. `isCareful`: another owner before did not hand over. From here on no earlier epoch can mislead this one. `lock`: the number of
+   * the shard lock that this process holds; once it is lost, the partition has no owner any more. Without one it has until it is handed over.
    */
   readonly takeOver: (partition: { readonly queueId: number; readonly partition: number }, options: {
     readonly owner: string
     readonly now: number
+    readonly lock?: number
   }) => Effect.Effect<{ readonly owner: Owner; readonly isCareful: boolean }, StoreError>
   /** Whether nobody has taken over since. */
   readonly isOwner: (owner: Owner) => Effect.Effect<boolean, StoreError>
@@ -483,7 +485,8 @@ export class JobStore extends Context.Service<JobStore, {
 
   /**
    * Cancels a job at the version read. A scheduled or retrying one can be cancelled by anyone (`owner: undefined`), a ready one only by
-   * its owner, who alone knows whether it has started. `false`: it has moved meanwhile, look again.
+   * its owner, who alone knows whether it has started; by anyone while nobody owns its partition. `false`: it has moved meanwhile, or has an
+   * owner; look again.
    */
   readonly cancel: (options: {
     readonly id: JobId

@@ -200,8 +200,10 @@ const cancel = (
 ) => {
   const row = tables.at(id, version)
   if (row === undefined) return false
-  const isOwners = owner !== undefined && fenceKey(owner) === fenceKey(row) && tables.owns(owner)
-  if (row.state === "queued" && !isOwners) return false
+  const mayTake = owner === undefined
+    ? tables.fences.get(fenceKey(row))?.owner === undefined
+    : fenceKey(owner) === fenceKey(row) && tables.owns(owner)
+  if (row.state === "queued" && !mayTake) return false
   tables.end({
     _tag: "Finished",
     row: { ...row, history: append(row.history, entry) },

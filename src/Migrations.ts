@@ -15,15 +15,16 @@ import grouped from "./migrations/0002_grouped.ts"
 import together from "./migrations/0003_together.ts"
 import partitions from "./migrations/0004_partitions.ts"
 import moves from "./migrations/0005_moves.ts"
+import locks from "./migrations/0006_locks.ts"
 import type { Migration } from "./migrations/migration.ts"
 
 export type { Migration } from "./migrations/migration.ts"
 
 /** Raised with every change of the code that needs a newer schema, or that an older code could not share one with. */
-export const codeVersion = 5
+export const codeVersion = 6
 
 /** Every step, in order. */
-export const migrations: ReadonlyArray<Migration> = [store, grouped, together, partitions, moves]
+export const migrations: ReadonlyArray<Migration> = [store, grouped, together, partitions, moves, locks]
 
 /**
  * The schema cannot be used by this code. `ChecksumMismatch`: an applied step is not the one in this code. `CodeTooOld`: the database

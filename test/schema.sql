@@ -111,6 +111,9 @@ create table millrace.partitions (
   owner text,
   careful boolean not null default false,
   taken_at timestamp with time zone,
+  lock integer,
+  lock_pid integer,
+  lock_epoch bigint,
   constraint partitions_pkey PRIMARY KEY (queue_id, partition),
   constraint partitions_queue_id_fkey FOREIGN KEY (queue_id) REFERENCES millrace.queues(id)
 ) with (

@@ -149,7 +149,11 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         (now) =>
           // Too late, a take-over would end the ownership of whoever has the lock by now.
           lock.isHeld()
-            ? store.takeOver({ queueId, partition }, { owner: `${position.runner}#${options.incarnation}`, now })
+            ? store.takeOver({ queueId, partition }, {
+              owner: `${position.runner}#${options.incarnation}`,
+              now,
+              ...(lock.number === undefined ? {} : { lock: lock.number })
+            })
             : Effect.never
       )
       const { isCareful, owner } = yield* untilAvailable(takeOver, "Taking over")

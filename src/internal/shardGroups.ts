@@ -19,3 +19,7 @@ export const all: ReadonlyArray<string> = [...Array.from({ length: count }, (_, 
 
 /** The one group of a runtime of one process, which holds every queue. */
 export const single = "default"
+
+/** The number of a shard's lock, as Effect's SqlRunnerStorage counts them in the groups of a runtime. Of a shard that may hold queues. */
+export const lockNumber = ({ group, id }: { readonly group: string; readonly id: number }): number =>
+  ((group === single ? 0 : all.indexOf(group)) + 1) * 1_000_000 + id

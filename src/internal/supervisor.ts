@@ -14,6 +14,7 @@ import * as Effect from "effect/Effect"
 import * as Equal from "effect/Equal"
 import * as Layer from "effect/Layer"
 import * as Schedule from "effect/Schedule"
+import * as ShardGroups from "./shardGroups.ts"
 import { monotonicMillis, onLiveClock } from "./time/liveClock.ts"
 
 /** A shard as text: its group and number. */
@@ -21,6 +22,8 @@ export const shardName = ({ group, id }: ShardId): string => `${group}:${id}`
 
 /** One holding of one lock. */
 export interface Lock {
+  /** What the database calls it; none where there is nothing to hold there. */
+  readonly number?: number
   /** Whether it is surely held at this moment. A process that wakes up asks this before it takes anything: no timer of it has fired yet. */
   readonly isHeld: () => boolean
   /** Ends when it is not surely held any more: a refresh failed, came back short, or is overdue. */
@@ -73,9 +76,11 @@ export const layer = (
       return undefined
     }
 
-    const hold = (shard: string, confirmedAt: number) => {
+    const hold = (shardId: ShardId, confirmedAt: number) => {
+      const shard = shardName(shardId)
       const ended = Deferred.makeUnsafe<void>()
       const holding: Holding = {
+        number: ShardGroups.lockNumber(shardId),
         confirmedAt,
         ended,
         isHeld: () => current(shard) === holding,
@@ -121,7 +126,7 @@ export const layer = (
               }
               for (const shardId of acquired) {
                 lose(shardName(shardId))
-                hold(shardName(shardId), sentAt)
+                hold(shardId, sentAt)
               }
               return acquired
             }))

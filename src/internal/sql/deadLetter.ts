@@ -9,6 +9,7 @@ import type { JobStore, Ready, StoreError, TenantKey } from "../../JobStore.ts"
 import { type Database, isDuplicate } from "./database.ts"
 import type { InDays } from "./retention.ts"
 import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
+import { isOwnedSql } from "./takeOver.ts"
 
 /** A row of `jobs` that has become ready. */
 export interface ReadyRow {
@@ -56,13 +57,23 @@ export const replay = (db: Database) => {
     )
 }
 
-// A scheduled or retrying job by anyone ($3 null); a ready one only by its owner, because only the owner knows whether a handler has started.
-// Zero rows: read it and decide again. Serving index: jobs_pkey. $1 id $2 version $3 epoch $4 queue $5 partition $6 now $7 day $8 entry
+// A scheduled or retrying job by anyone ($3 null); a ready one by its owner, because only the owner knows whether a handler has started, or by
+// anyone while its partition has no owner that lives. FOR SHARE: who takes the partition over meanwhile waits, and reads after it. (Nothing
+// can be locked of a partition that was never taken over: who is the first to do so at this very moment may read the row before it goes, and
+// is refused by its version like any owner that has lost its lock.)
+// Zero rows: read it and decide again. Serving indexes: jobs_pkey, partitions_pkey.
+// $1 id $2 version $3 epoch $4 queue $5 partition $6 now $7 day $8 entry
 const cancelSql = (schema: string) => `
-with d as (
+with fence as materialized (
+  select p.owner, p.epoch, p.lock, p.lock_pid, p.lock_epoch from ${schema}.jobs j
+  join ${schema}.partitions p on p.queue_id = j.queue_id and p.partition = j.partition
+  where j.id = $1 and j.version = $2 and j.state = 0 and $3 is null for share of p
+), owned as materialized (
+  select from fence p where ${isOwnedSql(schema)}
+), d as (
   delete from ${schema}.jobs j where j.id = $1 and j.version = $2
-    and (j.state <> 0 or j.queue_id = $4 and j.partition = $5
-      and exists (select from ${schema}.partitions p where p.queue_id = $4 and p.partition = $5 and p.epoch = $3))
+    and (j.state <> 0 or case when $3 is null then not exists (select from owned) else j.queue_id = $4 and j.partition = $5
+      and exists (select from ${schema}.partitions p where p.queue_id = $4 and p.partition = $5 and p.epoch = $3) end)
   returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.batch_id, j.created_at, j.payload, j.context, j.history
 )
 insert into ${schema}.finished_jobs (id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, batch_id, created_at, finished_at,

@@ -7,7 +7,7 @@ import * as Option from "effect/Option"
 import { LayoutError, ShardsDiffer } from "../../JobError.ts"
 import type { JobStore, StoreError } from "../../JobStore.ts"
 import { type Database, toStoreError } from "./database.ts"
-import { int4, int8, text } from "./rows.ts"
+import { int4, text } from "./rows.ts"
 
 interface Shards {
   readonly shards: number
@@ -26,6 +26,11 @@ const lockNamespace = (prefix: string): number => {
 /** The prefix of the cluster's tables and locks. */
 export const clusterPrefix = (schema: string): string => `${schema}_cluster`
 
+/** Whether a row `l` of pg_locks is a shard lock of this schema that somebody holds. */
+export const isShardLockSql = (schema: string): string =>
+  `l.locktype = 'advisory' and l.granted and l.objsubid = 2 and l.classid = ${lockNamespace(clusterPrefix(schema))}
+  and l.database = (select oid from pg_database where datname = current_database())`
+
 // Who has been heard of since, and whoever holds a lock without having been heard of: a process that is stopped.
 const livingSql = (schema: string) => `
 select address from ${schema}.${
@@ -34,8 +39,7 @@ select address from ${schema}.${
 union
 select 'process ' || coalesce(client_addr::text, 'local') || ':' || coalesce(client_port::text, pid::text)
 from pg_locks l join pg_stat_activity a using (pid)
-where l.locktype = 'advisory' and l.granted and l.objsubid = 2 and l.classid = $2
-  and l.database = (select oid from pg_database where datname = current_database())`
+where ${isShardLockSql(schema)}`
 
 export const shards = (db: Database): Effect.Effect<Option.Option<number>, StoreError> =>
   Effect.map(
@@ -55,10 +59,7 @@ export const agreeOnShards = (db: Database): JobStore["Service"]["agreeOnShards"
       // Made by the first runner of all.
       const [found] = yield* db.run<{ readonly yes: boolean }>("agreeOnShards", hasRunners, [])
       if (found?.yes !== true) return []
-      return yield* db.run<{ readonly address: string }>("agreeOnShards", livingSql(schema), [
-        int4(expirationMs),
-        int8(lockNamespace(clusterPrefix(schema)))
-      ])
+      return yield* db.run<{ readonly address: string }>("agreeOnShards", livingSql(schema), [int4(expirationMs)])
     })
 
   return (ours) =>

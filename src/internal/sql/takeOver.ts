@@ -1,7 +1,8 @@
 /**
  * takeOver, handOver and the notes between them: who owns a partition, and which runs its crash would count for. From takeOver's return on,
  * no earlier epoch can write anything that misleads this one: the rare writes that could lock the fence row FOR SHARE, and takeOver waits.
- * A crash leaves `owner` set, so the next owner, another process or incarnation, counts crashes and is careful.
+ * A crash leaves `owner` set, so the next owner, another process or incarnation, counts crashes and is careful; but not the session that held
+ * its lock, so that meanwhile anybody can see that nobody owns the partition.
  */
 import * as Effect from "effect/Effect"
 import type { JobId } from "../../JobId.ts"
@@ -22,6 +23,7 @@ import {
   timestamps,
   uuids
 } from "./rows.ts"
+import { isShardLockSql } from "./shards.ts"
 
 interface Taken {
   readonly epoch: number
@@ -31,12 +33,15 @@ interface Taken {
 // Epoch + 1; there is nothing to undo. careful: another owner before left without handOver. A living process that takes its own partition
 // again (the database was away, and handOver with it) has not crashed: it stays as careful as it was, and what its former epoch noted is
 // forgotten. In one transaction, since what stayed behind would count for the next owner; statement by statement, since the last one has to
-// see the notes that the second has waited for. Serving indexes: partitions_pkey, running_jobs_owner.
+// see the notes that the second has waited for. The lock is said with the session that holds it at this moment, ours but for a late take-over
+// (which ends soon, see partition.ts). Serving indexes: partitions_pkey, running_jobs_owner. $1 queue $2 partition $3 owner $4 now $5 lock
 export const takeOver = (db: Database) => {
   const before = `select owner from ${db.schema}.partitions where queue_id = $1 and partition = $2 for update`
   const take = `
-insert into ${db.schema}.partitions as p (queue_id, partition, epoch, owner, taken_at) values ($1, $2, 1, $3, $4)
+insert into ${db.schema}.partitions as p (queue_id, partition, epoch, owner, taken_at, lock, lock_pid, lock_epoch)
+values ($1, $2, 1, $3, $4, $5, (select l.pid from pg_locks l where ${isShardLockSql(db.schema)} and l.objid = $5), 1)
 on conflict (queue_id, partition) do update set epoch = p.epoch + 1, owner = excluded.owner, taken_at = excluded.taken_at,
+  lock = excluded.lock, lock_pid = excluded.lock_pid, lock_epoch = p.epoch + 1,
   careful = case when p.owner = excluded.owner then p.careful else p.owner is not null end
 returning epoch::float8 as epoch, careful`
   const forget = `delete from ${db.schema}.running_jobs where queue_id = $1 and partition = $2 and epoch = $3`
@@ -44,6 +49,7 @@ returning epoch::float8 as epoch, careful`
   return ({ partition, queueId }: { readonly queueId: number; readonly partition: number }, options: {
     readonly owner: string
     readonly now: number
+    readonly lock?: number
   }): Effect.Effect<{ readonly owner: Owner; readonly isCareful: boolean }, StoreError> => {
     const name = storable(options.owner)
     const key = [int4(queueId), int2(partition)]
@@ -51,7 +57,12 @@ returning epoch::float8 as epoch, careful`
       "takeOver",
       Effect.gen(function*() {
         const [former] = yield* db.run<{ readonly owner: string | null }>("takeOver", before, key)
-        const [taken] = yield* db.run<Taken>("takeOver", take, [...key, text(name), timestamp(options.now)])
+        const [taken] = yield* db.run<Taken>("takeOver", take, [
+          ...key,
+          text(name),
+          timestamp(options.now),
+          int4(options.lock ?? null)
+        ])
         if (taken === undefined) return yield* noRow
         const { careful, epoch } = taken
         if (former?.owner === name) yield* db.run("takeOver", forget, [...key, int8(epoch - 1)])
@@ -60,6 +71,14 @@ returning epoch::float8 as epoch, careful`
     )
   }
 }
+
+/**
+ * Whether `p`, a row of partitions, has an owner that lives: one that has not handed over and holds its lock still, in the session that it had
+ * then. Of an owner without a lock, or by older code, nobody can tell that it does not.
+ */
+export const isOwnedSql = (schema: string): string =>
+  `p.owner is not null and (p.lock_epoch is distinct from p.epoch or p.lock_pid is null or exists (
+    select from pg_locks l where ${isShardLockSql(schema)} and l.objid = p.lock and l.pid = p.lock_pid))`
 
 // Serving index: partitions_pkey.
 export const isOwner = (db: Database) => {
