@@ -228,5 +228,20 @@ export const fixedWhileUsed = (stored: Layout, wanted: Layout): LayoutField | un
 export const isMove = (stored: Layout, wanted: Layout): boolean =>
   stored.partitionBy !== "job" && stored.partitions !== wanted.partitions
 
+/** What is different, in words: each field, as {@link Options} calls it, from what and to what. */
+export const changesOf = (from: Layout, to: Layout): string => {
+  const told = ({ group, isOrdered, partitionBy, partitions }: Layout) => ({
+    partitions,
+    partitionBy,
+    ordered: isOrdered,
+    group
+  })
+  const after = new Map(Object.entries(told(to)))
+  return Object.entries(told(from))
+    .filter(([field, value]) => after.get(field) !== value)
+    .map(([field, value]) => `${field} from ${value} to ${after.get(field)}`)
+    .join(", ")
+}
+
 /** The queue of requests that name none. Declared by every runtime. */
 export const fallback: JobQueue = make("default")

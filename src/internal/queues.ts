@@ -46,6 +46,10 @@ const unique = (queues: ReadonlyArray<JobQueue.JobQueue>): ReadonlyArray<JobQueu
 const isLater = (error: StoreError | LayoutError): boolean =>
   error._tag === "LayoutError" ? error.reason._tag === "QueueMoving" : error.reason === "LockTimeout"
 
+/** By which the README's table of errors has it. */
+const nameOf = ({ _tag, reason }: StoreError | LayoutError): string =>
+  `${_tag}, ${typeof reason === "string" ? reason : reason._tag}`
+
 /**
  * Makes the declared queues known to the database as they are declared, and `default` with them. Where another count of partitions cannot be
  * had yet, it goes by the one there is, and asks again with each refresh, until another program has asked for something else.
@@ -69,7 +73,7 @@ export const layer = (
             const row = yield* store.declareQueue(queue.name)
             if (JobQueue.fixedWhileUsed(row, queue) !== undefined) return yield* Effect.fail(error)
             later.set(queue, row.layout)
-            yield* Effect.logWarning(error.message)
+            yield* Effect.logWarning(`${nameOf(error)}: ${error.message}`)
             return row
           }))
         known.set(queue.name, { queue, row, isDeclared: true })
@@ -84,12 +88,20 @@ export const layer = (
           }))
         }, { discard: true })
       )
-      const refresh = Effect.map(store.queues, (rows) => {
-        for (const row of rows) {
-          const { isDeclared, queue } = known.get(row.name) ?? { queue: JobQueue.make(row.name), isDeclared: false }
-          known.set(row.name, { queue, row, isDeclared })
-        }
-      }).pipe(Effect.andThen(askAgain))
+      const saw = (row: QueueRow) => {
+        const before = known.get(row.name)
+        // Read before this program, at the same time, changed it or read it again.
+        if (before !== undefined && row.layout < before.row.layout) return Effect.void
+        const { isDeclared, queue } = before ?? { queue: JobQueue.make(row.name), isDeclared: false }
+        known.set(row.name, { queue, row, isDeclared })
+        const changes = isDeclared && before !== undefined ? JobQueue.changesOf(before.row, row) : ""
+        return changes === ""
+          ? Effect.void
+          : Effect.logInfo(`Queue "${row.name}": another program has changed ${changes}`)
+      }
+      const refresh = Effect.flatMap(store.queues, (rows) => Effect.forEach(rows, saw, { discard: true })).pipe(
+        Effect.andThen(askAgain)
+      )
       const find = (choose: (queue: KnownQueue) => boolean) => {
         const lookUp = Effect.sync(() => Option.fromUndefinedOr([...known.values()].find(choose)))
         return Effect.flatMap(

@@ -3,7 +3,7 @@
  */
 import * as Effect from "effect/Effect"
 import { LayoutError, QueueMoving, QueueNotEmpty, TooManyGroups } from "../../JobError.ts"
-import { defaultLayout, fixedWhileUsed, isMove, isSameLayout, type Layout, type LayoutField } from "../../JobQueue.ts"
+import { changesOf, defaultLayout, fixedWhileUsed, isMove, isSameLayout, type Layout, type LayoutField } from "../../JobQueue.ts"
 import { type NewJob, type PartitionKey, type QueueRow, shardGroupCount } from "../../JobStore.ts"
 import { fenceKey, type Tables } from "./tables.ts"
 
@@ -54,6 +54,9 @@ export const declareQueue = (tables: Tables, name: string, wanted?: Layout): Eff
       layout: (known?.layout ?? 0) + 1
     }
     tables.queues.set(name, row)
+    if (known !== undefined) {
+      yield* Effect.logInfo(`Queue "${name}": this program has changed ${changesOf(known, row)}`)
+    }
     return row
   })
 

@@ -14,6 +14,7 @@ import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
 import { LayoutError, QueueMoving, QueueNotEmpty, TooManyGroups } from "../../JobError.ts"
 import {
+  changesOf,
   defaultLayout,
   fixedWhileUsed,
   isMove,
@@ -126,12 +127,12 @@ select not exists (select from ${schema}.jobs where queue_id = $1 and state = 0)
 // The layout that was read names what is replaced: another program may have been first. Runners see it when they look next.
 const changeSql = (schema: string) => `
 update ${schema}.queues set partitions = $3, partition_by = $4, ordered = $5, shard_group = $6, layout = layout + 1
-where id = $1 and layout = $2`
+where id = $1 and layout = $2 returning id`
 
 const moveSql = (schema: string) => `
 update ${schema}.queues set partitions = $3, partition_by = $4, ordered = $5, shard_group = $6, layout = layout + 1,
   former_partitions = partitions, barrier = nextval('${schema}.jobs_seq')
-where id = $1 and layout = $2`
+where id = $1 and layout = $2 returning id`
 
 // Read first: an insert that meets a row would burn an id each time a process starts.
 export const declareQueue = (db: Database): JobStore["Service"]["declareQueue"] => {
@@ -152,21 +153,25 @@ export const declareQueue = (db: Database): JobStore["Service"]["declareQueue"] 
     int2(group)
   ]
 
+  /** Whether it was this program that changed it. */
   const changeTo = (stored: QueueRow, wanted: Layout, group: number, sql = change) =>
-    db.run("declareQueue", sql, [int4(stored.queueId), int4(stored.layout), ...layoutOf(wanted, group)])
+    Effect.map(
+      db.run("declareQueue", sql, [int4(stored.queueId), int4(stored.layout), ...layoutOf(wanted, group)]),
+      (rows) => rows.length > 0
+    )
 
   /**
    * SHARE: no transaction with rows that went by the old layout is open any more, and none can begin before this one is over. It shall not
    * wait for long, for everybody who submits waits behind it; but an autovacuum gives way only to who waits longer than `deadlock_timeout`.
    */
-  const whileNobodyWrites = (change: Effect.Effect<unknown, StoreError | LayoutError>) => {
+  const whileNobodyWrites = <A>(change: Effect.Effect<A, StoreError | LayoutError>) => {
     let tries = 0
     return Effect.suspend(() => {
       const patience = ++tries % 8 === 0 ? "1500ms" : "200ms"
       return db.pool.withTransaction(Effect.gen(function*() {
         yield* db.run("declareQueue", `set local lock_timeout = '${patience}'`, [])
         yield* db.run("declareQueue", `lock table ${schema}.jobs in share mode`, [])
-        yield* change
+        return yield* change
       }))
     }).pipe(
       Effect.mapError((error) => error._tag === "SqlError" ? toStoreError("declareQueue")(error) : error),
@@ -182,14 +187,14 @@ export const declareQueue = (db: Database): JobStore["Service"]["declareQueue"] 
     whileNobodyWrites(Effect.gen(function*() {
       const [answer] = yield* db.run<{ readonly empty: boolean }>("declareQueue", isEmpty, [int4(stored.queueId)])
       if (answer?.empty !== true) return yield* notEmpty(stored, wanted, field)
-      yield* changeTo(stored, wanted, group)
+      return yield* changeTo(stored, wanted, group)
     }))
 
   const changeCount = (stored: QueueRow, wanted: Layout, group: number) =>
     Effect.gen(function*() {
       const [answer] = yield* db.run<{ readonly moving: boolean }>("declareQueue", isMoving, [int4(stored.queueId)])
       if (answer?.moving !== false) return yield* moving(stored, wanted)
-      yield* whileNobodyWrites(changeTo(stored, wanted, group, move))
+      return yield* whileNobodyWrites(changeTo(stored, wanted, group, move))
     })
 
   const bring = (stored: QueueRow, wanted: Layout) =>
@@ -197,7 +202,7 @@ export const declareQueue = (db: Database): JobStore["Service"]["declareQueue"] 
       const group = yield* numberOf(wanted.group)
       const field = fixedWhileUsed(stored, wanted)
       if (field !== undefined) return yield* changeEmpty(stored, wanted, group, field)
-      yield* isMove(stored, wanted) ? changeCount(stored, wanted, group) : changeTo(stored, wanted, group)
+      return yield* isMove(stored, wanted) ? changeCount(stored, wanted, group) : changeTo(stored, wanted, group)
     })
 
   return Effect.fnUntraced(
@@ -212,7 +217,9 @@ export const declareQueue = (db: Database): JobStore["Service"]["declareQueue"] 
         }
         const stored = toQueueRow(row)
         if (wanted === undefined || isSameLayout(stored, wanted)) return stored
-        yield* bring(stored, wanted)
+        if (yield* bring(stored, wanted)) {
+          yield* Effect.logInfo(`Queue "${name}": this program has changed ${changesOf(stored, wanted)}`)
+        }
       }
       return yield* conflict("declareQueue", `other programs keep changing queue "${name}"`)
     }
