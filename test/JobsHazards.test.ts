@@ -12,9 +12,8 @@ import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
 import * as CurrentJob from "../src/CurrentJob.ts"
-import * as CancelJob from "../src/internal/cancelJob.ts"
 import { failed } from "../src/internal/submitError.ts"
-import { JobNotFound, PartitionUnavailable, type SubmitError } from "../src/JobError.ts"
+import { JobNotFound, type SubmitError } from "../src/JobError.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
@@ -270,19 +269,6 @@ describe("hazards of Jobs, in a process that only submits", () => {
       assert.strictEqual(refused.reason._tag, "Refused")
       assert.isFalse(refused.isRetryable)
       assert.include(refused.message, "no_such_type")
-    }).pipe(Effect.scoped, Effect.provide(client)))
-
-  it.live("cancelling a queued job that nobody owns says so within bounds, and that to try again may help; a scheduled one is cancelled", () =>
-    Effect.gen(function*() {
-      const jobs = yield* Jobs.Jobs
-      const jobId = yield* jobs.submit({ type: "Queued" })
-      const error = yield* failureOf(Effect.provideService(jobs.cancel(jobId), CancelJob.Patience, 100))
-      assert.deepStrictEqual(error, new PartitionUnavailable({ entity: "default/0" }))
-      assert.isTrue(new PartitionUnavailable({ entity: "default/0" }).isRetryable)
-      assert.strictEqual((yield* jobs.status(jobId)).state, "queued")
-      const scheduled = yield* jobs.submit({ type: "Queued", runAt: yield* tomorrow })
-      yield* jobs.cancel(scheduled)
-      assert.strictEqual((yield* jobs.status(scheduled)).state, "cancelled")
     }).pipe(Effect.scoped, Effect.provide(client)))
 })
 

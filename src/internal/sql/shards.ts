@@ -17,7 +17,7 @@ interface Shards {
 const sharedSql = (schema: string) => `select shards, expiration_ms from ${schema}.cluster`
 
 /** How Effect's SqlRunnerStorage numbers the advisory locks of a prefix: FNV-1a, which it promises never to change. */
-const lockNamespace = (prefix: string): number => {
+export const lockNamespace = (prefix: string): number => {
   let hash = 0x811c9dc5
   for (const byte of new TextEncoder().encode(`effect-cluster:${prefix}`)) hash = Math.imul(hash ^ byte, 0x01000193)
   return hash >>> 0

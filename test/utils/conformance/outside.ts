@@ -7,6 +7,7 @@ import * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
 import * as JobEvent from "../../../src/JobEvent.ts"
+import type { JobId } from "../../../src/JobId.ts"
 import { inlinePayloadBytes, type Message, type Ready, tenantKey } from "../../../src/JobStore.ts"
 import {
   attempted,
@@ -58,6 +59,25 @@ export const outside = (it: Suite): void => {
         assert.isTrue(yield* store.cancel({ ...by, owner }))
         assert.strictEqual(yield* stateOf(one.id), "cancelled")
         assert.deepStrictEqual(yield* readyIds(), [])
+      }))
+
+    it.effect("a ready job whose partition nobody owns can be cancelled by anyone: before the first take-over, and after a hand-over", () =>
+      Effect.gen(function*() {
+        const { owner, stateOf, store, stored, takeOver } = yield* fresh
+        const cancel = (one: { readonly id: JobId }) =>
+          store.cancel({ ...cancelled, id: one.id, version: 0, owner: undefined })
+        const unowned = yield* stored({ partition: 1 })
+        assert.isTrue(yield* cancel(unowned))
+        assert.strictEqual(yield* stateOf(unowned.id), "cancelled")
+        assert.isFalse(yield* cancel(unowned))
+
+        const [one, two] = [yield* stored(), yield* stored()]
+        assert.isTrue(yield* store.handOver(owner))
+        assert.isFalse(yield* store.cancel({ ...cancelled, id: one.id, version: 1, owner: undefined }))
+        assert.isTrue(yield* cancel(one))
+        yield* takeOver()
+        assert.isFalse(yield* cancel(two))
+        assert.strictEqual(yield* stateOf(two.id), "queued")
       }))
 
     it.effect("a job that has moved since it was read is not cancelled", () =>
