@@ -2,17 +2,21 @@
  * Programs that change how a queue is divided while others do, or while somebody's transaction is open: nobody works by an answer of before.
  */
 import { PgClient } from "@effect/sql-pg/PgClient"
-import { assert, layer } from "@effect/vitest"
+import { assert, it, layer } from "@effect/vitest"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
 import { LayoutError, QueueMoving } from "../src/JobError.ts"
+import * as JobQueue from "../src/JobQueue.ts"
 import { defaultLayout, type Layout } from "../src/JobQueue.ts"
+import * as JobRuntime from "../src/JobRuntime.ts"
 import { JobStore } from "../src/JobStore.ts"
 import * as PgJobStore from "../src/PgJobStore.ts"
 import { TestDatabase } from "./utils/database.ts"
 import { untilWaiting } from "./utils/holds.ts"
+import { makeLines } from "./utils/logged.ts"
+import { startProgram } from "./utils/programs.ts"
 import { newId, newJob, t0 } from "./utils/storeFixture.ts"
 
 const byKey: Layout = { ...defaultLayout, partitions: 2, partitionBy: "key" }
@@ -101,5 +105,46 @@ layer(Layer.provideMerge(PgJobStore.layer(), TestDatabase.layer), { excludeTestS
         yield* end("roll back")
         yield* Fiber.join(declared)
       }))
+
+    it.effect("is told of by the program that has changed it, in one line, however it has to be changed", () => {
+      const { layer, lines } = makeLines()
+      return Effect.gen(function*() {
+        const store = yield* JobStore
+        const name = `layout-${newId()}`
+        const declare = (wanted: Layout) => store.declareQueue(name, wanted)
+        yield* declare(defaultLayout)
+        yield* declare({ ...defaultLayout, partitions: 2 })
+        yield* declare(byKey)
+        yield* declare(byKey)
+        const both = { ...byKey, partitions: 4, isOrdered: true }
+        yield* declare(both)
+        yield* Effect.all(Array.from({ length: 5 }, () => declare({ ...both, partitions: 8 })), {
+          concurrency: "unbounded"
+        })
+        assert.deepStrictEqual(
+          lines.map(({ level, message }) => `${level}: ${message}`),
+          [
+            "partitions from 1 to 2",
+            "partitionBy from job to key",
+            "partitions from 2 to 4, ordered from false to true",
+            "partitions from 4 to 8"
+          ].map((changes) => `Info: Queue "${name}": this program has changed ${changes}`)
+        )
+      }).pipe(Effect.provide(layer))
+    })
   }
 )
+
+it.live("a program that only submits says what it has changed, too", () => {
+  const { layer, lines } = makeLines()
+  const client = (partitions: number) =>
+    startProgram(JobRuntime.layerClient({ queues: [JobQueue.make("mails", { partitions })] }))
+  return Effect.gen(function*() {
+    yield* client(2)
+    assert.deepStrictEqual(lines, [])
+    yield* client(3)
+    assert.deepStrictEqual(lines, [
+      { level: "Info", message: "Queue \"mails\": this program has changed partitions from 2 to 3" }
+    ])
+  }).pipe(Effect.scoped, Effect.provide(Layer.merge(TestDatabase.layer, layer)))
+})

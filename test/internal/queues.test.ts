@@ -1,13 +1,18 @@
 /**
- * A count of partitions that cannot be had at the start: the program works with the one there is, and asks again.
+ * A count of partitions that cannot be had at the start: the program works with the one there is, and asks again. A layout that changes
+ * meanwhile is told of.
  */
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
 import * as Queues from "../../src/internal/queues.ts"
+import { LayoutError, QueueMoving } from "../../src/JobError.ts"
 import * as JobQueue from "../../src/JobQueue.ts"
 import { JobStore, StoreError } from "../../src/JobStore.ts"
 import * as MemoryJobStore from "../../src/MemoryJobStore.ts"
+import { type Line, makeLines } from "../utils/logged.ts"
 
 const byTenant = (partitions: number) => JobQueue.make("tenants", { partitions, partitionBy: "tenant" })
 
@@ -31,7 +36,30 @@ const locking = Effect.gen(function*() {
   return { inner, start, state, stored }
 })
 
+/** Of a queue whose count was changed a moment ago. */
+const movingUnless = (declareQueue: JobStore["Service"]["declareQueue"]): JobStore["Service"]["declareQueue"] =>
+(name, wanted) =>
+  wanted === undefined
+    ? declareQueue(name)
+    : Effect.fail(new LayoutError({ reason: new QueueMoving({ queue: name, stored: 2, asked: wanted.partitions }) }))
+
 describe("a count that cannot be had because others hold the table", () => {
+  it.effect("is warned of by the name of its error", () => {
+    const { layer, lines } = makeLines()
+    return Effect.gen(function*() {
+      const { inner, start } = yield* locking
+      yield* start(byTenant(5))
+      const moving = { ...inner, declareQueue: movingUnless(inner.declareQueue) }
+      yield* Effect.provide(
+        Queues.Queues,
+        Queues.layer([byTenant(5)]).pipe(Layer.provide(Layer.succeed(JobStore, JobStore.of(moving))))
+      )
+      assert.deepStrictEqual(lines.map(({ level }) => level), ["Warn", "Warn"])
+      assert.match(lines[0]!.message, /^StoreError, LockTimeout: /)
+      assert.match(lines[1]!.message, /^LayoutError, QueueMoving: .*asks for 5/)
+    }).pipe(Effect.provide(Layer.mergeAll(MemoryJobStore.layer, layer)))
+  })
+
   it.effect("is asked for again with each look, until it is there", () =>
     Effect.gen(function*() {
       const { start, state, stored } = yield* locking
@@ -65,4 +93,59 @@ describe("a count that cannot be had because others hold the table", () => {
       const error = yield* Effect.flip(start(JobQueue.make("tenants", { partitions: 2 })))
       assert.strictEqual(error._tag, "StoreError")
     }).pipe(Effect.provide(MemoryJobStore.layer)))
+})
+
+describe("a layout that another program has changed", () => {
+  const byJob = (partitions: number, group = "default") => JobQueue.make("jobs", { partitions, group })
+  const messages = (lines: ReadonlyArray<Line>) => lines.map(({ level, message }) => `${level}: ${message}`)
+
+  it.effect("is told of once by whoever declares the queue, field by field, and not by who has changed it", () => {
+    const { layer, lines } = makeLines()
+    return Effect.gen(function*() {
+      const inner = yield* JobStore
+      const stored = Layer.succeed(JobStore, inner)
+      const queues = yield* Effect.provide(Queues.Queues, Queues.layer([byJob(2)]).pipe(Layer.provide(stored)))
+      assert.deepStrictEqual(lines, [])
+      const other = yield* Effect.provide(Queues.Queues, Queues.layer([byJob(4, "mail")]).pipe(Layer.provide(stored)))
+      const changed = `changed partitions from 2 to 4, group from default to mail`
+      assert.deepStrictEqual(messages(lines), [`Info: Queue "jobs": this program has ${changed}`])
+      yield* Effect.all([queues.refresh, queues.refresh, other.refresh], { concurrency: "unbounded" })
+      yield* queues.refresh
+      assert.deepStrictEqual(messages(lines.slice(1)), [`Info: Queue "jobs": another program has ${changed}`])
+      // Nobody here declares it.
+      yield* inner.declareQueue("foreign")
+      yield* queues.refresh
+      yield* inner.declareQueue("foreign", { ...byJob(3) })
+      lines.length = 0
+      yield* queues.refresh
+      assert.deepStrictEqual(lines, [])
+    }).pipe(Effect.provide(Layer.mergeAll(MemoryJobStore.layer, layer)))
+  })
+
+  it.effect("is not taken for changed back by an answer that comes late", () => {
+    const { layer, lines } = makeLines()
+    return Effect.gen(function*() {
+      const inner = yield* JobStore
+      const late = yield* Latch.make(false)
+      let isFirst = true
+      const answers = Effect.tap(inner.queues, () => {
+        if (!isFirst) return Effect.void
+        isFirst = false
+        return late.await
+      })
+      const queues = yield* Effect.provide(
+        Queues.Queues,
+        Queues.layer([byJob(2)]).pipe(Layer.provide(Layer.succeed(JobStore, JobStore.of({ ...inner, queues: answers }))))
+      )
+      const first = yield* Effect.forkChild(queues.refresh, { startImmediately: true })
+      assert.isFalse(isFirst)
+      yield* inner.declareQueue("jobs", byJob(4))
+      lines.length = 0
+      yield* queues.refresh
+      yield* late.open
+      yield* Fiber.join(first)
+      assert.strictEqual(queues.declared.find(({ row }) => row.name === "jobs")?.row.partitions, 4)
+      assert.strictEqual(lines.length, 1)
+    }).pipe(Effect.provide(Layer.mergeAll(MemoryJobStore.layer, layer)))
+  })
 })
