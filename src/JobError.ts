@@ -256,7 +256,7 @@ export class PartitionUnavailable extends Schema.TaggedError<PartitionUnavailabl
 }) {
   readonly isRetryable = true
   override get message() {
-    return `the owner of ${this.entity} does not answer: is a worker running? Try again`
+    return `the owner of ${this.entity} does not answer, and lives: it may be frozen, busy or cut off. Try again`
   }
 }
 

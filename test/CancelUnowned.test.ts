@@ -7,6 +7,7 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import * as Queue from "effect/Queue"
 import * as CancelJob from "../src/internal/cancelJob.ts"
 import * as ShardGroups from "../src/internal/shardGroups.ts"
 import { clusterPrefix, lockNamespace } from "../src/internal/sql/shards.ts"
@@ -16,6 +17,7 @@ import type { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
 import * as JobRuntime from "../src/JobRuntime.ts"
 import * as Jobs from "../src/Jobs.ts"
+import { JobStore, type Message } from "../src/JobStore.ts"
 import * as PgJobStore from "../src/PgJobStore.ts"
 import * as RequestContext from "../src/RequestContext.ts"
 import { rowsOf, startWorker } from "./utils/child.ts"
@@ -29,17 +31,32 @@ import { submittingTo } from "./utils/submitting.ts"
 import { Hold, Outside, Write } from "./utils/worker.ts"
 
 /** Looks once, and asks nobody twice. */
-const atOnce = (jobs: Jobs.Jobs["Service"], id: JobId) =>
-  Effect.provideService(jobs.cancel(id), CancelJob.Patience, 0)
+const atOnce = (jobs: Jobs.Jobs["Service"], id: JobId) => Effect.provideService(jobs.cancel(id), CancelJob.Patience, 0)
 
 const movesOf = (jobs: Jobs.Jobs["Service"], id: JobId) =>
   Effect.map(jobs.status(id), ({ history }) => history.map(({ move }) => move))
 
-/** The sessions that hold shard locks, and by which of them owners have said that they own. */
+/** The sessions that hold shard locks. */
 const sessions = (sql: PgClient) =>
   sql<{ readonly pid: number }>`
     select distinct l.pid from pg_locks l join pg_stat_activity a using (pid)
     where l.locktype = 'advisory' and l.granted and a.application_name = 'millrace locks' and a.datname = current_database()`
+
+/** A transaction of somebody else's that has got so far, and commits when it is released. */
+const open = (sql: PgClient, statement: Effect.Effect<unknown, unknown>) =>
+  Effect.gen(function*() {
+    const isOpen = yield* Deferred.make<void>()
+    const close = yield* Deferred.make<void>()
+    const transaction = yield* Effect.forkScoped(
+      sql.withTransaction(Effect.gen(function*() {
+        yield* statement
+        yield* Deferred.succeed(isOpen, undefined)
+        yield* Deferred.await(close)
+      }))
+    )
+    yield* Deferred.await(isOpen)
+    return { release: Effect.andThen(Deferred.succeed(close, undefined), Fiber.join(transaction)) }
+  })
 
 const submitting = submittingTo()
 
@@ -59,6 +76,27 @@ describe("where no worker has ever been", () => {
       assert.strictEqual(yield* jobs.await(two, Write), worker.pid)
       assert.deepStrictEqual((yield* rowsOf(sql, [one, two])).map((row) => row.job_id), [two])
     }).pipe(Effect.scoped, Effect.provide(submitting)))
+
+  it.live("it tells whoever may run the job all the same: a process that has lost its lock and does not know it", () =>
+    Effect.gen(function*() {
+      const jobs = yield* Jobs.Jobs
+      const heard = yield* Effect.flatMap(JobStore, (store) => store.heard)
+      const id = yield* jobs.submit(Write.request({}))
+      yield* RequestContext.provide(atOnce(jobs, id), { userId: "ada" })
+      const isIt = (message: Message) => message._tag === "Cancel" && message.jobId === id && message.by === "ada"
+      yield* Effect.repeat(Queue.take(heard), { until: isIt })
+    }).pipe(Effect.scoped, Effect.provide(submitting)))
+
+  it.live("a row that somebody holds is tried again, and is no failure of the database", () =>
+    Effect.gen(function*() {
+      const sql = yield* PgClient
+      const { jobs } = yield* startProgram(JobRuntime.layerClient({ lockTimeout: "100 millis" }))
+      const id = yield* jobs.submit({ type: "any" })
+      const { release } = yield* open(sql, sql`select from millrace.jobs where id = ${id} for update`)
+      assert.deepStrictEqual(yield* failureOf(atOnce(jobs, id)), new PartitionUnavailable({ entity: "default/0" }))
+      yield* release
+      yield* atOnce(jobs, id)
+    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)))
 })
 
 describe("where a worker was", () => {
@@ -207,22 +245,6 @@ describe("in an ordered queue", () => {
     }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)))
 })
 
-/** A transaction of somebody else's that has got so far, and commits when it is released. */
-const open = (sql: PgClient, statement: Effect.Effect<unknown, unknown>) =>
-  Effect.gen(function*() {
-    const isOpen = yield* Deferred.make<void>()
-    const close = yield* Deferred.make<void>()
-    const transaction = yield* Effect.forkScoped(
-      sql.withTransaction(Effect.gen(function*() {
-        yield* statement
-        yield* Deferred.succeed(isOpen, undefined)
-        yield* Deferred.await(close)
-      }))
-    )
-    yield* Deferred.await(isOpen)
-    return { release: Effect.andThen(Deferred.succeed(close, undefined), Fiber.join(transaction)) }
-  })
-
 layer(Layer.provideMerge(PgJobStore.layer(), TestDatabase.layer), { excludeTestServices: true, timeout: "60 seconds" })(
   "the store",
   (it) => {
@@ -240,8 +262,10 @@ layer(Layer.provideMerge(PgJobStore.layer(), TestDatabase.layer), { excludeTestS
           session.executeUnprepared("select pg_advisory_unlock_all()::text", [], undefined)
         const [ours, theirs] = [yield* sql.reserve, yield* sql.reserve]
         const take = store.takeOver({ queueId, partition: 0 }, { owner: "a", now: t0, lock })
-        const isCancelled = Effect.flatMap(Effect.suspend(() => stored()), ({ id }) =>
-          store.cancel({ ...cancelled, id, version: 0, owner: undefined }))
+        const isCancelled = Effect.flatMap(
+          Effect.suspend(() => stored()),
+          ({ id }) => store.cancel({ ...cancelled, id, version: 0, owner: undefined })
+        )
 
         yield* hold(ours)
         yield* take

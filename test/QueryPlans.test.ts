@@ -156,7 +156,9 @@ const check = (nodes: ReadonlyArray<Node>, indexes: ReadonlyArray<string>, atMos
     if (node["Node Type"] === "Seq Scan") assert.include(["partitions", "queues", undefined], node["Relation Name"])
     assert.notInclude(["Hash Join", "Merge Join", "Bitmap Heap Scan"], node["Node Type"])
   }
-  const used = [...indexesOf(nodes)].filter((name) => !/^(?:partitions_pkey|finished_jobs_\d+_pkey|pg_database_.*)$/.test(name)).sort()
+  const used = [...indexesOf(nodes)].filter((name) =>
+    !/^(?:partitions_pkey|finished_jobs_\d+_pkey|pg_database_.*)$/.test(name)
+  ).sort()
   assert.deepStrictEqual(used, [...indexes].sort())
   assert.isAtMost(rowsRead(nodes), atMost, nodes.map(told).join("\n"))
 }

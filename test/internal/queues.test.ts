@@ -37,11 +37,11 @@ const locking = Effect.gen(function*() {
 })
 
 /** Of a queue whose count was changed a moment ago. */
-const movingUnless = (declareQueue: JobStore["Service"]["declareQueue"]): JobStore["Service"]["declareQueue"] =>
-(name, wanted) =>
-  wanted === undefined
-    ? declareQueue(name)
-    : Effect.fail(new LayoutError({ reason: new QueueMoving({ queue: name, stored: 2, asked: wanted.partitions }) }))
+const movingUnless =
+  (declareQueue: JobStore["Service"]["declareQueue"]): JobStore["Service"]["declareQueue"] => (name, wanted) =>
+    wanted === undefined
+      ? declareQueue(name)
+      : Effect.fail(new LayoutError({ reason: new QueueMoving({ queue: name, stored: 2, asked: wanted.partitions }) }))
 
 describe("a count that cannot be had because others hold the table", () => {
   it.effect("is warned of by the name of its error", () => {
@@ -135,7 +135,9 @@ describe("a layout that another program has changed", () => {
       })
       const queues = yield* Effect.provide(
         Queues.Queues,
-        Queues.layer([byJob(2)]).pipe(Layer.provide(Layer.succeed(JobStore, JobStore.of({ ...inner, queues: answers }))))
+        Queues.layer([byJob(2)]).pipe(
+          Layer.provide(Layer.succeed(JobStore, JobStore.of({ ...inner, queues: answers })))
+        )
       )
       const first = yield* Effect.forkChild(queues.refresh, { startImmediately: true })
       assert.isFalse(isFirst)

@@ -3,7 +3,15 @@
  */
 import * as Effect from "effect/Effect"
 import { LayoutError, QueueMoving, QueueNotEmpty, TooManyGroups } from "../../JobError.ts"
-import { changesOf, defaultLayout, fixedWhileUsed, isMove, isSameLayout, type Layout, type LayoutField } from "../../JobQueue.ts"
+import {
+  changesOf,
+  defaultLayout,
+  fixedWhileUsed,
+  isMove,
+  isSameLayout,
+  type Layout,
+  type LayoutField
+} from "../../JobQueue.ts"
 import { type NewJob, type PartitionKey, type QueueRow, shardGroupCount } from "../../JobStore.ts"
 import { fenceKey, type Tables } from "./tables.ts"
 
