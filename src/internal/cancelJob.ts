@@ -106,6 +106,7 @@ export const make = (options: {
       const who = yield* by
       const patienceMs = yield* Patience
       const begunAt = monotonicMillis()
+      // When it was last tried in the table.
       let triedAt: number | undefined
       // When its owner was last told, and may have cancelled it without our knowing.
       let toldAt: number | undefined

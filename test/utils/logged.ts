@@ -1,7 +1,7 @@
 /**
  * What is logged, for tests that read it.
  */
-import * as Layer from "effect/Layer"
+import type * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
 
 /** One line, and how much it matters. */
