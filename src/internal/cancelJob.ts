@@ -18,7 +18,7 @@ import { type JobRecord, type JobStore, tenantId } from "../JobStore.ts"
 import * as RequestContext from "../RequestContext.ts"
 import * as Announcer from "./announcer.ts"
 import { type JobReader, storeUnavailable } from "./jobReader.ts"
-import { entityId, type Owners } from "./owners.ts"
+import { type Owners, partitionName } from "./owners.ts"
 import type { Queues } from "./queues.ts"
 import { monotonicMillis, onLiveClock } from "./time/liveClock.ts"
 import type { Waker } from "./waker.ts"
@@ -122,7 +122,7 @@ export const make = (options: {
         }
         if (yield* record.state === "queued" ? cancelReady(record) : cancelWaiting(record, who)) return
         if (monotonicMillis() - begunAt >= patienceMs) {
-          return yield* new PartitionUnavailable({ entity: entityId(yield* addressOf(record)) })
+          return yield* new PartitionUnavailable({ entity: partitionName(yield* addressOf(record)) })
         }
         yield* onLiveClock(Effect.sleep(Duration.millis(pause)))
       }
