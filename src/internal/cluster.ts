@@ -23,6 +23,8 @@ import type { LayoutError } from "../JobError.ts"
 import { JobStore, type StoreError } from "../JobStore.ts"
 import * as Postgres from "../Postgres.ts"
 import type { ClusterError } from "./clusterError.ts"
+import type { Hosts } from "./hosts.ts"
+import * as RunnerList from "./runnerList.ts"
 import type { Settings } from "./runnerSettings.ts"
 import * as ShardGroups from "./shardGroups.ts"
 import * as Supervisor from "./supervisor.ts"
@@ -37,7 +39,7 @@ export class Division extends Context.Service<Division, {
 }>()("millrace/internal/Division") {}
 
 /** What the entities of a runtime stand on. */
-export type Cluster = Sharding.Sharding | Supervisor.ShardLocks | Division
+export type Cluster = Sharding.Sharding | Supervisor.ShardLocks | Division | Hosts
 
 const common = {
   ...ShardingConfig.defaults,
@@ -72,7 +74,7 @@ const supervised = (
   schema: string,
   division: Division["Service"]
 ): Layer.Layer<
-  RunnerStorage | Supervisor.ShardLocks | Division,
+  RunnerStorage | Supervisor.ShardLocks | Division | Hosts,
   StoreError | LayoutError | Postgres.PostgresError,
   JobStore | Postgres.Client | ShardingConfig.ShardingConfig
 > =>
@@ -82,6 +84,7 @@ const supervised = (
     yield* store.agreeOnShards({ shards, expirationMs: Duration.toMillis(expiration) })
     const isAgreed = Effect.map(store.shards, Option.contains(shards))
     return Supervisor.layer(expiration, isAgreed).pipe(
+      Layer.provideMerge(RunnerList.layer),
       Layer.provide(layerStorage(schema)),
       Layer.merge(Layer.succeed(Division, Division.of(division)))
     )

@@ -19,3 +19,7 @@ export const all: ReadonlyArray<string> = [...Array.from({ length: count }, (_, 
 
 /** The one group of a runtime of one process, which holds every queue. */
 export const single = "default"
+
+/** Whether who is assigned these hosts the queues of a group. A runner has at least one beside `health`; who has none is a `single`. */
+export const isHostedBy = (assigned: ReadonlyArray<string>, group: number): boolean =>
+  assigned.includes(nameOf(group)) || assigned.every((name) => name === single)
