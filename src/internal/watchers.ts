@@ -53,7 +53,7 @@ export const retention = Layer.effectDiscard(Effect.gen(function*() {
   )
 }))
 
-/** Of a runtime of one process: says who owns the queues when it is someone else. */
+/** Of a runtime of one process: says so when it does not own its queues. Another does, or runners of a cluster. */
 export const standby = Layer.effectDiscard(Effect.gen(function*() {
   const owners = yield* Owners
   const { declared } = yield* Queues
@@ -62,11 +62,12 @@ export const standby = Layer.effectDiscard(Effect.gen(function*() {
     yield* Effect.sleep("3 seconds")
     if (isOwner()) return
     yield* Effect.logInfo(
-      "Another process owns the queues of this schema: standing by. Programs with other queues need a `schema` of their own"
+      "Other processes own these queues: standing by. Programs that do not share their queues need a `schema` each, or a `group` each and " +
+        "JobRuntime.layerCluster"
     )
     yield* Effect.sync(isOwner).pipe(
       Effect.repeat({ until: (isOwner) => isOwner, schedule: Schedule.spaced("1 second") })
     )
-    yield* Effect.logInfo("The other process is gone: taken over")
+    yield* Effect.logInfo("The others are gone: taken over")
   }).pipe(onLiveClock, Effect.forkScoped)
 }))
