@@ -10,7 +10,7 @@ export const shardOf = (queue: string, partition: number, shards: number): numbe
   (createHash("sha256").update(queue).digest().readUInt32BE(0) + partition) % shards
 
 /** Runners are numbers here; this is where each would listen. */
-const addressOf = (runner: number) => RunnerAddress.make(`10.0.${runner >> 8}.${runner & 255}`, 34431)
+const addressOf = (runner: number) => RunnerAddress.make(`10.0.${runner >> 8}.${runner & 255}`, 24431)
 
 /** The runner of each shard. */
 export const assign = (runners: Iterable<number>, shards: number): ReadonlyArray<number> => {

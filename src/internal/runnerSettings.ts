@@ -35,7 +35,7 @@ export interface RunnerOptions {
    * on two machines.
    */
   readonly host?: string
-  /** `MILLRACE_RUNNER_PORT`, default 34431; 0 takes any free one. */
+  /** `MILLRACE_RUNNER_PORT`, default 24431; 0 takes any free one. */
   readonly port?: number
   /** Where it listens, if not there: behind NAT, or on all interfaces (`0.0.0.0`). `MILLRACE_RUNNER_LISTEN_HOST`. */
   readonly listenHost?: string
@@ -155,6 +155,12 @@ const settingOf = Effect.fnUntraced(function*<A>(
   return Option.isSome(value) ? value.value : yield* invalid(field, name, expected, found)
 })
 
+/**
+ * Registered to nobody, and outside of what systems give to outgoing connections (Linux: from 32768 on), one of which may hold a port just
+ * when its runner starts; and of the ports that Kubernetes gives to services (30000 to 32767).
+ */
+const defaultPort = 24_431
+
 /** Addresses to listen at that are none to be reached at. */
 const unspecified: ReadonlySet<string> = new Set(["0.0.0.0", "::", "[::]", "*"])
 
@@ -170,7 +176,7 @@ export const resolve = Effect.fnUntraced(function*(
   if (unspecified.has(host)) {
     return yield* invalid("host", "MILLRACE_RUNNER_HOST", `${reachable} (${host} may be the listenHost)`, host)
   }
-  const port = (yield* settingOf("port", "PORT", options.port, anyPort)) ?? 34_431
+  const port = (yield* settingOf("port", "PORT", options.port, anyPort)) ?? defaultPort
   const listenHost = (yield* settingOf("listenHost", "LISTEN_HOST", options.listenHost, hostName)) ?? host
   const listenPort = (yield* settingOf("listenPort", "LISTEN_PORT", options.listenPort, anyPort)) ?? port
   const time = (field: keyof Timing, variable: string, least: number, otherwise: number) =>

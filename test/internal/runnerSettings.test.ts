@@ -42,6 +42,13 @@ describe("settings of a runner", () => {
       ])
     }))
 
+  it.effect("of the port, where nobody names one: outside of what is given to outgoing connections", () =>
+    Effect.gen(function*() {
+      const { listen, port } = yield* given({ host: "a" })
+      assert.deepStrictEqual([port, listen.port], [24_431, 24_431])
+      assert.isBelow(port, 30_000)
+    }))
+
   it.effect("of where it listens may differ from where it is reached", () =>
     Effect.gen(function*() {
       const { host, listen, port } = yield* given({
