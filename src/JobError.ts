@@ -99,11 +99,12 @@ export class EmptyBatch extends Schema.TaggedError<EmptyBatch>()("EmptyBatch", {
   }
 }
 
-/** A field of a request is not what it should be. `field` is a path such as `[3].priority`. */
+/** A field of a request is not what it should be. `field` is a path such as `[3].priority`; `cause` is what a function of its definition threw. */
 export class InvalidField extends Schema.TaggedError<InvalidField>()("InvalidField", {
   field: Schema.String,
   expected: Schema.String,
-  received: Schema.String
+  received: Schema.String,
+  cause: Schema.optionalKey(Schema.Defect())
 }) {
   readonly isRetryable = false
   override get message() {

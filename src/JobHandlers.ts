@@ -52,10 +52,10 @@ export interface Definition {
   readonly expiresIn: Duration.Input | undefined
   /** Encodes a decoded payload to JSON text. */
   readonly encodePayload: (payload: unknown) => Effect.Effect<string, Schema.SchemaError>
-  /** The dedupe key of a payload, decoded (from a typed request) or stored as given; none where it does not decode. */
-  readonly dedupeKeyOf: (payload: unknown, isDecoded: boolean) => Effect.Effect<string | undefined>
+  /** The dedupe key of a payload, decoded (from a typed request) or as it would be stored, and may not fit. What its function throws is a defect. */
+  readonly dedupeKeyOf: (payload: unknown, isDecoded: boolean) => Effect.Effect<string | undefined, ParseError>
   /** The same for the key that its queue goes by. */
-  readonly keyOf: (payload: unknown, isDecoded: boolean) => Effect.Effect<string | undefined>
+  readonly keyOf: (payload: unknown, isDecoded: boolean) => Effect.Effect<string | undefined, ParseError>
 }
 
 /** What the runtime needs to run a type. All functions are total: their failures are data. */

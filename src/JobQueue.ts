@@ -16,7 +16,7 @@ export interface Retention {
 
 /**
  * What decides on a job's partition: its id, which spreads them evenly; its tenant, so that all jobs of one tenant are in one partition; or
- * its tenant and `key` together. A job without a key goes by its id.
+ * its tenant and `key` together. A job without a key, which an ordered queue does not take, goes by its id.
  */
 export type PartitionBy = "job" | "tenant" | "key"
 
@@ -54,7 +54,7 @@ export interface Options {
   /**
    * For `partitionBy: "key"`: jobs of one key (and tenant) start in the order of their submission, one at a time. One that waits for its next
    * attempt holds back those behind it, a dead letter lets them go. A delayed one joins when it is due. Submissions that overlap in time
-   * have no order. Default false.
+   * have no order. A request without a key is refused. Default false.
    */
   readonly ordered?: boolean
   /** The shard group: only runners that name it host the queue, so that some machines take only their own queues. Default `"default"`. */
