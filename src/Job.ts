@@ -12,7 +12,7 @@ import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CurrentJob } from "./CurrentJob.ts"
 import { wrongPart } from "./internal/words/issue.ts"
-import { check, checkFields, fieldsOf, millisOf, shown } from "./internal/words/options.ts"
+import { check, checkFields, durationLike, fieldsOf, millisOf, shown } from "./internal/words/options.ts"
 import { type Discard, type ErrorClass, ParseError, type Snooze } from "./JobError.ts"
 import {
   checkHandler,
@@ -164,7 +164,14 @@ export const make = <
   const { dedupeKey, key, queue = JobQueue.fallback } = options
   check(JobQueue.isJobQueue(queue), where, "queue", "a queue of JobQueue.make", queue)
   const lifetimeMs = options.expiresIn === undefined ? 0 : millisOf(options.expiresIn)
-  check(lifetimeMs >= 0 && Number.isFinite(lifetimeMs), where, "expiresIn", "a finite duration", options.expiresIn)
+  const isLifetime = lifetimeMs >= 0 && Number.isFinite(lifetimeMs)
+  check(
+    isLifetime,
+    where,
+    "expiresIn",
+    `a duration that is finite and not negative, ${durationLike}`,
+    options.expiresIn
+  )
   check(
     options.priority === undefined || Option.isSome(laneOf(options.priority)),
     where,

@@ -12,7 +12,7 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CurrentJob } from "./CurrentJob.ts"
-import { check, checkFields, fieldsOf, millisOf, shown } from "./internal/words/options.ts"
+import { check, checkFields, durationLike, fieldsOf, millisOf, shown } from "./internal/words/options.ts"
 import type { ErrorClass, ParseError } from "./JobError.ts"
 import type { JobQueue } from "./JobQueue.ts"
 import type { Lane } from "./Priority.ts"
@@ -165,7 +165,7 @@ export const handlingOf = (
     timeoutMs === undefined || (timeoutMs > 0 && Number.isFinite(timeoutMs)),
     where,
     "timeout",
-    "a finite duration above zero",
+    `a finite duration above zero, ${durationLike}`,
     timeout
   )
   check(retry === undefined || RetryPolicy.isRetryPolicy(retry), where, "retry", RetryPolicy.expected, retry)

@@ -4,7 +4,7 @@
 import type * as Duration from "effect/Duration"
 import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
-import { check, checkFields, fieldsOf, millisOf, refuse, shown } from "./internal/words/options.ts"
+import { check, checkFields, durationLike, fieldsOf, millisOf, refuse, shown } from "./internal/words/options.ts"
 import * as Priority from "./Priority.ts"
 
 /** How long a final job is kept at least: its row goes when the day (UTC) on which that ends is over. `failed` jobs are dead letters, kept until replayed or purged by hand. */
@@ -117,7 +117,7 @@ const keptFor = (
   const millis = millisOf(input)
   return millis >= 0 && millis <= mostDays * 86_400_000
     ? millis
-    : refuse(where, `retention.${field}`, `0 to ${mostDays} days`, input)
+    : refuse(where, `retention.${field}`, `a duration from 0 to ${mostDays} days, ${durationLike}`, input)
 }
 
 const laneNames = Priority.lanes.map(({ name }) => name)

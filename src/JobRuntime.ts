@@ -24,7 +24,7 @@ import * as StoreOptions from "./internal/sql/options.ts"
 import * as Unserved from "./internal/unserved.ts"
 import * as Waker from "./internal/waker.ts"
 import * as Watchers from "./internal/watchers.ts"
-import { check, checkFields, fieldsOf, millisOf } from "./internal/words/options.ts"
+import { check, checkFields, durationLike, fieldsOf, millisOf } from "./internal/words/options.ts"
 import type { LayoutError } from "./JobError.ts"
 import * as JobHandlers from "./JobHandlers.ts"
 import { isJobQueue, type JobQueue } from "./JobQueue.ts"
@@ -110,7 +110,7 @@ const checkOptions = (where: string, options: ClientOptions, known: ReadonlyArra
 /** A period without an end is one too. */
 const periodOf = (where: string, field: keyof Options, input: Duration.Input): number => {
   const millis = millisOf(input)
-  check(millis >= 0, where, field, "a duration that is not negative", input)
+  check(millis >= 0, where, field, `a duration that is not negative, ${durationLike}`, input)
   return millis
 }
 

@@ -204,10 +204,14 @@ describe("Job", () => {
     [
       "a timeout that is none",
       { timeout: "soon" },
-      "timeout: expected a finite duration above zero, received \"soon\""
+      "timeout: expected a finite duration above zero, such as \"10 seconds\" or milliseconds, received \"soon\""
     ],
     ["a timeout of an unknown unit", { timeout: { second: 5 } }, "timeout: expected a finite duration above zero"],
-    ["a lifetime that is none", { expiresIn: NaN }, "expiresIn: expected a finite duration, received NaN"],
+    [
+      "a lifetime that is none",
+      { expiresIn: NaN },
+      "expiresIn: expected a duration that is finite and not negative, such as \"10 seconds\" or milliseconds, received NaN"
+    ],
     ["no object", [], "options: expected an object of payload"]
   ]
 
@@ -232,7 +236,7 @@ describe("Job", () => {
       )
       assert.include(
         yield* refusal({ timeout: "soon" }),
-        "timeout: expected a finite duration above zero, received \"soon\""
+        "timeout: expected a finite duration above zero, such as \"10 seconds\" or milliseconds, received \"soon\""
       )
       assert.include(yield* refusal({ transaction: "nome" }), "transaction: expected one of job, none, grouped")
       assert.include(yield* refusal({ timeuot: 1 }), "timeuot: expected no such field, only retry, timeout")
