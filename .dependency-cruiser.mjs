@@ -62,7 +62,10 @@ const quarantine = [
   {
     library: "cluster",
     path: [...effect("cluster"), ...effect("rpc")],
-    only: [...modules("QueueEntity", "Schedules"), "^src/internal/(activators|cluster|supervisor|transport)[.]ts$"],
+    only: [
+      ...modules("QueueEntity", "Schedules"),
+      "^src/internal/(activators|cluster|runnerList|supervisor|transport)[.]ts$"
+    ],
     why: "the cluster is a detail of how queues are owned"
   },
   {

@@ -11,9 +11,11 @@ import * as Schedule from "effect/Schedule"
 import type * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import * as HealthState from "./internal/healthState.ts"
+import { Hosts } from "./internal/hosts.ts"
 import { Owners } from "./internal/owners.ts"
-import { Queues } from "./internal/queues.ts"
+import { partitionsOf, Queues } from "./internal/queues.ts"
 import { monotonicMillis, onLiveClock } from "./internal/time/liveClock.ts"
+import { Unserved } from "./internal/unserved.ts"
 import { JobStore } from "./JobStore.ts"
 
 export { State, Status } from "./internal/healthState.ts"
@@ -31,13 +33,15 @@ const interval = "2 seconds"
 export const layer = (options: {
   readonly kind: HealthState.Kind
   readonly isDraining: () => boolean
-}): Layer.Layer<Health, never, JobStore | Owners | Queues> =>
+}): Layer.Layer<Health, never, JobStore | Owners | Queues | Hosts | Unserved> =>
   Layer.effect(
     Health,
     Effect.gen(function*() {
       const store = yield* JobStore
       const owners = yield* Owners
       const queues = yield* Queues
+      const hosts = yield* Hosts
+      const unserved = yield* Unserved
       const startedAt = monotonicMillis()
       let watchedAt = startedAt
       let isAnswering: boolean | undefined
@@ -45,9 +49,8 @@ export const layer = (options: {
 
       const look = Effect.map(store.shortage, (shortage): HealthState.Status => {
         const now = monotonicMillis()
-        const partitions = queues.declared.flatMap(({ row }) =>
-          Array.from({ length: row.partitions }, (_, partition) => ({ queue: row.name, partition }))
-        )
+        const hosted = queues.declared.filter(({ row }) => hosts.isHere(row.shardGroup))
+        const partitions = hosted.flatMap(partitionsOf)
         const owned = partitions.filter((address) => owners.reach(address) === "here").length
         hasOwned ||= owned > 0
         return HealthState.statusOf({
@@ -59,6 +62,8 @@ export const layer = (options: {
           sinceWatchMs: now - watchedAt,
           owned,
           declared: partitions.length,
+          isShared: hosted.every(({ row }) => hosts.isElsewhere(row.shardGroup)),
+          unserved: unserved.reasons(),
           shortage
         })
       })

@@ -11,7 +11,8 @@ import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CurrentJob } from "./CurrentJob.ts"
-import { check, checkFields, fieldsOf, millisOf, shown } from "./internal/words/options.ts"
+import { wrongPart } from "./internal/words/issue.ts"
+import { check, checkFields, durationLike, fieldsOf, millisOf, shown } from "./internal/words/options.ts"
 import { type Discard, type ErrorClass, ParseError, type Snooze } from "./JobError.ts"
 import {
   checkHandler,
@@ -36,10 +37,10 @@ export interface RequestOptions {
   readonly dedupeKey?: string
   /**
    * For a queue with `partitionBy: "key"`: all jobs of one key and tenant are in the same partition, and run one after another where the queue
-   * is `ordered`. 1 to 512 characters.
+   * is `ordered`; there each job has to have one. 1 to 512 characters.
    */
   readonly key?: string
-  /** Not before this time: a `DateTime`, a `Date` or milliseconds since 1970. */
+  /** Not before this time: a `DateTime`, a `Date` or milliseconds since 1970. Together with `delay` it is refused. */
   readonly runAt?: DateTime.DateTime | Date | number
   /** Not before this long from now. */
   readonly delay?: Duration.Input
@@ -163,7 +164,14 @@ export const make = <
   const { dedupeKey, key, queue = JobQueue.fallback } = options
   check(JobQueue.isJobQueue(queue), where, "queue", "a queue of JobQueue.make", queue)
   const lifetimeMs = options.expiresIn === undefined ? 0 : millisOf(options.expiresIn)
-  check(lifetimeMs >= 0 && Number.isFinite(lifetimeMs), where, "expiresIn", "a finite duration", options.expiresIn)
+  const isLifetime = lifetimeMs >= 0 && Number.isFinite(lifetimeMs)
+  check(
+    isLifetime,
+    where,
+    "expiresIn",
+    `a duration that is finite and not negative, ${durationLike}`,
+    options.expiresIn
+  )
   check(
     options.priority === undefined || Option.isSome(laneOf(options.priority)),
     where,
@@ -190,17 +198,28 @@ export const make = <
   const payloadCodec = Schema.toCodecJson(payload)
   const successCodec = Schema.toCodecJson(success)
   const errorCodec = Schema.toCodecJson(error)
-  const decodePayload = Schema.decodeUnknownEffect(payloadCodec)
+  const decodeStored = Schema.decodeUnknownEffect(payloadCodec)
+  const decodePayload = (json: unknown): Effect.Effect<Payload["Type"], ParseError> => {
+    const decoded = decodeStored(json)
+    if (isSuccess(decoded)) return decoded
+    return Effect.catch(
+      decoded,
+      (error) =>
+        Effect.flatMap(
+          wrongPart(type, json, error, decodeStored),
+          ({ expected, field, isOnly, received }) =>
+            new ParseError({
+              issue: isOnly ? `${field}: expected ${expected}, received ${received}` : error.message
+            })
+        )
+    )
+  }
 
   const keyBy =
     (choose: ((payload: Payload["Type"]) => string) | undefined): Definition["keyOf"] => (value, isDecoded) =>
       choose === undefined
         ? Effect.undefined
-        : (isDecoded ? Effect.succeed(value as Payload["Type"]) : decodePayload(value)).pipe(
-          Effect.map(choose),
-          Effect.option,
-          Effect.map(Option.getOrUndefined)
-        )
+        : Effect.map(isDecoded ? Effect.succeed(value as Payload["Type"]) : decodePayload(value), choose)
 
   const handlerOf = (
     run: Handler["run"],
@@ -209,12 +228,7 @@ export const make = <
     definition: statics,
     type,
     ...handling,
-    decode: (json) => {
-      const decoded = decodePayload(json)
-      return isSuccess(decoded)
-        ? decoded
-        : Effect.mapError(decoded, (issue) => new ParseError({ issue: issue.message }))
-    },
+    decode: decodePayload,
     run,
     encodeSuccess: textEncoder(successCodec),
     encodeError: Schema.encodeUnknownEffect(errorCodec),

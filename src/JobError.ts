@@ -7,6 +7,7 @@
 import * as Duration from "effect/Duration"
 import * as Schema from "effect/Schema"
 import type { ErrorClass } from "./internal/words/failure.ts"
+import { check, durationLike, millisOf } from "./internal/words/options.ts"
 import { JobId } from "./JobId.ts"
 import { JobState } from "./JobState.ts"
 
@@ -99,11 +100,12 @@ export class EmptyBatch extends Schema.TaggedError<EmptyBatch>()("EmptyBatch", {
   }
 }
 
-/** A field of a request is not what it should be. `field` is a path such as `[3].priority`. */
+/** A field of a request is not what it should be. `field` is a path such as `[3].priority`; `cause` is what a function of its definition threw. */
 export class InvalidField extends Schema.TaggedError<InvalidField>()("InvalidField", {
   field: Schema.String,
   expected: Schema.String,
-  received: Schema.String
+  received: Schema.String,
+  cause: Schema.optionalKey(Schema.Defect())
 }) {
   readonly isRetryable = false
   override get message() {
@@ -321,8 +323,15 @@ export class CommitFailed extends Schema.TaggedError<CommitFailed>()("CommitFail
   }
 }
 
-/** Fail a handler with this to run the job again after `delay`, at no cost of an attempt. */
+/** Fail a handler with this to run the job again after `delay`, at no cost of an attempt. What is no duration throws a `RangeError`. */
 export class Snooze extends Schema.TaggedError<Snooze>()("Snooze", { delay: Schema.Duration }) {
+  // Decoding goes through here with its options, as through the constructor that this one calls.
+  // @effect-diagnostics-next-line overriddenSchemaConstructor:off
+  constructor(snooze: { readonly delay: Duration.Input }, options?: Schema.MakeOptions) {
+    const millis = millisOf(snooze.delay)
+    check(!Number.isNaN(millis), "new Snooze", "delay", `a duration, ${durationLike}`, snooze.delay)
+    super({ ...snooze, delay: Duration.fromInputUnsafe(snooze.delay) }, options)
+  }
   override get message() {
     return `snoozed for ${Duration.format(this.delay)}`
   }

@@ -12,7 +12,7 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CurrentJob } from "./CurrentJob.ts"
-import { check, checkFields, fieldsOf, millisOf, shown } from "./internal/words/options.ts"
+import { check, checkFields, durationLike, fieldsOf, millisOf, shown } from "./internal/words/options.ts"
 import type { ErrorClass, ParseError } from "./JobError.ts"
 import type { JobQueue } from "./JobQueue.ts"
 import type { Lane } from "./Priority.ts"
@@ -52,10 +52,10 @@ export interface Definition {
   readonly expiresIn: Duration.Input | undefined
   /** Encodes a decoded payload to JSON text. */
   readonly encodePayload: (payload: unknown) => Effect.Effect<string, Schema.SchemaError>
-  /** The dedupe key of a payload, decoded (from a typed request) or stored as given; none where it does not decode. */
-  readonly dedupeKeyOf: (payload: unknown, isDecoded: boolean) => Effect.Effect<string | undefined>
+  /** The dedupe key of a payload, decoded (from a typed request) or as it would be stored, and may not fit. What its function throws is a defect. */
+  readonly dedupeKeyOf: (payload: unknown, isDecoded: boolean) => Effect.Effect<string | undefined, ParseError>
   /** The same for the key that its queue goes by. */
-  readonly keyOf: (payload: unknown, isDecoded: boolean) => Effect.Effect<string | undefined>
+  readonly keyOf: (payload: unknown, isDecoded: boolean) => Effect.Effect<string | undefined, ParseError>
 }
 
 /** What the runtime needs to run a type. All functions are total: their failures are data. */
@@ -165,7 +165,7 @@ export const handlingOf = (
     timeoutMs === undefined || (timeoutMs > 0 && Number.isFinite(timeoutMs)),
     where,
     "timeout",
-    "a finite duration above zero",
+    `a finite duration above zero, ${durationLike}`,
     timeout
   )
   check(retry === undefined || RetryPolicy.isRetryPolicy(retry), where, "retry", RetryPolicy.expected, retry)

@@ -4,7 +4,7 @@
 import type * as Duration from "effect/Duration"
 import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
-import { check, checkFields, fieldsOf, millisOf, refuse, shown } from "./internal/words/options.ts"
+import { check, checkFields, durationLike, fieldsOf, millisOf, refuse, shown } from "./internal/words/options.ts"
 import * as Priority from "./Priority.ts"
 
 /** How long a final job is kept at least: its row goes when the day (UTC) on which that ends is over. `failed` jobs are dead letters, kept until replayed or purged by hand. */
@@ -16,7 +16,7 @@ export interface Retention {
 
 /**
  * What decides on a job's partition: its id, which spreads them evenly; its tenant, so that all jobs of one tenant are in one partition; or
- * its tenant and `key` together. A job without a key goes by its id.
+ * its tenant and `key` together. A job without a key, which an ordered queue does not take, goes by its id.
  */
 export type PartitionBy = "job" | "tenant" | "key"
 
@@ -54,7 +54,7 @@ export interface Options {
   /**
    * For `partitionBy: "key"`: jobs of one key (and tenant) start in the order of their submission, one at a time. One that waits for its next
    * attempt holds back those behind it, a dead letter lets them go. A delayed one joins when it is due. Submissions that overlap in time
-   * have no order. Default false.
+   * have no order. A request without a key is refused. Default false.
    */
   readonly ordered?: boolean
   /** The shard group: only runners that name it host the queue, so that some machines take only their own queues. Default `"default"`. */
@@ -117,7 +117,7 @@ const keptFor = (
   const millis = millisOf(input)
   return millis >= 0 && millis <= mostDays * 86_400_000
     ? millis
-    : refuse(where, `retention.${field}`, `0 to ${mostDays} days`, input)
+    : refuse(where, `retention.${field}`, `a duration from 0 to ${mostDays} days, ${durationLike}`, input)
 }
 
 const laneNames = Priority.lanes.map(({ name }) => name)

@@ -15,14 +15,16 @@ import * as Health from "./Health.ts"
 import * as Cluster from "./internal/cluster.ts"
 import type { ClusterError } from "./internal/clusterError.ts"
 import * as Commands from "./internal/commands.ts"
+import * as Hosts from "./internal/hosts.ts"
 import * as Owners from "./internal/owners.ts"
 import * as Queues from "./internal/queues.ts"
 import * as RunnerSettings from "./internal/runnerSettings.ts"
 import * as ShardGroups from "./internal/shardGroups.ts"
 import * as StoreOptions from "./internal/sql/options.ts"
+import * as Unserved from "./internal/unserved.ts"
 import * as Waker from "./internal/waker.ts"
 import * as Watchers from "./internal/watchers.ts"
-import { check, checkFields, fieldsOf, millisOf } from "./internal/words/options.ts"
+import { check, checkFields, durationLike, fieldsOf, millisOf } from "./internal/words/options.ts"
 import type { LayoutError } from "./JobError.ts"
 import * as JobHandlers from "./JobHandlers.ts"
 import { isJobQueue, type JobQueue } from "./JobQueue.ts"
@@ -108,7 +110,7 @@ const checkOptions = (where: string, options: ClientOptions, known: ReadonlyArra
 /** A period without an end is one too. */
 const periodOf = (where: string, field: keyof Options, input: Duration.Input): number => {
   const millis = millisOf(input)
-  check(millis >= 0, where, field, "a duration that is not negative", input)
+  check(millis >= 0, where, field, `a duration that is not negative, ${durationLike}`, input)
   return millis
 }
 
@@ -137,7 +139,7 @@ export const layerClient = (
   checkOptions("JobRuntime.layerClient", options, clientFields)
   return Layer.mergeAll(Jobs.layer, Health.layer({ kind: "client", isDraining: () => false })).pipe(
     Layer.provide(Waker.layer),
-    Layer.provide(Owners.layerNone),
+    Layer.provide([Owners.layerNone, Hosts.layerClient, Unserved.layerClient]),
     Layer.provideMerge(base(options))
   )
 }
@@ -183,10 +185,9 @@ export const layer = (
     Watchers.listener,
     Commands.layer,
     Watchers.retention,
-    Watchers.standby,
-    Watchers.undeclared
+    Watchers.standby
   ).pipe(
-    Layer.provide(Waker.layer),
+    Layer.provide([Waker.layer, Unserved.layer]),
     Layer.provideMerge(entities({ ...periods, groupOf: () => ShardGroups.single, isClustered: false })),
     Layer.provide(Cluster.layerSingle(schemaOf(options))),
     Layer.provideMerge(base(options))
@@ -216,10 +217,9 @@ export const layerCluster = (
     health("cluster"),
     Watchers.listener,
     Commands.layer,
-    Watchers.retention,
-    Watchers.undeclared
+    Watchers.retention
   ).pipe(
-    Layer.provide(Waker.layer),
+    Layer.provide([Waker.layer, Unserved.layer]),
     Layer.provideMerge(entities({ ...periods, groupOf: ShardGroups.nameOf, isClustered: true })),
     Layer.provide(runner(options)),
     Layer.provideMerge(base(options))
@@ -230,6 +230,7 @@ export const layerCluster = (
 const runner = (options: ClusterOptions) =>
   Layer.unwrap(Effect.gen(function*() {
     const settings = yield* RunnerSettings.resolve(options)
+    yield* Unserved.warnOfIdle(settings.groups)
     const { byName } = yield* Effect.promise(() => import("./internal/transport.ts"))
     const schema = schemaOf(options)
     switch (settings.transport) {

@@ -19,9 +19,12 @@ import * as Schema from "effect/Schema"
 import { EventBus } from "./EventBus.ts"
 import * as Activators from "./internal/activators.ts"
 import { isDone } from "./internal/atOnce.ts"
-import { type Address, addressOf, entityId, outOfReach, Owners, type Reach } from "./internal/owners.ts"
+import { Division } from "./internal/cluster.ts"
+import { type Address, outOfReach, Owners, partitionName, type Reach } from "./internal/owners.ts"
 import * as Partition from "./internal/partition.ts"
+import { addressOf, entityIds } from "./internal/placement.ts"
 import { Queues } from "./internal/queues.ts"
+import * as ShardGroups from "./internal/shardGroups.ts"
 import { ShardLocks, shardName } from "./internal/supervisor.ts"
 import * as Suspects from "./internal/suspects.ts"
 import { onLiveClock } from "./internal/time/liveClock.ts"
@@ -58,7 +61,7 @@ export const Snapshot = Schema.Struct({
   running: Schema.Array(JobId)
 })
 
-/** The entity. Its ids are `queue/partition`; its messages are volatile, and only ever gain optional keys: runners of two versions talk. */
+/** The entity. Its ids are those of placement.ts; its messages are volatile, and only ever gain optional keys: runners of two versions talk. */
 export const QueueEntity = Entity.make("Queue", [
   Rpc.make("Wake", { payload: { ready: Schema.Array(Ready) } }),
   Rpc.make("Cancel", {
@@ -107,8 +110,8 @@ const groupsOf = (queues: Queues["Service"], { groupOf }: Options): Groups => (i
 const entityOf = (groups: Groups) => QueueEntity.annotate(ClusterSchema.ShardGroup, groups)
 
 /** A partition of a queue that this process does not declare, though its shard is here: nobody takes it over, and whoever asks is told so. */
-const unserved = (id: string) => {
-  const unavailable = Effect.fail(new PartitionUnavailable({ entity: id }))
+const unserved = (entity: string) => {
+  const unavailable = Effect.fail(new PartitionUnavailable({ entity }))
   return QueueEntity.of({
     Wake: () => Effect.void,
     Cancel: () => unavailable,
@@ -135,10 +138,11 @@ const layerEntity = (
       const queues = yield* Queues
       const locks = yield* ShardLocks
       const { partition: index, queue: name } = addressOf(address.entityId)
+      const here = partitionName({ queue: name, partition: index })
       const known = queues.declared.find(({ row }) => row.name === name)
       if (known === undefined || !Number.isInteger(index)) {
-        yield* Effect.logWarning(`This process has the shard of ${address.entityId} and does not declare its queue`)
-        return unserved(address.entityId)
+        yield* Effect.logWarning(`This process has the shard of ${here} and does not declare its queue`)
+        return unserved(here)
       }
       const { row } = known
       const partition = yield* Partition.make({
@@ -148,7 +152,7 @@ const layerEntity = (
         queue: queues.partOf(known, index),
         queueId: row.queueId,
         partition: index,
-        position: { runner: `${host}:${port}`, shard: shardName(address.shardId), entity: address.entityId },
+        position: { runner: `${host}:${port}`, shard: shardName(address.shardId), entity: here },
         incarnation,
         services: options.services,
         graceMs: options.graceMs,
@@ -178,7 +182,11 @@ const layerEntity = (
 const patience = { cancel: "10 seconds", view: "1 second" } as const
 
 /** Messages to partitions, bounded in time. */
-const layerOwners = (options: Options, groups: Groups, local: Local): Layer.Layer<Owners, never, Sharding.Sharding> =>
+const layerOwners = (
+  options: Options,
+  groups: Groups,
+  { idOf, local }: { readonly idOf: (address: Address) => string; readonly local: Local }
+): Layer.Layer<Owners, never, Sharding.Sharding> =>
   Layer.effect(Owners)(Effect.gen(function*() {
     const sharding = yield* Sharding.Sharding
     const client = yield* entityOf(groups).client
@@ -188,7 +196,7 @@ const layerOwners = (options: Options, groups: Groups, local: Local): Layer.Laye
       effect: Effect.Effect<A, E>
     ): Effect.Effect<A, PartitionUnavailable> =>
       Effect.suspend(() => {
-        const unavailable = Effect.fail(new PartitionUnavailable({ entity: entityId(address) }))
+        const unavailable = Effect.fail(new PartitionUnavailable({ entity: partitionName(address) }))
         return effect.pipe(
           Effect.catch(() => unavailable),
           // Of a runner whose version does not know the message.
@@ -199,7 +207,7 @@ const layerOwners = (options: Options, groups: Groups, local: Local): Layer.Laye
         )
       })
     const isHere = (address: Address) => {
-      const id = entityId(address)
+      const id = idOf(address)
       return sharding.hasShardId(sharding.getShardId(EntityId.make(id), groups(id)))
     }
     const reach = (address: Address): Reach => isHere(address) ? "here" : options.isClustered ? "cluster" : "database"
@@ -217,7 +225,7 @@ const layerOwners = (options: Options, groups: Groups, local: Local): Layer.Laye
           (isLeaving) =>
             isLeaving
               ? Effect.succeedNone
-              : Effect.timeoutOption(client(entityId(address)).Wake({ ready }, { discard: true }), "1 second")
+              : Effect.timeoutOption(client(idOf(address)).Wake({ ready }, { discard: true }), "1 second")
         ).pipe(
           Effect.map(Option.isSome),
           Effect.catchCause(() => Effect.succeed(false)),
@@ -230,14 +238,14 @@ const layerOwners = (options: Options, groups: Groups, local: Local): Layer.Laye
           : bounded(
             address,
             patience.cancel,
-            client(entityId(address)).Cancel({ jobId, ...(by === undefined ? {} : { by }) })
+            client(idOf(address)).Cancel({ jobId, ...(by === undefined ? {} : { by }) })
           ),
       cancelHere: (queueId, partition, jobId, by) => local.get(localKey(queueId, partition))?.cancel(jobId, by),
       view: (address, jobId) =>
         reach(address) === "database"
           ? outOfReach(address)
           : Effect.map(
-            bounded(address, patience.view, client(entityId(address)).View({ jobId })),
+            bounded(address, patience.view, client(idOf(address)).View({ jobId })),
             (view) => view ?? undefined
           )
     })
@@ -249,19 +257,24 @@ export const layer = (
 ): Layer.Layer<
   Owners,
   never,
-  Sharding.Sharding | ShardLocks | JobStore | JobHandlers | EventBus | Queues | SecureRandom
+  Sharding.Sharding | ShardLocks | Division | JobStore | JobHandlers | EventBus | Queues | SecureRandom
 > =>
   Layer.unwrap(Effect.gen(function*() {
     const queues = yield* Queues
+    const sharding = yield* Sharding.Sharding
+    const { shards } = yield* Division
+    // Its number does not depend on the group.
+    const idOf = entityIds(shards, (id) => sharding.getShardId(EntityId.make(id), ShardGroups.single).id)
     const local: Local = new Map()
     const groups = groupsOf(queues, options)
     const incarnation = yield* (yield* SecureRandom).uuidV4()
     const activators = Activators.layer({
+      idOf,
       groupOf: groups,
       isHere: ({ partition, queueId }) => local.has(localKey(queueId, partition))
     })
     return Layer.mergeAll(layerEntity(options, groups, { local, incarnation, suspects: Suspects.make() }), activators)
       .pipe(
-        Layer.provideMerge(layerOwners(options, groups, local))
+        Layer.provideMerge(layerOwners(options, groups, { idOf, local }))
       )
   }))

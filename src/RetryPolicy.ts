@@ -1,10 +1,10 @@
 /**
  * When a failed attempt is tried again. A policy is data; {@link decide} is pure and the only place of the project that decides.
  */
-import * as Duration from "effect/Duration"
+import type * as Duration from "effect/Duration"
 import { dual } from "effect/Function"
 import * as Predicate from "effect/Predicate"
-import { check, checkFields, millisOf } from "./internal/words/options.ts"
+import { check, checkFields, durationLike, millisOf } from "./internal/words/options.ts"
 import { ErrorClass } from "./JobError.ts"
 
 /** What a custom policy is told. `attempt` counts from 1 and is the one that has just failed. */
@@ -46,11 +46,22 @@ const make = (where: string, maxAttempts: number, delays: Delays): RetryPolicy =
 /** Of an option: a pause without an end is as long as a due time can be. */
 const pauseOf = (where: string, field: string, input: Duration.Input): number => {
   const millis = millisOf(input)
-  check(millis >= 0, where, field, "a duration that is not negative", input)
+  check(millis >= 0, where, field, `a duration that is not negative, ${durationLike}`, input)
   return millis
 }
 
-const toMillis = (input: Duration.Input): number => Duration.toMillis(Duration.fromInputUnsafe(input))
+/** What a policy of the user's names. One below zero is none. */
+const namedBy = (next: Duration.Input): number => {
+  const millis = millisOf(next)
+  check(
+    !Number.isNaN(millis),
+    "RetryPolicy.custom",
+    "next",
+    `it to return undefined or a duration, ${durationLike}`,
+    next
+  )
+  return millis
+}
 
 /** Whether this is what the functions below make. */
 export const isRetryPolicy = (value: unknown): value is RetryPolicy =>
@@ -159,7 +170,7 @@ const delayOf = (delays: Delays, question: Question): number | undefined => {
       return delays.delaysMs[Math.min(question.attempt, delays.delaysMs.length) - 1]
     case "Custom": {
       const next = delays.next(question)
-      return next === undefined ? undefined : toMillis(next)
+      return next === undefined ? undefined : namedBy(next)
     }
     case "Exponential": {
       const plain = Math.min(delays.baseMs * delays.factor ** (question.attempt - 1), delays.capMs)

@@ -8,6 +8,8 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Logger from "effect/Logger"
+import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
 import * as References from "effect/References"
 import * as Scope from "effect/Scope"
@@ -15,12 +17,15 @@ import { SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
 import * as Health from "../src/Health.ts"
 import { type Signs, statusOf } from "../src/internal/healthState.ts"
+import * as Unserved from "../src/internal/unserved.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
+import * as JobQueue from "../src/JobQueue.ts"
 import * as JobRuntime from "../src/JobRuntime.ts"
 import * as Jobs from "../src/Jobs.ts"
 import { noShortage } from "../src/JobStore.ts"
 import * as Postgres from "../src/Postgres.ts"
 import { databaseUrl, TestDatabase, TestServer } from "./utils/database.ts"
+import { startProgram } from "./utils/programs.ts"
 import { makeStops } from "./utils/runtime.ts"
 
 /** A process of its own, as far as the database can tell. */
@@ -169,6 +174,98 @@ describe("a worker whose handlers get no connection is in trouble and not ready,
   )
 })
 
+/** A runner in this process, which looks so often that a test can wait for it: its health, and the warnings that it has logged. */
+const runner = Effect.fnUntraced(function*(options: JobRuntime.ClusterOptions) {
+  const warnings: Array<string> = []
+  const logger = Logger.make(({ logLevel, message }) => {
+    if (logLevel === "Warn") warnings.push(String(message))
+  })
+  const runtime = JobRuntime.layerCluster({ host: "127.0.0.1", port: 0, gracePeriod: 0, ...options }).pipe(
+    Layer.provideMerge(Logger.layer([logger])),
+    Layer.provideMerge(Layer.succeed(Unserved.LookEvery, "200 millis"))
+  )
+  const { context, jobs, stop } = yield* startProgram(runtime)
+  return { health: healthOf(context), jobs, stop, warnings }
+})
+
+/** The first status that is as wanted. */
+const untilSo = ({ changes }: Health.Health["Service"], isSo: (status: Health.Status) => boolean) =>
+  Effect.map(Stream.runHead(Stream.filter(changes, isSo)), Option.getOrThrow)
+
+describe("a runner counts the partitions of the groups that it hosts, and says whose jobs nobody runs", () => {
+  const Pictures = JobQueue.make("pictures", { partitions: 4, group: "gpu" })
+  const Letters = JobQueue.make("letters", { partitions: 4 })
+  const queues = [Pictures, Letters]
+
+  it.live(
+    "a queue in a group without a runner: warned of once, until one has come and gone again",
+    () =>
+      Effect.gen(function*() {
+        const { health, warnings } = yield* runner({ queues })
+        const isUnhosted = ({ reasons }: Health.Status) => reasons.some((reason) => reason.includes(`group "gpu"`))
+        const alone = yield* untilSo(health, (status) => status.owned === 5 && isUnhosted(status))
+        assert.deepInclude(alone, { state: "running", isReady: true, declared: 5 })
+        assert.match(alone.reasons.join(), /queue "pictures".*MILLRACE_RUNNER_GROUPS/)
+        assert.lengthOf(warnings.filter((warning) => warning.includes(`group "gpu"`)), 1)
+
+        const studio = yield* runner({ queues, groups: ["gpu"] })
+        const painting = yield* untilSo(studio.health, ({ owned }) => owned === 4)
+        assert.deepInclude(painting, { state: "running", isReady: true, declared: 4 })
+        yield* untilSo(health, (status) => !isUnhosted(status))
+        assert.deepStrictEqual((yield* health.status).reasons, [])
+
+        yield* studio.stop
+        yield* untilSo(health, isUnhosted)
+        assert.lengthOf(warnings.filter((warning) => warning.includes(`group "gpu"`)), 2)
+        assert.deepStrictEqual(studio.warnings.filter((warning) => warning.includes("hosts the group")), [])
+      }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)),
+    60_000
+  )
+
+  it.live(
+    "a queue that it does not declare, once jobs wait in it; and groups that it alone has heard of",
+    () =>
+      Effect.gen(function*() {
+        const stranger = yield* runner({ queues: [], groups: ["default", "gpuu"] })
+        assert.match(stranger.warnings.join(), /hosts the group "gpuu"/)
+        const client = yield* startProgram(JobRuntime.layerClient({ queues: [Letters] }))
+        yield* client.jobs.submit({ type: "note", queue: Letters })
+        const status = yield* untilSo(stranger.health, ({ reasons }) =>
+          /queue "letters".*does not declare it/.test(reasons.join()))
+        assert.deepInclude(status, { state: "running", isReady: true, owned: 1, declared: 1 })
+        assert.lengthOf(
+          stranger.warnings.filter((warning) =>
+            warning.includes("letters")
+          ),
+          1
+        )
+
+        const lost = yield* runner({ queues, groups: ["gpuu"] })
+        const useless = yield* untilSo(lost.health, ({ state }) => state === "running")
+        assert.deepInclude(useless, { isReady: true, owned: 0, declared: 0 })
+        assert.match(useless.reasons.join(), /hosts no group/)
+      }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)),
+    60_000
+  )
+
+  it.live(
+    "partitions that others own: one that has none of its own says so",
+    () =>
+      Effect.gen(function*() {
+        const one = yield* runner({})
+        yield* untilSo(one.health, ({ owned }) => owned === 1)
+        const other = yield* runner({})
+        const without = yield* Effect.raceFirst(
+          untilSo(one.health, ({ reasons }) => reasons.length > 0),
+          untilSo(other.health, ({ state, reasons }) => state === "running" && reasons.length > 0)
+        )
+        assert.deepInclude(without, { state: "running", isReady: true, owned: 0, declared: 1 })
+        assert.deepStrictEqual(without.reasons, ["other runners own all of 1 partitions"])
+      }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)),
+    60_000
+  )
+})
+
 describe("what the signs of a process mean", () => {
   const signs: Signs = {
     kind: "single",
@@ -179,8 +276,11 @@ describe("what the signs of a process mean", () => {
     sinceWatchMs: 1_000,
     owned: 2,
     declared: 2,
+    isShared: true,
+    unserved: [],
     shortage: noShortage
   }
+  const unserved = ["no runner that is alive hosts the group"]
   const refused = { forMs: 5_000, because: "too many clients" }
   const cases: ReadonlyArray<readonly [string, Partial<Signs>, Health.State, boolean]> = [
     ["a worker that owns its queues", {}, "running", true],
@@ -207,6 +307,8 @@ describe("what the signs of a process mean", () => {
       "running",
       true
     ],
+    ["a runner whose groups none of its queues is in", { kind: "cluster", owned: 0, declared: 0 }, "running", true],
+    ["one that knows of jobs that nobody runs", { kind: "cluster", unserved }, "running", true],
     ["one that leaves while the database is away", { isDraining: true, isAnswering: false }, "draining", false]
   ]
   for (const [who, some, state, isReady] of cases) {
@@ -215,10 +317,26 @@ describe("what the signs of a process mean", () => {
       assert.deepInclude(status, { state, isReady, isLive: true })
       assert.strictEqual(
         status.reasons.length === 0,
-        state === "running" && status.owned + Number(some.kind === "client") > 0
+        state === "running" && status.owned + Number(some.kind === "client") > 0 && some.unserved === undefined
       )
     })
   }
+
+  const reasonsOf = (some: Partial<Signs>) => statusOf({ ...signs, kind: "cluster", ...some }).reasons
+
+  it("that other runners own all partitions is said only where others may own each of them", () => {
+    assert.deepStrictEqual(reasonsOf({ owned: 0 }), ["other runners own all of 2 partitions"])
+    assert.deepStrictEqual(reasonsOf({ owned: 0, isShared: false }), [
+      "it owns none of 2 partitions yet: locks are being acquired"
+    ])
+    assert.match(reasonsOf({ owned: 0, declared: 0 }).join(), /MILLRACE_RUNNER_GROUPS/)
+  })
+
+  it("whose jobs nobody runs is told by one that works, beside what else there is; one that does not has other worries", () => {
+    assert.deepStrictEqual(reasonsOf({ unserved }), unserved)
+    assert.deepStrictEqual(reasonsOf({ owned: 0, unserved }), ["other runners own all of 2 partitions", ...unserved])
+    assert.notIncludeMembers([...reasonsOf({ isAnswering: false, unserved })], unserved)
+  })
 
   it("one whose own watch does not come round any more is not live, and so not ready either; nothing else makes it so", () => {
     assert.deepInclude(statusOf({ ...signs, sinceWatchMs: 30_000 }), {

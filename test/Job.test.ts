@@ -84,8 +84,37 @@ describe("Job", () => {
         assert.strictEqual(error.errorClass, "Validation")
         assert.isAbove(error.message.length, 0)
       }
-      const error = yield* Effect.flip(handler.decode({ path: 1, since: stored.since }))
-      assert.include(error.message, "path")
+      const words = (wrong: unknown) => Effect.map(Effect.flip(handler.decode(wrong)), ({ message }) => message)
+      assert.strictEqual(
+        yield* words({ path: 1, since: stored.since }),
+        "payload.path: expected string, received 1"
+      )
+      assert.strictEqual(yield* words({ since: stored.since }), "payload.path: expected string, received nothing")
+      assert.strictEqual(
+        yield* words([stored]),
+        `payload: expected a payload of IndexFile (object), received [${JSON.stringify(stored)}]`
+      )
+      class Deep extends Job.make("Deep", {
+        payload: Schema.Struct({
+          lines: Schema.Array(Schema.Struct({ price: Schema.Number, note: Schema.UndefinedOr(Schema.String) }))
+        })
+      }) {}
+      const deep = yield* handlerOf(Deep, Deep.toLayer(() => Effect.void))
+      const line = { price: 1, note: "a" }
+      for (
+        const [lines, said] of [
+          [undefined, ": expected array, received nothing"],
+          [[line, { note: "b" }], "[1].price: expected number, received nothing"],
+          [[{ ...line, price: "1" }], "[0].price: expected number, received \"1\""]
+        ] as const
+      ) {
+        const error = yield* Effect.flip(deep.decode(lines === undefined ? {} : { lines }))
+        assert.strictEqual(error.message, `payload.lines${said}`)
+      }
+      const either = Schema.Union([Schema.Struct({ a: Schema.String }), Schema.Struct({ b: Schema.String })])
+      class Either extends Job.make("Either", { payload: either }) {}
+      const said = yield* Effect.flip((yield* handlerOf(Either, Either.toLayer(() => Effect.void))).decode({}))
+      assert.match(said.message, /"a".*"b"/s, "of a union all that is wrong is said")
     }))
 
   it.effect("a result and a typed failure come back typed; what the definition does not name does not", () =>
@@ -109,9 +138,12 @@ describe("Job", () => {
       assert.strictEqual(yield* IndexFile.dedupeKeyOf(stored, false), typed)
     }))
 
-  it.effect("a payload that does not decode has no dedupe key, and is stored all the same", () =>
+  it.effect("a payload that does not decode has no dedupe key, and says why", () =>
     Effect.gen(function*() {
-      assert.strictEqual(yield* IndexFile.dedupeKeyOf({ path: 1 }, false), undefined)
+      assert.deepInclude(yield* Effect.flip(IndexFile.dedupeKeyOf({ path: 1 }, false)), {
+        _tag: "ParseError",
+        message: "payload.path: expected string, received 1"
+      })
       assert.strictEqual(yield* Ping.dedupeKeyOf(undefined, true), undefined)
     }))
 
@@ -172,10 +204,14 @@ describe("Job", () => {
     [
       "a timeout that is none",
       { timeout: "soon" },
-      "timeout: expected a finite duration above zero, received \"soon\""
+      "timeout: expected a finite duration above zero, such as \"10 seconds\" or milliseconds, received \"soon\""
     ],
     ["a timeout of an unknown unit", { timeout: { second: 5 } }, "timeout: expected a finite duration above zero"],
-    ["a lifetime that is none", { expiresIn: NaN }, "expiresIn: expected a finite duration, received NaN"],
+    [
+      "a lifetime that is none",
+      { expiresIn: NaN },
+      "expiresIn: expected a duration that is finite and not negative, such as \"10 seconds\" or milliseconds, received NaN"
+    ],
     ["no object", [], "options: expected an object of payload"]
   ]
 
@@ -200,7 +236,7 @@ describe("Job", () => {
       )
       assert.include(
         yield* refusal({ timeout: "soon" }),
-        "timeout: expected a finite duration above zero, received \"soon\""
+        "timeout: expected a finite duration above zero, such as \"10 seconds\" or milliseconds, received \"soon\""
       )
       assert.include(yield* refusal({ transaction: "nome" }), "transaction: expected one of job, none, grouped")
       assert.include(yield* refusal({ timeuot: 1 }), "timeuot: expected no such field, only retry, timeout")

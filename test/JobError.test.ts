@@ -57,11 +57,35 @@ describe("JobError", () => {
     }
   })
 
+  it("a Snooze takes any duration, and says of what is none what was expected", () => {
+    for (const delay of [5000, "5 seconds", { seconds: 5 }, Duration.seconds(5)] as const) {
+      const snooze = new JobError.Snooze({ delay })
+      assert.deepStrictEqual([snooze._tag, Duration.toMillis(snooze.delay)], ["Snooze", 5000])
+      assert.strictEqual(snooze.message, "snoozed for 5s")
+    }
+    for (
+      const [delay, shown] of [["10 secs", "\"10 secs\""], [undefined, "undefined"], [{}, "{}"], [NaN, "NaN"]] as const
+    ) {
+      assert.throws(
+        () => new JobError.Snooze({ delay: delay as Duration.Input }),
+        RangeError,
+        `new Snooze: delay: expected a duration, such as "10 seconds" or milliseconds, received ${shown}`
+      )
+    }
+    const codec = Schema.toCodecJson(JobError.Snooze)
+    const json = JSON.parse(JSON.stringify(Schema.encodeSync(codec)(new JobError.Snooze({ delay: "5 seconds" }))))
+    const decoded = Schema.decodeUnknownSync(codec)(json)
+    assert.instanceOf(decoded, JobError.Snooze)
+    assert.strictEqual(Duration.toMillis(decoded.delay), 5000)
+  })
+
   it("a retryAfter is taken as milliseconds or a Duration; nonsense never makes a delay", () => {
     const after = (retryAfter: unknown) => JobError.retryAfterOf({ retryAfter })
     assert.strictEqual(after(1500), 1500)
     assert.strictEqual(after(Duration.seconds(2)), 2000)
     assert.strictEqual(after(0), 0)
+    assert.strictEqual(after("2 seconds"), 2000)
+    assert.strictEqual(after({ seconds: 2 }), 2000)
     for (const nonsense of [-1, Infinity, Duration.infinity, "soon", null, {}, undefined]) {
       assert.strictEqual(after(nonsense), undefined)
     }

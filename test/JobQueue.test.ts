@@ -105,7 +105,7 @@ describe("JobQueue", () => {
     assert.include(complaint({ retention: "7 days" as never }), "retention: expected an object of completed")
     assert.include(
       complaint({ retention: { completed: NaN } }),
-      "retention.completed: expected 0 to 36500 days, received NaN"
+      "retention.completed: expected a duration from 0 to 36500 days, such as \"10 seconds\" or milliseconds, received NaN"
     )
   })
 
@@ -143,7 +143,7 @@ describe("JobQueue", () => {
   it("a retention without an end, which no date can hold, is refused: it would keep every job from being settled", () => {
     assert.strictEqual(
       complaint({ retention: { completed: Duration.infinity } }),
-      "JobQueue.make(\"documents\"): retention.completed: expected 0 to 36500 days, received Infinity"
+      "JobQueue.make(\"documents\"): retention.completed: expected a duration from 0 to 36500 days, such as \"10 seconds\" or milliseconds, received Infinity"
     )
     assert.include(complaint({ retention: { cancelled: -1 } }), "retention.cancelled: expected")
     // @ts-expect-error a word that is no duration

@@ -34,9 +34,13 @@ describe("what callers without types get wrong is refused before anything is sta
     [
       "a lock timeout that is none",
       { lockTimeout: "soon" },
-      "lockTimeout: expected a finite duration above zero, received \"soon\""
+      "lockTimeout: expected a finite duration above zero, such as \"10 seconds\" or milliseconds, received \"soon\""
     ],
-    ["a grace period that is none", { gracePeriod: "soon" }, "gracePeriod: expected a duration that is not negative"],
+    [
+      "a grace period that is none",
+      { gracePeriod: "soon" },
+      "gracePeriod: expected a duration that is not negative, such as \"10 seconds\" or milliseconds, received \"soon\""
+    ],
     [
       "a negative grace period",
       { handlerGracePeriod: -1 },
@@ -119,7 +123,10 @@ describe("what callers without types get wrong is refused before anything is sta
       const refused = (options: object, words: string) =>
         assert.throws(() => make(options), RangeError, `PgJobStore.${name}: ${words}`)
       refused({ connections: 0 }, "connections: expected an integer from 1 on, received 0")
-      refused({ lockTimeout: "soon" }, "lockTimeout: expected a finite duration above zero, received \"soon\"")
+      refused(
+        { lockTimeout: "soon" },
+        "lockTimeout: expected a finite duration above zero, such as \"10 seconds\" or milliseconds, received \"soon\""
+      )
       refused({ shcema: "a" }, "shcema: expected no such field, only schema, connections, lockTimeout, received \"a\"")
     }
   })
@@ -139,12 +146,12 @@ describe("what callers without types get wrong of a database is a typed error th
     [
       "a timeout of an unknown unit",
       { idleTimeout: { second: 5 } },
-      "idleTimeout: expected a duration that is not negative, such as \"10 seconds\", received {\"second\":5}"
+      "idleTimeout: expected a duration that is not negative, such as \"10 seconds\" or milliseconds, received {\"second\":5}"
     ],
     [
       "a timeout that is none",
       { idleInTransactionTimeout: "soon" },
-      "idleInTransactionTimeout: expected a duration that is not negative, such as \"10 seconds\", received \"soon\""
+      "idleInTransactionTimeout: expected a duration that is not negative, such as \"10 seconds\" or milliseconds, received \"soon\""
     ],
     ["a flag that is none", { prepare: "no" }, "prepare: expected true or false, received \"no\""]
   ]

@@ -15,9 +15,11 @@ import {
   DeadLetterNotFound,
   DedupeKeyTaken,
   Discard,
+  InvalidField,
   JobAlreadyFinal,
   JobNotFound,
-  JobUnsuccessful
+  JobUnsuccessful,
+  type SubmitError
 } from "../src/JobError.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import { JobId } from "../src/JobId.ts"
@@ -29,6 +31,7 @@ import { failureOf, layerRuntime, listen, makeStops, until, untilState } from ".
 import { newId } from "./utils/storeFixture.ts"
 
 const Small = JobQueue.make("small", { concurrency: 5, maxPayloadBytes: 100 })
+const Keyed = JobQueue.make("keyed", { partitionBy: "key" })
 
 class Refused extends Schema.TaggedError<Refused>()("Refused", { why: Schema.String }) {}
 
@@ -68,7 +71,7 @@ const rolledBack = new Error("rolled back")
 
 const tomorrow = Effect.map(DateTime.now, DateTime.add({ days: 1 }))
 
-layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTimeout: "250 millis" }))), {
+layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small, Keyed], lockTimeout: "250 millis" }))), {
   excludeTestServices: true
 })("Jobs", (it) => {
   // ------------------------------------------------------------------------------------------------ submit
@@ -290,13 +293,27 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
       assert.strictEqual(yield* words(Greet.request({ name: 5 as never })), "payload.name: expected string, received 5")
       assert.strictEqual(
         yield* words(Greet.request({} as never)),
-        "payload.name: expected a payload of Greet (Missing key), received undefined"
+        "payload.name: expected string, received nothing"
       )
       class Many extends Job.make("Many", { payload: Schema.Struct({ items: Schema.Array(Schema.Number) }) }) {}
       assert.strictEqual(
         yield* words(Many.request({ items: [1, 2, "3" as never] })),
         "payload.items[2]: expected number, received \"3\""
       )
+      assert.strictEqual(
+        yield* words([Many.request({} as never)]),
+        "[0].payload.items: expected array, received nothing"
+      )
+      assert.strictEqual(
+        yield* words({ type: "T", runAt: 1_000, delay: "5 seconds" }),
+        "delay: expected either runAt or delay, not both, received runAt 1000 and delay \"5 seconds\""
+      )
+      for (const field of ["delay", "expiresIn"]) {
+        assert.strictEqual(
+          yield* words([{ type: "T", [field]: "10 secs" }]),
+          `[0].${field}: expected a duration that is finite and not negative, such as "10 seconds" or milliseconds, received "10 secs"`
+        )
+      }
       assert.strictEqual(
         yield* words([Greet.request(5 as never)]),
         "[0].payload: expected a payload of Greet (object), received 5"
@@ -321,6 +338,38 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small], lockTime
         assert.include(yield* words(none), "request: expected a request or an array of requests, received ")
         assert.include(yield* words([{ type: "T" }, none]), "[1]: expected a request: an object with a type, received ")
       }
+    }))
+
+  it.effect("a key function that throws is told with what it threw, and nothing is stored; one that cannot be asked is not", () =>
+    Effect.gen(function*() {
+      const jobs = yield* Jobs.Jobs
+      const before = yield* countRows
+      const boom = new TypeError("no such customer")
+      const nobody = () => {
+        throw boom
+      }
+      const payload = Schema.Struct({ n: Schema.Int })
+      class Once extends Job.make("Once", { payload, dedupeKey: nobody }) {}
+      class InLine extends Job.make("InLine", { payload, queue: Keyed, key: nobody }) {}
+      yield* Layer.build(Layer.mergeAll(Once.toLayer(() => Effect.void), InLine.toLayer(() => Effect.void)))
+      for (const [field, definition] of [["dedupeKey", Once], ["key", InLine]] as const) {
+        const { type } = definition
+        const plain = { type, payload: { n: 1 }, queue: definition.queue }
+        for (const request of [definition.request({ n: 1 }), plain]) {
+          for (const [asked, at] of [[jobs.submit(request), ""], [jobs.submit([request]), "[0]."]] as const) {
+            const error = yield* failureOf<unknown, SubmitError, never>(asked)
+            assert(error.reason instanceof InvalidField)
+            assert.strictEqual(error.reason.cause, boom)
+            assert.strictEqual(
+              error.message,
+              `${at}${field}: expected the ${field} function of ${type} to return a key, received a thrown TypeError: no such customer`
+            )
+          }
+        }
+      }
+      assert.strictEqual(yield* countRows, before)
+      // What does not decode is told when the job runs.
+      yield* jobs.submit({ type: "Once", payload: { n: "one" } })
     }))
 
   it.effect("submit looks at a request's own fields only: not at what a library has put on every object", () =>

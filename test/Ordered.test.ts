@@ -6,7 +6,7 @@ import { assert, describe, layer } from "@effect/vitest"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
-import type * as Layer from "effect/Layer"
+import * as Layer from "effect/Layer"
 import * as Schema from "effect/Schema"
 import * as CurrentJob from "../src/CurrentJob.ts"
 import * as Job from "../src/Job.ts"
@@ -14,11 +14,13 @@ import { InvalidField, Snooze } from "../src/JobError.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import * as JobQueue from "../src/JobQueue.ts"
 import * as Jobs from "../src/Jobs.ts"
+import { JobStore } from "../src/JobStore.ts"
 import { lanes } from "../src/Priority.ts"
 import * as RequestContext from "../src/RequestContext.ts"
 import * as RetryPolicy from "../src/RetryPolicy.ts"
 import { layerMemory, layerPostgres, Partitions } from "./utils/partitions.ts"
 import { failureOf, makeStops, until, untilState } from "./utils/runtime.ts"
+import { newJob } from "./utils/storeFixture.ts"
 
 const Orders = JobQueue.make("orders", { concurrency: 20, partitionBy: "key", ordered: true })
 const Narrow = JobQueue.make("narrow", { concurrency: 2, partitionBy: "key", ordered: true })
@@ -52,7 +54,7 @@ const once = RetryPolicy.fixed("1 millis", { maxAttempts: 1 })
 
 const suite = <E>(
   name: string,
-  partitions: Layer.Layer<Jobs.Jobs | JobHandlers.JobHandlers | Partitions, E>
+  partitions: Layer.Layer<Jobs.Jobs | JobHandlers.JobHandlers | JobStore | Partitions, E>
 ) =>
   layer(partitions, { excludeTestServices: true, timeout: "60 seconds" })(`an ordered queue, ${name}`, (it) => {
     it.effect("jobs of one key run one after another, as submitted, in whatever lanes; those of others run beside them", () =>
@@ -156,23 +158,76 @@ const suite = <E>(
         yield* Effect.forEach(crowd.jobIds.slice(0, 20), (id) => jobs.await(id))
       }))
 
-    it.effect("tenants have lines of their own; a job without a key stands in none", () =>
+    it.effect("tenants have lines of their own", () =>
       Effect.gen(function*() {
         const jobs = yield* Jobs.Jobs
         const stops = yield* makeStops
         yield* JobHandlers.register("tenants", (payload) => stops.stop(String(payload)), { transaction: "none" })
-        const submit = (payload: string, tenantId: string, key?: string) =>
-          RequestContext.provide(
-            jobs.submit({ type: "tenants", payload, queue: Orders, ...(key === undefined ? {} : { key }) }),
-            { tenantId }
-          )
-        yield* submit("one", "a", "k")
-        yield* submit("behind", "a", "k")
-        yield* submit("other", "b", "k")
-        yield* submit("none", "a")
-        yield* Effect.forEach(["one", "other", "none"], stops.arrived)
+        const submit = (payload: string, tenantId: string) =>
+          RequestContext.provide(jobs.submit({ type: "tenants", payload, queue: Orders, key: "k" }), { tenantId })
+        yield* submit("one", "a")
+        yield* submit("behind", "a")
+        yield* submit("other", "b")
+        yield* Effect.forEach(["one", "other"], stops.arrived)
         yield* stops.releaseAll
         yield* stops.arrived("behind")
+      }))
+
+    it.effect("a job without a key is refused, which says what to do, and nothing of its batch is stored", () =>
+      Effect.gen(function*() {
+        const jobs = yield* Jobs.Jobs
+        class Keyless extends Job.make("Keyless", { queue: Orders }) {}
+        class ByOrder extends Job.make("ByOrder", {
+          payload: Schema.Struct({ order: Schema.String }),
+          queue: Orders,
+          key: ({ order }) => order
+        }) {}
+        let runs = 0
+        const run = () => Effect.sync(() => void runs++)
+        yield* Layer.build(Layer.mergeAll(Keyless.toLayer(run), ByOrder.toLayer(run)))
+        yield* JobHandlers.register("keyless", run)
+        const wanted = "key: expected a key, by which queue \"orders\" is ordered: "
+        const anyKey = "give it with the request, or by a key function of the definition, received nothing"
+        for (
+          const [request, words] of [
+            [{ type: "keyless", queue: Orders }, anyKey],
+            [{ type: "keyless", queue: "orders" }, anyKey],
+            [Keyless.request(), anyKey],
+            [{ type: "Keyless", queue: Orders }, anyKey],
+            [
+              { type: "ByOrder", queue: Orders, payload: { ordre: "o-1" } },
+              "the definition of ByOrder makes one of payloads that fit it (payload.order: expected string, received nothing), received nothing"
+            ]
+          ] as const
+        ) {
+          const { isRetryable, message, reason } = yield* failureOf(jobs.submit(request))
+          assert.deepStrictEqual([isRetryable, reason._tag, message], [false, "InvalidField", `${wanted}${words}`])
+          const ofBatch = yield* failureOf(jobs.submit([{ ...request, key: "k" }, request]))
+          assert.strictEqual(ofBatch.message, `[1].${wanted}${words}`)
+        }
+        const byDefault = yield* failureOf(jobs.submit([{ type: "keyless" }], { queue: Orders }))
+        assert.include(byDefault.message, `[0].${wanted}`)
+        yield* jobs.await(yield* jobs.submit({ type: "keyless", key: "k", queue: Orders }))
+        assert.strictEqual(runs, 1)
+      }))
+
+    it.effect("a job that was stored without a key, by a version that took it, runs, and can be replayed", () =>
+      Effect.gen(function*() {
+        const jobs = yield* Jobs.Jobs
+        const store = yield* JobStore
+        const partition = (yield* Partitions).of(Orders)
+        let runs = 0
+        const run = () => Effect.suspend(() => ++runs === 1 ? Effect.fail("no") : Effect.void)
+        yield* JobHandlers.register("former", run, { transaction: "none", retry: once })
+        const { queueId } = yield* store.declareQueue("orders")
+        const now = yield* store.now
+        const job = newJob({ queueId, type: "former" })
+        const [stored] = yield* store.submit([job], { batchId: undefined, now })
+        yield* partition.wake([{ queueId, partition: 0, lane: job.lane, tenant: job.tenant, seq: stored?.seq ?? 0 }])
+        yield* untilState(job.id, "failed")
+        yield* jobs.replayJob(job.id)
+        yield* jobs.await(job.id)
+        assert.strictEqual(runs, 2)
       }))
 
     it.effect("a new owner in the middle of a line goes on with it, and never beside the one before", () =>

@@ -119,6 +119,13 @@ describe("RetryPolicy", () => {
     assert.deepStrictEqual(custom(Duration.infinity), { _tag: "Retry", delayMs: century })
     assert.deepStrictEqual(custom(-5), { _tag: "Retry", delayMs: 0 })
     assert.deepStrictEqual(custom(Duration.micros(1500n)), { _tag: "Retry", delayMs: 2 })
+    for (const none of ["7 dayz", NaN, { second: 1 }]) {
+      assert.throws(
+        () => custom(none as Duration.Input),
+        RangeError,
+        "RetryPolicy.custom: next: expected it to return undefined or a duration, such as \"10 seconds\" or milliseconds, received "
+      )
+    }
     assert.deepStrictEqual(ask(RetryPolicy.none, { asked: { snoozeMs: Infinity } }), {
       _tag: "Snooze",
       delayMs: century
@@ -163,7 +170,7 @@ describe("RetryPolicy", () => {
       assert.throws(
         () => RetryPolicy.fixed(pause as never, { maxAttempts: 2 }),
         RangeError,
-        "fixed: delay: expected a duration"
+        "fixed: delay: expected a duration that is not negative, such as \"10 seconds\" or milliseconds, received "
       )
       assert.throws(
         () => RetryPolicy.delays([1, pause as never]),

@@ -1,30 +1,10 @@
 /**
- * The simulation of clusters: it places partitions as Effect does, and with a fixed seed tells the same story each time.
+ * The simulation of clusters: with a fixed seed tells the same story each time.
  */
 import { assert, describe, it } from "@effect/vitest"
-import * as EntityId from "effect/cluster/EntityId"
-import * as MessageStorage from "effect/cluster/MessageStorage"
-import * as RunnerHealth from "effect/cluster/RunnerHealth"
-import * as Runners from "effect/cluster/Runners"
-import * as RunnerStorage from "effect/cluster/RunnerStorage"
-import * as Sharding from "effect/cluster/Sharding"
-import * as ShardingConfig from "effect/cluster/ShardingConfig"
-import * as Effect from "effect/Effect"
-import * as Layer from "effect/Layer"
 import { dice } from "../scripts/chaos/Seed.ts"
 import { type Fault, simulate } from "../scripts/simulate/Cluster.ts"
-import { shardOf } from "../scripts/simulate/placement.ts"
 import { load } from "../scripts/simulate/tables.ts"
-
-const shards = 16
-
-const sharding = Sharding.layer.pipe(
-  Layer.provide(Runners.layerNoop),
-  Layer.provide(MessageStorage.layerNoop),
-  Layer.provide(RunnerHealth.layerNoop),
-  Layer.provide(RunnerStorage.layerMemory),
-  Layer.provide(ShardingConfig.layer({ shardsPerGroup: shards }))
-)
 
 const story = (fault?: Fault) =>
   simulate(
@@ -44,15 +24,6 @@ const story = (fault?: Fault) =>
 const longest = ({ starts }: ReturnType<typeof story>) => Math.max(...starts.map(({ waited }) => waited))
 
 describe("the simulation", () => {
-  it.effect("gives a partition the shard that Effect gives its entity", () =>
-    Effect.gen(function*() {
-      const { getShardId } = yield* Sharding.Sharding
-      for (let partition = 0; partition < 100; partition++) {
-        const id = getShardId(EntityId.make(`documents/${partition}`), "a00").id
-        assert.strictEqual(shardOf("documents", partition, shards), id - 1)
-      }
-    }).pipe(Effect.provide(sharding)))
-
   it("tells the same story with the same seed, and loses no job in any", () => {
     assert.deepStrictEqual(story("kill"), story("kill"))
 

@@ -1,22 +1,16 @@
 /**
- * Which runner has which partition: Effect's own hash ring over addresses, and the hash that gives an entity its shard.
+ * Which runner has which partition: Effect's own hash ring over addresses, and Millrace's own choice of a partition's shard.
  */
 import * as RunnerAddress from "effect/cluster/RunnerAddress"
 import * as HashRing from "effect/HashRing"
+import { createHash } from "node:crypto"
 
-/** As `effect/cluster` hashes an entity's id; a test compares the two. */
-const hash = (text: string): number => {
-  let state = 5381
-  for (let at = text.length; at > 0;) state = (state * 33) ^ text.charCodeAt(--at)
-  return (state & 0xbfffffff) | ((state >>> 1) & 0x40000000)
-}
-
-/** The shard of a partition, from 0. */
+/** The shard of a partition, from 0: a queue's in turn, from where its name says. A test compares it with the runtime's. */
 export const shardOf = (queue: string, partition: number, shards: number): number =>
-  Math.abs(hash(`${queue}/${partition}`) % shards)
+  (createHash("sha256").update(queue).digest().readUInt32BE(0) + partition) % shards
 
 /** Runners are numbers here; this is where each would listen. */
-const addressOf = (runner: number) => RunnerAddress.make(`10.0.${runner >> 8}.${runner & 255}`, 34431)
+const addressOf = (runner: number) => RunnerAddress.make(`10.0.${runner >> 8}.${runner & 255}`, 24431)
 
 /** The runner of each shard. */
 export const assign = (runners: Iterable<number>, shards: number): ReadonlyArray<number> => {

@@ -8,7 +8,7 @@ const { storing, timing } = Inputs
 
 /** Said before every table; README.md says why. */
 export const assumptions = `Simulated, not measured. All tables assume:
-  - placement: Effect's hash ring over addresses of equal weight, ${Inputs.shards} shards where nothing else is said
+  - placement: Effect's hash ring over addresses of equal weight, partitions in the shards in turn, ${Inputs.shards} of them where nothing else is said
   - timing: locks expire after ${timing.lockExpiration} ms and are refreshed every ${timing.lockRefresh}, runners look who is there every ${timing.assignments},
     ask each other every ${timing.health}, try for locks every ${timing.acquisition}; a take-over takes ${Inputs.takeOverMs} ms, a start ${Inputs.startupMs}
   - a runner has one core, and its jobs take turns on it; handlers wait beside each other; jobs arrive as a Poisson process

@@ -11,29 +11,25 @@ import * as Layer from "effect/Layer"
 import * as Random from "effect/Random"
 import * as Scope from "effect/Scope"
 import { JobStore, type PartitionKey } from "../JobStore.ts"
-import { entityId, Owners } from "./owners.ts"
+import { type Address, Owners } from "./owners.ts"
 import { type KnownQueue, Queues } from "./queues.ts"
 import { onLiveClock } from "./time/liveClock.ts"
 
 const lookMs = 5_000
 
-/** All that there is to activate, by entity id. */
-const wantedOf = (declared: ReadonlyArray<KnownQueue>, leftovers: ReadonlyArray<PartitionKey>) => {
-  const wanted = new Map<string, { readonly known: KnownQueue; readonly partition: number }>()
-  const add = (known: KnownQueue, partition: number) =>
-    wanted.set(entityId({ queue: known.row.name, partition }), { known, partition })
-  for (const known of declared) {
-    for (let partition = 0; partition < known.row.partitions; partition++) add(known, partition)
-    for (const { partition, queueId } of leftovers) if (queueId === known.row.queueId) add(known, partition)
-  }
-  return wanted
-}
+/** All that there is to activate. */
+const wantedOf = (declared: ReadonlyArray<KnownQueue>, leftovers: ReadonlyArray<PartitionKey>) =>
+  declared.flatMap((known) => [
+    ...Array.from({ length: known.row.partitions }, (_, partition) => ({ known, partition })),
+    ...leftovers.flatMap(({ partition, queueId }) => queueId === known.row.queueId ? [{ known, partition }] : [])
+  ])
 
 /**
  * One singleton a partition: starts where and when its shard is acquired, and wakes the entity until it is there (`isHere`): right after a
- * move the message may still go to the former owner. `groupOf`: the shard group of an entity.
+ * move the message may still go to the former owner. `idOf`: the entity of a partition; `groupOf`: its shard group.
  */
 export const layer = (options: {
+  readonly idOf: (address: Address) => string
   readonly groupOf: (id: string) => string
   readonly isHere: (partition: PartitionKey) => boolean
 }): Layer.Layer<never, never, Sharding.Sharding | Owners | Queues | JobStore> =>
@@ -71,7 +67,12 @@ export const layer = (options: {
 
     const bring = (leftovers: ReadonlyArray<PartitionKey>) =>
       Effect.gen(function*() {
-        const wanted = wantedOf(queues.declared, leftovers)
+        const wanted = new Map(
+          wantedOf(queues.declared, leftovers).map((one) => [
+            options.idOf({ queue: one.known.row.name, partition: one.partition }),
+            one
+          ])
+        )
         yield* Effect.forEach([...active.keys()].filter((id) => !wanted.has(id)), deactivate, { discard: true })
         yield* Effect.forEach(wanted, ([id, { known, partition }]) => activate(id, known, partition), { discard: true })
       })

@@ -24,7 +24,7 @@ import { type JobRecord, type JobStore, type StoreError, tenantId } from "../Job
 import * as RequestContext from "../RequestContext.ts"
 import * as Announcer from "./announcer.ts"
 import { type JobReader, storeUnavailable } from "./jobReader.ts"
-import { entityId, type Owners } from "./owners.ts"
+import { type Owners, partitionName } from "./owners.ts"
 import type { Queues } from "./queues.ts"
 import { monotonicMillis, onLiveClock } from "./time/liveClock.ts"
 import type { Waker } from "./waker.ts"
@@ -143,7 +143,7 @@ export const make = (options: {
         }
         if (yield* record.state === "queued" ? cancelReady(record) : cancelInTable(record, who)) return
         if (monotonicMillis() - begunAt >= patienceMs) {
-          return yield* new PartitionUnavailable({ entity: entityId(yield* addressOf(record)) })
+          return yield* new PartitionUnavailable({ entity: partitionName(yield* addressOf(record)) })
         }
         yield* onLiveClock(Effect.sleep(Duration.millis(pause)))
       }

@@ -13,6 +13,7 @@ import type { RunnerStorage } from "effect/cluster/RunnerStorage"
 import * as Sharding from "effect/cluster/Sharding"
 import * as ShardingConfig from "effect/cluster/ShardingConfig"
 import * as SqlRunnerStorage from "effect/cluster/SqlRunnerStorage"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
@@ -22,14 +23,23 @@ import type { LayoutError } from "../JobError.ts"
 import { JobStore, type StoreError } from "../JobStore.ts"
 import * as Postgres from "../Postgres.ts"
 import type { ClusterError } from "./clusterError.ts"
+import type { Hosts } from "./hosts.ts"
+import * as RunnerList from "./runnerList.ts"
 import type { Settings } from "./runnerSettings.ts"
 import * as ShardGroups from "./shardGroups.ts"
 import * as Supervisor from "./supervisor.ts"
 import { liveClock } from "./time/liveClock.ts"
 import type * as Transport from "./transport.ts"
 
+/** What the numbers of the locks depend on. */
+export class Division extends Context.Service<Division, {
+  /** How many shards a group has. */
+  readonly shards: number
+  readonly expiration: Duration.Duration
+}>()("millrace/internal/Division") {}
+
 /** What the entities of a runtime stand on. */
-export type Cluster = Sharding.Sharding | Supervisor.ShardLocks
+export type Cluster = Sharding.Sharding | Supervisor.ShardLocks | Division | Hosts
 
 const common = {
   ...ShardingConfig.defaults,
@@ -59,26 +69,25 @@ const layerStorage = (schema: string) =>
     )
   ))
 
-/** What the numbers of the locks depend on. */
-interface Division {
-  readonly shards: number
-  readonly expiration: Duration.Duration
-}
-
 /** Nobody joins who counts the shards otherwise than those who live; who joined at the same moment as one who does lets go of its locks. */
 const supervised = (
   schema: string,
-  { expiration, shards }: Division
+  division: Division["Service"]
 ): Layer.Layer<
-  RunnerStorage | Supervisor.ShardLocks,
+  RunnerStorage | Supervisor.ShardLocks | Division | Hosts,
   StoreError | LayoutError | Postgres.PostgresError,
   JobStore | Postgres.Client | ShardingConfig.ShardingConfig
 > =>
   Layer.unwrap(Effect.gen(function*() {
+    const { expiration, shards } = division
     const store = yield* JobStore
     yield* store.agreeOnShards({ shards, expirationMs: Duration.toMillis(expiration) })
     const isAgreed = Effect.map(store.shards, Option.contains(shards))
-    return Supervisor.layer(expiration, isAgreed).pipe(Layer.provide(layerStorage(schema)))
+    return Supervisor.layer(expiration, isAgreed).pipe(
+      Layer.provideMerge(RunnerList.layer),
+      Layer.provide(layerStorage(schema)),
+      Layer.merge(Layer.succeed(Division, Division.of(division)))
+    )
   }))
 
 const onLiveClock = Layer.provide(Layer.succeed(Clock.Clock, liveClock))
@@ -91,7 +100,7 @@ export const layerSingle = (
   schema: string
 ): Layer.Layer<Cluster, StoreError | LayoutError | Postgres.PostgresError, JobStore | Postgres.Client> => {
   // One process owns them all: a few spread its locks' work, more would only be more to lose when the database goes away.
-  const division: Division = { shards: 16, expiration: Duration.seconds(10) }
+  const division = { shards: 16, expiration: Duration.seconds(10) }
   const config = Layer.succeed(ShardingConfig.ShardingConfig, {
     ...common,
     runnerAddress: Option.some(singleAddress),

@@ -21,9 +21,9 @@ export const Status = Schema.Struct({
   isReady: Schema.Boolean,
   /** For a liveness probe: only a process that does not get to its own watch any more is not. What the database does never counts. */
   isLive: Schema.Boolean,
-  /** Why it is not running, in words. */
+  /** Why it is not running, or what keeps jobs of its queues waiting although it is, in words. */
   reasons: Schema.Array(Schema.String),
-  /** How many partitions of its queues this process owns, and how many there are. */
+  /** How many partitions of its queues this process owns, and how many there are. A runner counts those of the groups that it hosts. */
   owned: Schema.Int,
   declared: Schema.Int
 })
@@ -47,6 +47,10 @@ export interface Signs {
   readonly sinceWatchMs: number
   readonly owned: number
   readonly declared: number
+  /** Whether others that are alive may own them just as well. */
+  readonly isShared: boolean
+  /** Why jobs of which queue wait that nobody runs. */
+  readonly unserved: ReadonlyArray<string>
   readonly shortage: Shortage
 }
 
@@ -80,10 +84,20 @@ const stateOf = (signs: Signs): readonly [Status["state"], ReadonlyArray<string>
     const shortage = shortageOf(signs.shortage)
     return shortage === undefined ? ["running", []] : ["troubled", [shortage]]
   }
+  if (kind === "cluster" && declared === 0) {
+    return ["running", [
+      "it hosts no group that a queue which it declares is in: see `groups` (MILLRACE_RUNNER_GROUPS)"
+    ]]
+  }
   if (!hasOwned && sinceStartMs < settledMs) return ["starting", [`it owns none of ${declared} partitions yet`]]
   return kind === "single"
     ? ["standby", ["another process owns the queues, or their locks are being acquired: it takes over when it can"]]
-    : ["running", [`other runners own all of ${declared} partitions`]]
+    // The locks of one that has died last a while longer than it counts as alive.
+    : ["running", [
+      signs.isShared
+        ? `other runners own all of ${declared} partitions`
+        : `it owns none of ${declared} partitions yet: locks are being acquired`
+    ]]
 }
 
 /** What they mean. */
@@ -94,7 +108,11 @@ export const statusOf = (signs: Signs): Status => {
     state,
     isReady: isLive && (state === "running" || state === "standby"),
     isLive,
-    reasons: isLive ? reasons : [...reasons, "its own watch is stuck: the event loop is blocked, or starved"],
+    reasons: [
+      ...reasons,
+      ...(state === "running" ? signs.unserved : []),
+      ...(isLive ? [] : ["its own watch is stuck: the event loop is blocked, or starved"])
+    ],
     owned: signs.owned,
     declared: signs.declared
   }

@@ -16,6 +16,7 @@ import type { Attempt } from "../JobHistory.ts"
 import type { Retention } from "../JobQueue.ts"
 import type { ReadyJob, Settlement } from "../JobStore.ts"
 import * as RetryPolicy from "../RetryPolicy.ts"
+import { wrongRetryAfter } from "./words/failure.ts"
 
 /** The same failure as a settlement. Also for the runtime's own verdicts (crash loops, reruns that do not end). */
 export const settlementOf = (
@@ -78,6 +79,11 @@ export const judge = (
     const failed = cause.reasons.find(Cause.isFailReason)
     const error = failed === undefined ? Cause.squash(cause) : failed.error
     const { failure, isTyped } = yield* describe(error, failed !== undefined, handler)
+    // Getters of the user's may throw.
+    const asks = isTyped ? Result.getOrElse(Result.try(() => wrongRetryAfter(error)), () => undefined) : undefined
+    if (asks !== undefined) {
+      yield* Effect.logWarning(`The error ${failure.tag} does not say when to try again, its policy does: ${asks}`)
+    }
     const question: RetryPolicy.Question = {
       policy: handler.retry,
       attempt,

@@ -22,14 +22,8 @@ export interface View {
   readonly message?: string
 }
 
-/** The entity id of a partition. */
-export const entityId = ({ partition, queue }: Address): string => `${queue}/${partition}`
-
-/** The partition of an entity id. */
-export const addressOf = (id: string): Address => {
-  const slash = id.lastIndexOf("/")
-  return { queue: id.slice(0, slash), partition: Number(id.slice(slash + 1)) }
-}
+/** The name of a partition, for people. */
+export const partitionName = ({ partition, queue }: Address): string => `${queue}/${partition}`
 
 /**
  * How an owner is reached. `here`: this process owns the partition. `cluster`: by a message to another runner, if anybody owns it.
@@ -62,7 +56,7 @@ export class Owners extends Context.Service<Owners, {
 
 /** The owner is another process, which this one cannot reach. */
 export const outOfReach = (address: Address): Effect.Effect<never, PartitionUnavailable> =>
-  Effect.fail(new PartitionUnavailable({ entity: entityId(address) }))
+  Effect.fail(new PartitionUnavailable({ entity: partitionName(address) }))
 
 /** No owner is in reach: this process only submits. */
 export const layerNone: Layer.Layer<Owners> = Layer.succeed(

@@ -17,6 +17,10 @@ export interface KnownQueue {
   readonly isDeclared: boolean
 }
 
+/** Where its partitions are. */
+export const partitionsOf = ({ row: { name, partitions } }: KnownQueue) =>
+  Array.from({ length: partitions }, (_, partition) => ({ queue: name, partition }))
+
 /** Looks queues up. */
 export class Queues extends Context.Service<Queues, {
   /** Those of this process's code, as they are now. */

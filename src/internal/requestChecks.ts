@@ -2,6 +2,7 @@
  * What a request may say: each of its fields, and the request context it comes with, checked and read as it will be stored. What is wrong is
  * told by field. Answers are `Exit`s where nothing had to be waited for.
  */
+import * as Cause from "effect/Cause"
 import * as DateTime from "effect/DateTime"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -12,7 +13,7 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import * as SchemaIssue from "effect/SchemaIssue"
 import type { JobRequest } from "../Job.ts"
-import { InvalidField, PayloadTooLarge, SubmitError, UnknownQueue } from "../JobError.ts"
+import { InvalidField, ParseError, PayloadTooLarge, SubmitError, toFailure, UnknownQueue } from "../JobError.ts"
 import { type Definition, jsonText } from "../JobHandlers.ts"
 import type * as JobQueue from "../JobQueue.ts"
 import type { QueueRow } from "../JobStore.ts"
@@ -20,7 +21,8 @@ import { RequestContext, system } from "../RequestContext.ts"
 import { andThen, isDone } from "./atOnce.ts"
 import type { KnownQueue, Queues } from "./queues.ts"
 import { unavailable } from "./submitError.ts"
-import { fieldsOf, millisOf, noneBut, shown } from "./words/options.ts"
+import { wrongPart } from "./words/issue.ts"
+import { durationLike, fieldsOf, millisOf, noneBut, shown } from "./words/options.ts"
 
 const maxKey = 512
 const maxText = 200
@@ -29,7 +31,10 @@ const maxContextBytes = 8_000
 
 /** The answer to a field that is not what it should be. */
 export const invalid = (field: string, expected: string, received: unknown): Exit.Exit<never, SubmitError> =>
-  Exit.fail(new SubmitError({ reason: new InvalidField({ field, expected, received: shown(received) }) }))
+  refused({ field, expected, received: shown(received) })
+
+const refused = (reason: ConstructorParameters<typeof InvalidField>[0]): Exit.Exit<never, SubmitError> =>
+  Exit.fail(new SubmitError({ reason: new InvalidField(reason) }))
 
 /** `text` refuses NUL; half a surrogate pair arrives as U+FFFD, so that two different texts would be one: one tenant, one dedupe key. */
 const isWhole = (text: string): boolean => !text.includes("\0") && text.isWellFormed()
@@ -127,35 +132,40 @@ export const tooLarge = (bytes: number, limitBytes: number, at: string): Exit.Ex
 
 const nothing: Exit.Exit<undefined> = Exit.succeed(undefined)
 
-/** `effect` with its failures told as one of this field; an `Exit` stays one. */
-const orInvalid = <A>(
-  effect: Effect.Effect<A, unknown>,
-  field: string,
-  expected: () => string
-): Effect.Effect<A, SubmitError> => {
-  if (isDone(effect)) {
-    return Exit.isSuccess(effect) ? Exit.succeed(effect.value) : invalid(field, expected(), messageOf(effect.cause))
-  }
-  return Effect.catchCause(effect, (cause) => invalid(field, expected(), messageOf(cause)))
-}
-
 /** A key that can be stored, and found by an index. */
 const checkedKey = (key: string | undefined, field: string): Exit.Exit<string | undefined, SubmitError> =>
   key === undefined || (typeof key === "string" && key.length > 0 && key.length <= maxKey && isWhole(key))
     ? Exit.succeed(key)
     : invalid(field, `1 to ${maxKey} characters ${wholeText}`, key)
 
-/** What a function of the definition makes of the payload. */
+/** Of what a program has thrown. */
+const thrown = (error: unknown): string => {
+  if (!(error instanceof Error)) return `a thrown ${shown(error)}`
+  const { message, tag } = toFailure(error, { class: "System" })
+  return `a thrown ${tag}: ${message}`
+}
+
+/**
+ * What a function of the definition makes of the payload. `orElse`: where the payload does not fit the definition, which is told when the
+ * job runs.
+ */
 const keyBy = (
   name: "dedupeKey" | "key",
-  made: Effect.Effect<string | undefined, unknown>,
+  made: ReturnType<Definition["keyOf"]>,
   type: string,
-  field: string
-) =>
-  andThen(
-    orInvalid(made, field, () => `the ${name} function of ${type} to return a key`),
-    (key) => checkedKey(key, field)
-  )
+  field: string,
+  orElse: (error: ParseError) => Effect.Effect<string | undefined, SubmitError> = () => nothing
+) => {
+  const found: Effect.Effect<string | undefined, SubmitError> = isDone(made) && Exit.isSuccess(made)
+    ? Exit.succeed(made.value)
+    : Effect.catchCause(made, (cause): Effect.Effect<string | undefined, SubmitError> => {
+      const error = Cause.squash(cause)
+      if (error instanceof ParseError) return orElse(error)
+      const expected = `the ${name} function of ${type} to return a key`
+      return refused({ field, expected, received: thrown(error), cause: error })
+    })
+  return andThen(found, (key) => checkedKey(key, field))
+}
 
 /** The dedupe key of a request, or that of its definition. */
 export const dedupeKeyOf = (request: JobRequest, definition: Definition | undefined, at: string) => {
@@ -170,11 +180,14 @@ export const dedupeKeyOf = (request: JobRequest, definition: Definition | undefi
   )
 }
 
-/** The key of a job in a queue that goes by key. A definition's is no concern of another queue's, one that was asked for is. */
+/**
+ * The key of a job in a queue that goes by key, which in an ordered one it has to have. A definition's is no concern of another queue's, one
+ * that was asked for is.
+ */
 export const keyOf = (
   request: JobRequest,
   definition: Definition | undefined,
-  { name, partitionBy }: QueueRow,
+  { isOrdered, name, partitionBy }: QueueRow,
   at: string
 ): Effect.Effect<string | undefined, SubmitError> => {
   const field = `${at}key`
@@ -187,8 +200,25 @@ export const keyOf = (
     )
   }
   if (request.key !== undefined) return checkedKey(request.key, field)
-  if (definition === undefined) return nothing
-  return keyBy("key", definition.keyOf(request.payload, request.definition !== undefined), request.type, field)
+  const { type } = request
+  const without = (why: string) =>
+    refused({ field, expected: `a key, by which queue "${name}" is ordered: ${why}`, received: "nothing" })
+  const made = definition === undefined
+    ? nothing
+    : keyBy(
+      "key",
+      definition.keyOf(request.payload, request.definition !== undefined),
+      type,
+      field,
+      isOrdered
+        ? ({ message }) => without(`the definition of ${type} makes one of payloads that fit it (${message})`)
+        : undefined
+    )
+  if (!isOrdered) return made
+  return andThen(made, (key) =>
+    key === undefined
+      ? without("give it with the request, or by a key function of the definition")
+      : Exit.succeed(key))
 }
 
 /** The queue that was asked for. */
@@ -215,38 +245,19 @@ export const payloadOf = (request: JobRequest, at: string): Effect.Effect<string
   const { definition, payload } = request
   const text = definition === undefined ? jsonText(payload) : definition.encodePayload(payload)
   if (isDone(text)) {
-    return Exit.isSuccess(text) ? Exit.succeed(text.value) : wrongPayload(request, at, errorOf(text.cause))
+    return Exit.isSuccess(text) ? Exit.succeed(text.value) : wrongPayload(request, at, Cause.squash(text.cause))
   }
-  return Effect.catchCause(text, (cause) => wrongPayload(request, at, errorOf(cause)))
+  return Effect.catchCause(text, (cause) => wrongPayload(request, at, Cause.squash(cause)))
 }
 
 /** Names the part of the payload that is wrong, and shows it. */
 const wrongPayload = ({ definition, payload, type }: JobRequest, at: string, error: unknown) => {
-  const field = `${at}payload`
-  if (definition === undefined) return invalid(field, "a JSON value", payload)
-  const [issue] = Schema.isSchemaError(error) ? issuesOf(error.issue).issues : []
-  const message = issue?.message ?? wordsOf(error)
-  const words = message.replace(/^Expected /, "")
-  const path = (issue?.path ?? []).map((step) => typeof step === "object" ? step.key : step)
-  return invalid(
-    field + path.map((key) => typeof key === "number" ? `[${key}]` : `.${String(key)}`).join(""),
-    path.length > 0 && words !== message ? words : `a payload of ${type} (${words})`,
-    partAt(payload, path)
+  if (definition === undefined) return invalid(`${at}payload`, "a JSON value", payload)
+  return Effect.flatMap(
+    wrongPart(type, payload, error, definition.encodePayload),
+    ({ expected, field, received }) => refused({ field: `${at}${field}`, expected, received })
   )
 }
-
-const partAt = (value: unknown, path: ReadonlyArray<PropertyKey>): unknown =>
-  Result.getOrElse(
-    Result.try(() => path.reduce((part, key) => Predicate.hasProperty(part, key) ? part[key] : undefined, value)),
-    () => value
-  )
-
-const errorOf = (cause: { readonly reasons: ReadonlyArray<unknown> }): unknown => {
-  const [first] = cause.reasons
-  return typeof first === "object" && first !== null && "error" in first ? first.error : first
-}
-
-const messageOf = (cause: { readonly reasons: ReadonlyArray<unknown> }): string => wordsOf(errorOf(cause))
 
 const wordsOf = (error: unknown): string => error instanceof Error ? error.message : "a value that cannot be encoded"
 
@@ -259,7 +270,8 @@ export const dueTime = (
   const { delay, runAt } = request
   if (delay === undefined && runAt === undefined) return nothing
   if (runAt !== undefined && delay !== undefined) {
-    return invalid(`${at}delay`, "either runAt or delay, not both", "both")
+    const received = `runAt ${shown(runAt)} and delay ${shown(delay)}`
+    return refused({ field: `${at}delay`, expected: "either runAt or delay, not both", received })
   }
   const due = delay !== undefined
     ? andThen(millis(delay, `${at}delay`), (ms) => Exit.succeed(now + ms))
@@ -298,5 +310,5 @@ const millis = (input: Duration.Input, field: string): Effect.Effect<number, Sub
   const value = millisOf(input)
   return Number.isFinite(value) && value >= 0 && value < latest
     ? Exit.succeed(value)
-    : invalid(field, "a duration that is finite and not negative", input)
+    : invalid(field, `a duration that is finite and not negative, ${durationLike}`, input)
 }

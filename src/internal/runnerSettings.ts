@@ -8,7 +8,7 @@ import * as Option from "effect/Option"
 import { isName } from "../JobQueue.ts"
 import { ClusterError } from "./clusterError.ts"
 import * as ShardGroups from "./shardGroups.ts"
-import { fieldsOf, millisOf, shown } from "./words/options.ts"
+import { durationLike, fieldsOf, millisOf, shown } from "./words/options.ts"
 
 /** How runners reach each other. */
 export const transports = ["socket", "http", "websocket"] as const
@@ -35,7 +35,7 @@ export interface RunnerOptions {
    * on two machines.
    */
   readonly host?: string
-  /** `MILLRACE_RUNNER_PORT`, default 34431; 0 takes any free one. */
+  /** `MILLRACE_RUNNER_PORT`, default 24431; 0 takes any free one. */
   readonly port?: number
   /** Where it listens, if not there: behind NAT, or on all interfaces (`0.0.0.0`). `MILLRACE_RUNNER_LISTEN_HOST`. */
   readonly listenHost?: string
@@ -89,31 +89,39 @@ export interface Settings {
   readonly timing: { readonly [Name in keyof Timing]-?: Duration.Duration }
 }
 
-const invalid = (field: string, variable: string, expected: string, received: unknown) =>
+const invalid = (field: string, variable: string, expected: string, received: string) =>
   new ClusterError({
     reason: "InvalidConfig",
     field,
-    message: `JobRuntime.layerCluster: ${field} (${variable}): expected ${expected}, received ${
-      // What the environment says is text, and needs no quotes.
-      typeof received === "string" ? received : shown(received)}`
+    message: `JobRuntime.layerCluster: ${field} (${variable}): expected ${expected}, received ${received}`
   })
 
-interface Kind<A> {
+/** What is right, and how it is read; `undefined` where it is wrong. */
+interface Source<Given, A> {
   readonly expected: string
-  /** From what an option or a setting says; none where it is wrong. */
-  readonly read: (given: unknown) => Option.Option<A>
+  readonly read: (given: Given) => A | undefined
 }
 
-const kind = <A>(expected: string, read: (given: unknown) => A | undefined): Kind<A> => ({
-  expected,
-  read: (given) => Option.fromUndefinedOr(read(given))
-})
+/** An option has its type, a variable is always text. */
+interface Kind<A> {
+  readonly option: Source<unknown, A>
+  readonly variable: Source<string, A>
+}
+
+/** Both are told alike: `parse` is how a text says what an option is. */
+const kind = <A>(
+  expected: string,
+  read: (given: unknown) => A | undefined,
+  parse: (text: string) => unknown = (text) => text
+): Kind<A> => ({ option: { expected, read }, variable: { expected, read: (text) => read(parse(text)) } })
 
 const integer = (least: number, most: number): Kind<number> =>
-  kind(`an integer from ${least} to ${most}`, (given) => {
-    const value = typeof given === "string" && /^\d+$/.test(given) ? Number(given) : given
-    return typeof value === "number" && Number.isInteger(value) && value >= least && value <= most ? value : undefined
-  })
+  kind(
+    `an integer from ${least} to ${most}`,
+    (given) =>
+      typeof given === "number" && Number.isInteger(given) && given >= least && given <= most ? given : undefined,
+    (text) => /^\d+$/.test(text) ? Number(text) : text
+  )
 
 const hostName: Kind<string> = kind(
   "a host name or an address",
@@ -123,37 +131,59 @@ const hostName: Kind<string> = kind(
 const oneOf = <const Values extends ReadonlyArray<string>>(values: Values): Kind<Values[number]> =>
   kind(`one of ${values.join(", ")}`, (given) => values.find((value) => value === given))
 
-const duration = (leastMs: number): Kind<Duration.Duration> =>
-  kind(`a duration from ${Duration.format(Duration.millis(leastMs))} to 1 hour, such as "6 seconds"`, (given) => {
-    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- any text may be given, and what is no duration is none
+const duration = (leastMs: number): Kind<Duration.Duration> => {
+  const expected = `a duration from ${Duration.format(Duration.millis(leastMs))} to 1 hour`
+  const read = (given: unknown) => {
+    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- anything may be given, and what is no duration is none
     const millis = millisOf(given as Duration.Input)
     return millis >= leastMs && millis <= 3_600_000 ? Duration.millis(millis) : undefined
-  })
+  }
+  return {
+    option: { expected: `${expected}, ${durationLike}`, read },
+    variable: { expected: `${expected}, such as "6 seconds"`, read }
+  }
+}
 
-const groupNames: Kind<ReadonlyArray<string>> = kind("1 to 32 names of groups, such as \"default,mail\"", (given) => {
-  const named: unknown = typeof given === "string" ? given.split(",").map((name) => name.trim()) : given
+const groupNames = (named: unknown): ReadonlyArray<string> | undefined => {
   if (!Array.isArray(named) || named.length === 0 || named.length > ShardGroups.count) return undefined
   const names = named.filter((name: unknown) => isName(name))
   return names.length === named.length ? names : undefined
-})
+}
 
-/** What the option says, or else the variable, or else nothing. */
+const groups: Kind<ReadonlyArray<string>> = {
+  option: { expected: "an array of 1 to 32 names of groups, such as [\"default\", \"mail\"]", read: groupNames },
+  variable: {
+    expected: "1 to 32 names of groups with commas between them, such as \"default,mail\"",
+    read: (text) => groupNames(text.split(",").map((name) => name.trim()))
+  }
+}
+
+/** What the option says, or else the variable, or else nothing. An empty variable says nothing. */
 const settingOf = Effect.fnUntraced(function*<A>(
   field: string,
   variable: string,
   given: unknown,
-  { expected, read }: Kind<A>
+  { option, variable: text }: Kind<A>
 ): Effect.fn.Return<A | undefined, ClusterError> {
   const name = `MILLRACE_RUNNER_${variable}`
-  const found = given ?? Option.getOrUndefined(
+  if (given !== undefined) {
+    return option.read(given) ?? (yield* invalid(field, name, option.expected, shown(given)))
+  }
+  const found = Option.getOrElse(
     yield* Config.option(Config.String(name)).pipe(
-      Effect.mapError((error) => invalid(field, name, expected, error.message))
-    )
+      Effect.mapError((error) => invalid(field, name, text.expected, error.message))
+    ),
+    () => ""
   )
-  if (found === undefined || found === "") return undefined
-  const value = read(found)
-  return Option.isSome(value) ? value.value : yield* invalid(field, name, expected, found)
+  if (found === "") return undefined
+  return text.read(found) ?? (yield* invalid(field, name, text.expected, shown(found)))
 })
+
+/**
+ * Registered to nobody, and outside of what systems give to outgoing connections (Linux: from 32768 on), one of which may hold a port just
+ * when its runner starts; and of the ports that Kubernetes gives to services (30000 to 32767).
+ */
+const defaultPort = 24_431
 
 /** Addresses to listen at that are none to be reached at. */
 const unspecified: ReadonlySet<string> = new Set(["0.0.0.0", "::", "[::]", "*"])
@@ -168,9 +198,9 @@ export const resolve = Effect.fnUntraced(function*(
   const host = yield* settingOf("host", "HOST", options.host, hostName)
   if (host === undefined) return yield* invalid("host", "MILLRACE_RUNNER_HOST", reachable, "nothing")
   if (unspecified.has(host)) {
-    return yield* invalid("host", "MILLRACE_RUNNER_HOST", `${reachable} (${host} may be the listenHost)`, host)
+    return yield* invalid("host", "MILLRACE_RUNNER_HOST", `${reachable} (${host} may be the listenHost)`, shown(host))
   }
-  const port = (yield* settingOf("port", "PORT", options.port, anyPort)) ?? 34_431
+  const port = (yield* settingOf("port", "PORT", options.port, anyPort)) ?? defaultPort
   const listenHost = (yield* settingOf("listenHost", "LISTEN_HOST", options.listenHost, hostName)) ?? host
   const listenPort = (yield* settingOf("listenPort", "LISTEN_PORT", options.listenPort, anyPort)) ?? port
   const time = (field: keyof Timing, variable: string, least: number, otherwise: number) =>
@@ -195,7 +225,7 @@ export const resolve = Effect.fnUntraced(function*(
     listen: { host: listenHost, port: listenPort },
     transport: (yield* settingOf("transport", "TRANSPORT", options.transport, oneOf(transports))) ?? "socket",
     weight: (yield* settingOf("weight", "WEIGHT", options.weight, integer(1, 100))) ?? 1,
-    groups: (yield* settingOf("groups", "GROUPS", options.groups, groupNames)) ?? ["default"],
+    groups: (yield* settingOf("groups", "GROUPS", options.groups, groups)) ?? ["default"],
     shards: (yield* settingOf("shards", "SHARDS", options.shards, integer(1, 1_000))) ?? 16,
     timing: {
       lockExpiration,

@@ -23,3 +23,7 @@ export const single = "default"
 /** The number of a shard's lock, as Effect's SqlRunnerStorage counts them in the groups of a runtime. Of a shard that may hold queues. */
 export const lockNumber = ({ group, id }: { readonly group: string; readonly id: number }): number =>
   ((group === single ? 0 : all.indexOf(group)) + 1) * 1_000_000 + id
+
+/** Whether who is assigned these hosts the queues of a group. A runner has at least one beside `health`; who has none is a `single`. */
+export const isHostedBy = (assigned: ReadonlyArray<string>, group: number): boolean =>
+  assigned.includes(nameOf(group)) || assigned.every((name) => name === single)

@@ -11,7 +11,7 @@ import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import { JobStore, type Ready } from "../JobStore.ts"
-import { type Address, entityId, Owners } from "./owners.ts"
+import { type Address, Owners, partitionName } from "./owners.ts"
 import { type KnownQueue, Queues } from "./queues.ts"
 import { onLiveClock } from "./time/liveClock.ts"
 
@@ -77,7 +77,7 @@ export const layer: Layer.Layer<Waker, never, JobStore | Owners | Queues> = Laye
     const sendAll = (address: Address, next: Pending): Effect.Effect<void> =>
       Effect.suspend(() => {
         if (next.size === 0) {
-          sending.delete(entityId(address))
+          sending.delete(partitionName(address))
           return Effect.void
         }
         const ready = [...next.values()]
@@ -90,7 +90,7 @@ export const layer: Layer.Layer<Waker, never, JobStore | Owners | Queues> = Laye
       })
 
     const send = (address: Address, ready: ReadonlyArray<Ready>): void => {
-      const key = entityId(address)
+      const key = partitionName(address)
       const known = sending.get(key)
       if (known !== undefined) return add(known, ready)
       const next: Pending = new Map()

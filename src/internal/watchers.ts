@@ -1,16 +1,15 @@
 /**
- * What a runtime does beside its queues: passes on what other processes announce, drops finished days, says who owns what.
+ * What a runtime does beside its queues: passes on what other processes announce, drops finished days, says that it stands by.
  *
  * Nothing depends on them: a crash leaves nothing behind, and what is missed is found by sweeps.
  */
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
 import * as Schedule from "effect/Schedule"
 import { JobStore } from "../JobStore.ts"
 import { Owners } from "./owners.ts"
-import { type KnownQueue, Queues } from "./queues.ts"
+import { partitionsOf, Queues } from "./queues.ts"
 import { onLiveClock } from "./time/liveClock.ts"
 
 /** Passes on what submitters in other processes announce. Of several runners that hear it only the owner acts. */
@@ -54,10 +53,7 @@ export const retention = Layer.effectDiscard(Effect.gen(function*() {
   )
 }))
 
-const partitionsOf = ({ row }: KnownQueue) =>
-  Array.from({ length: row.partitions }, (_, partition) => ({ queue: row.name, partition }))
-
-/** Of a runtime of one process: says who owns the queues when it is someone else. */
+/** Of a runtime of one process: says so when it does not own its queues. Another does, or runners of a cluster. */
 export const standby = Layer.effectDiscard(Effect.gen(function*() {
   const owners = yield* Owners
   const { declared } = yield* Queues
@@ -66,43 +62,12 @@ export const standby = Layer.effectDiscard(Effect.gen(function*() {
     yield* Effect.sleep("3 seconds")
     if (isOwner()) return
     yield* Effect.logInfo(
-      "Another process owns the queues of this schema: standing by. Programs with other queues need a `schema` of their own"
+      "Other processes own these queues: standing by. Programs that do not share their queues need a `schema` each, or a `group` each and " +
+        "JobRuntime.layerCluster"
     )
     yield* Effect.sync(isOwner).pipe(
       Effect.repeat({ until: (isOwner) => isOwner, schedule: Schedule.spaced("1 second") })
     )
-    yield* Effect.logInfo("The other process is gone: taken over")
+    yield* Effect.logInfo("The others are gone: taken over")
   }).pipe(onLiveClock, Effect.forkScoped)
-}))
-
-/** Shards are given to processes whatever queues they declare: says so when jobs wait here in one that is not declared, once a queue. */
-export const undeclared = Layer.effectDiscard(Effect.gen(function*() {
-  const store = yield* JobStore
-  const owners = yield* Owners
-  const queues = yield* Queues
-  const told = new Set(queues.declared.map(({ row }) => row.name))
-  const look = Effect.gen(function*() {
-    for (const name of yield* queues.names) {
-      const known = told.has(name) ? undefined : Option.getOrUndefined(yield* queues.byName(name))
-      if (known === undefined) continue
-      for (const address of partitionsOf(known)) {
-        if (owners.reach(address) !== "here") continue
-        const waiting = yield* store.depth({ queueId: known.row.queueId, partition: address.partition }, 1)
-        if (told.has(name) || !waiting.some((count) => count > 0)) continue
-        told.add(name)
-        yield* Effect.logWarning(
-          `Jobs wait in the queue "${name}", and this process, which owns ${
-            known.row.partitions === 1 ? "it" : "a part of it"
-          }, does not declare it: give it to the runtime as one of its \`queues\`, with the handlers of its jobs`
-        )
-      }
-    }
-  })
-  yield* Effect.ignore(look).pipe(
-    Effect.repeat(Schedule.spaced("10 seconds")),
-    Effect.delay("5 seconds"),
-    onLiveClock,
-    Effect.withTracerEnabled(false),
-    Effect.forkScoped
-  )
 }))

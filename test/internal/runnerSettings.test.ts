@@ -42,6 +42,32 @@ describe("settings of a runner", () => {
       ])
     }))
 
+  it.effect("of the port, where nobody names one: outside of what is given to outgoing connections", () =>
+    Effect.gen(function*() {
+      const { listen, port } = yield* given({ host: "a" })
+      assert.deepStrictEqual([port, listen.port], [24_431, 24_431])
+      assert.isBelow(port, 30_000)
+    }))
+
+  it.effect("that are text in the environment are read as what they are", () =>
+    Effect.gen(function*() {
+      const { groups, listen, port, shards, weight } = yield* given({}, {
+        MILLRACE_RUNNER_HOST: "a",
+        MILLRACE_RUNNER_PORT: "",
+        MILLRACE_RUNNER_LISTEN_PORT: "80",
+        MILLRACE_RUNNER_WEIGHT: "2",
+        MILLRACE_RUNNER_SHARDS: "32",
+        MILLRACE_RUNNER_GROUPS: "default"
+      })
+      assert.deepStrictEqual({ groups, listen, port, shards, weight }, {
+        groups: ["default"],
+        listen: { host: "a", port: 80 },
+        port: 24_431,
+        shards: 32,
+        weight: 2
+      })
+    }))
+
   it.effect("of where it listens may differ from where it is reached", () =>
     Effect.gen(function*() {
       const { host, listen, port } = yield* given({
@@ -58,12 +84,20 @@ describe("settings of a runner", () => {
     }))
 
   const host = "a"
+  /** Options as a caller without types gives them. */
+  const untyped = (options: object) => options as RunnerOptions
   const wrong: ReadonlyArray<readonly [string, RunnerOptions, Readonly<Record<string, string>>, string, RegExp]> = [
     ["no host", {}, {}, "host", /MILLRACE_RUNNER_HOST.*received nothing/],
-    ["a host that is none to be reached at", { host: "0.0.0.0" }, {}, "host", /listenHost/],
+    ["a host that is none to be reached at", { host: "0.0.0.0" }, {}, "host", /listenHost.*received "0.0.0.0"/],
     ["a host with a scheme", { host: "http://a" }, {}, "host", /host name/],
     ["a port that is none", { host, port: 65_536 }, {}, "port", /integer from 0 to 65535, received 65536/],
-    ["a port of words", { host }, { MILLRACE_RUNNER_PORT: "http" }, "port", /MILLRACE_RUNNER_PORT.*received http/],
+    [
+      "a port of words",
+      { host },
+      { MILLRACE_RUNNER_PORT: "http" },
+      "port",
+      /port \(MILLRACE_RUNNER_PORT\): .*received "http"/
+    ],
     ["an unknown transport", { host }, { MILLRACE_RUNNER_TRANSPORT: "udp" }, "transport", /socket, http, websocket/],
     ["no weight", { host, weight: 0 }, {}, "weight", /1 to 100/],
     ["no groups", { host, groups: [] }, {}, "groups", /names of groups/],
@@ -72,7 +106,7 @@ describe("settings of a runner", () => {
       { host },
       { MILLRACE_RUNNER_GROUPS: "default,,gpu" },
       "groups",
-      /received default,,gpu/
+      /GROUPS\): expected .* such as "default,mail", received "default,,gpu"/
     ],
     ["too many shards", { host, shards: 1_001 }, {}, "shards", /1 to 1000/],
     ["a hasty expiration", { host, timing: { lockExpiration: "1 second" } }, {}, "timing.lockExpiration", /3s/],
@@ -83,7 +117,43 @@ describe("settings of a runner", () => {
       "timing.joinDebounce",
       /received \{"second":1\}/
     ],
-    ["a duration of words", { host }, { MILLRACE_RUNNER_HEALTH: "soon" }, "timing.health", /received soon/],
+    [
+      "a duration of words",
+      { host },
+      { MILLRACE_RUNNER_HEALTH: "soon" },
+      "timing.health",
+      /timing.health \(MILLRACE_RUNNER_HEALTH\).* such as "6 seconds", received "soon"/
+    ],
+    ["a port that is text", untyped({ host, port: "34455" }), {}, "port", /0 to 65535, received "34455"/],
+    ["a port below zero in the environment", { host }, { MILLRACE_RUNNER_PORT: "-1" }, "port", /received "-1"/],
+    [
+      "a group that is not in an array",
+      untyped({ host, groups: "default" }),
+      {},
+      "groups",
+      /groups \(MILLRACE_RUNNER_GROUPS\): expected an array of .* \["default", "mail"\], received "default"/
+    ],
+    ["a host that is no text", untyped({ host: 5 }), {}, "host", /a host name or an address, received 5/],
+    ["an empty host", { host: "" }, {}, "host", /a host name or an address, received ""/],
+    ["a weight that is text", untyped({ host, weight: "2" }), {}, "weight", /1 to 100, received "2"/],
+    ["shards that are text", untyped({ host, shards: "16" }), {}, "shards", /1 to 1000, received "16"/],
+    ["a listenHost that is no text", untyped({ host, listenHost: 5 }), {}, "listenHost", /LISTEN_HOST.*received 5/],
+    ["a listenPort that is text", untyped({ host, listenPort: "80" }), {}, "listenPort", /LISTEN_PORT.*received "80"/],
+    [
+      "a listenPort in the environment that is none",
+      { host },
+      { MILLRACE_RUNNER_LISTEN_PORT: "80.5" },
+      "listenPort",
+      /received "80.5"/
+    ],
+    ["nothing in the place of a port", untyped({ host, port: null }), {}, "port", /received null/],
+    [
+      "a duration of an unknown word",
+      untyped({ host, timing: { assignments: "10 secs" } }),
+      {},
+      "timing.assignments",
+      /a duration from 100ms to 1 hour, such as "10 seconds" or milliseconds, received "10 secs"/
+    ],
     [
       "a refresh that comes too late",
       { host, timing: { lockRefresh: "3 seconds" } },

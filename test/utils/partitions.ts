@@ -9,7 +9,7 @@ import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import { randomUUID } from "node:crypto"
 import * as EventBus from "../../src/EventBus.ts"
-import { entityId, Owners } from "../../src/internal/owners.ts"
+import { Owners, partitionName } from "../../src/internal/owners.ts"
 import * as Partition from "../../src/internal/partition.ts"
 import * as Queues from "../../src/internal/queues.ts"
 import * as Supervisor from "../../src/internal/supervisor.ts"
@@ -58,7 +58,7 @@ const layerPartitions = (options: Options) =>
       Effect.gen(function*() {
         const known = declared.find(({ row }) => row.name === name)
         if (known === undefined) return yield* Effect.die(new Error(`no queue ${name}`))
-        const entity = entityId({ queue: name, partition: 0 })
+        const entity = partitionName({ queue: name, partition: 0 })
         const partition = yield* Partition.make({
           store,
           handlers,
@@ -88,21 +88,21 @@ const layerPartitions = (options: Options) =>
     return Context.make(
       Owners,
       Owners.of({
-        reach: (address) => owned.has(entityId(address)) ? "here" : "database",
+        reach: (address) => owned.has(partitionName(address)) ? "here" : "database",
         tell: (queueId, _, ready) => {
           const known = declared.find(({ row }) => row.queueId === queueId)
           const partition = known === undefined
             ? undefined
-            : owned.get(entityId({ queue: known.row.name, partition: 0 }))
+            : owned.get(partitionName({ queue: known.row.name, partition: 0 }))
           partition?.tell(ready)
           return partition !== undefined
         },
-        wake: (address, ready) => Effect.as(at(entityId(address)).wake(ready), true),
-        cancel: (address, jobId, by) => at(entityId(address)).cancel(jobId, by),
+        wake: (address, ready) => Effect.as(at(partitionName(address)).wake(ready), true),
+        cancel: (address, jobId, by) => at(partitionName(address)).cancel(jobId, by),
         cancelHere: () => undefined,
         view: (address, jobId) =>
           Effect.sync(() => {
-            const view = at(entityId(address)).view(jobId)
+            const view = at(partitionName(address)).view(jobId)
             if (view === undefined) return undefined
             const { isRunning, message, progress, startedAt } = view
             return {
@@ -116,7 +116,7 @@ const layerPartitions = (options: Options) =>
     ).pipe(Context.add(
       Partitions,
       Partitions.of({
-        of: (queue) => at(entityId({ queue: queue.name, partition: 0 })),
+        of: (queue) => at(partitionName({ queue: queue.name, partition: 0 })),
         takeOver: (queue) => takeOver(queue.name, Suspects.make())
       })
     ))

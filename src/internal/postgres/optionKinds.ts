@@ -4,7 +4,7 @@
  */
 import * as Predicate from "effect/Predicate"
 import * as Redacted from "effect/Redacted"
-import { millisOf, noneBut, shown } from "../words/options.ts"
+import { durationLike, millisOf, noneBut, shown } from "../words/options.ts"
 
 /** What a field may be. */
 export interface Kind {
@@ -28,7 +28,7 @@ export const callable: Kind = { expected: "a function", isRight: Predicate.isFun
 export const object: Kind = { expected: "an object", isRight: Predicate.isObject, isSecret: true }
 export const port: Kind = integer(1, 65_535)
 export const time: Kind = {
-  expected: "a duration that is not negative, such as \"10 seconds\"",
+  expected: `a duration that is not negative, ${durationLike}`,
   // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- anything may be given, and what is no duration is NaN
   isRight: (value) => millisOf(value as Parameters<typeof millisOf>[0]) >= 0
 }

@@ -2,7 +2,7 @@
  * What the store on PostgreSQL takes, checked: wrong options are a mistake of the program and throw a `RangeError` that names the field.
  */
 import type * as Duration from "effect/Duration"
-import { check, fieldsOf, millisOf } from "../words/options.ts"
+import { check, durationLike, fieldsOf, millisOf } from "../words/options.ts"
 
 /** What `PgJobStore.layer` takes. */
 export interface Options {
@@ -33,6 +33,6 @@ export const resolve = (where: string, options: Options): Settings => {
   check(Number.isInteger(connections) && connections >= 1, where, "connections", "an integer from 1 on", connections)
   const lockTimeoutMs = millisOf(lockTimeout)
   const isTime = lockTimeoutMs > 0 && Number.isFinite(lockTimeoutMs)
-  check(isTime, where, "lockTimeout", "a finite duration above zero", lockTimeout)
+  check(isTime, where, "lockTimeout", `a finite duration above zero, ${durationLike}`, lockTimeout)
   return { schema, connections, lockTimeoutMs }
 }

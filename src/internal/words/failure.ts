@@ -2,12 +2,12 @@
  * What any error says of itself, and what is kept of it: its class, when it wants to be tried again, its tag, and all that as it is stored.
  * Public through `JobError`.
  */
-import * as Duration from "effect/Duration"
+import type * as Duration from "effect/Duration"
 import * as Formatter from "effect/Formatter"
-import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
+import { durationLike, millisOf, shown } from "./options.ts"
 
 /**
  * What kind of failure it was. By default `Permanent` and `Validation` are not tried again, the others are.
@@ -37,19 +37,21 @@ export const errorClassOf = (error: unknown): ErrorClass | undefined => {
   return ErrorClass.literals.find((literal) => literal === named)
 }
 
-const durationOf = (value: unknown): Duration.Duration | undefined => {
-  if (Duration.isDuration(value)) return value
-  if (typeof value === "number") return Duration.millis(value)
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- `fromInput` answers none for what is no duration
-  return typeof value === "string" ? Option.getOrUndefined(Duration.fromInput(value as Duration.Input)) : undefined
-}
-
 /** The delay a typed error asks for, by a property `retryAfter` (a `Duration`, milliseconds, or a text such as `"5 seconds"`), in milliseconds. */
 export const retryAfterOf = (error: unknown): number | undefined => {
   if (!Predicate.hasProperty(error, "retryAfter")) return undefined
-  const asked = durationOf(error.retryAfter)
-  const millis = asked === undefined ? Number.NaN : Duration.toMillis(asked)
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- anything may be there, and what is no duration is NaN
+  const millis = millisOf(error.retryAfter as Duration.Input)
   return Number.isFinite(millis) && millis >= 0 ? millis : undefined
+}
+
+/** What is wrong with the delay that an error asks for, if anything is: it is passed over. */
+export const wrongRetryAfter = (error: unknown): string | undefined => {
+  if (retryAfterOf(error) !== undefined || !Predicate.hasProperty(error, "retryAfter")) return undefined
+  const { retryAfter } = error
+  return retryAfter === undefined || retryAfter === null
+    ? undefined
+    : `retryAfter: expected a duration that is finite and not negative, ${durationLike}, received ${shown(retryAfter)}`
 }
 
 const limit = 8_000

@@ -41,6 +41,9 @@ export const checkFields = (where: string, options: unknown, known: ReadonlyArra
   }
 }
 
+/** What is said wherever a duration is expected: what it may look like. */
+export const durationLike = "such as \"10 seconds\" or milliseconds"
+
 const units = new Set(["weeks", "days", "hours", "minutes", "seconds", "milliseconds", "microseconds", "nanoseconds"])
 
 /** Effect takes `NaN` and objects of other fields for zero. */

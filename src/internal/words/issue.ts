@@ -1,0 +1,99 @@
+/**
+ * What is wrong with a payload, by its first part that is: where it lies, what was expected there, and what is there.
+ */
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Predicate from "effect/Predicate"
+import * as Result from "effect/Result"
+import * as Schema from "effect/Schema"
+import * as SchemaIssue from "effect/SchemaIssue"
+import { shown } from "./options.ts"
+
+/** One part that is wrong. `isOnly`: nothing else was said, no other member of a union say. */
+export interface Wrong {
+  /** Such as `payload.items[2].name`. */
+  readonly field: string
+  readonly expected: string
+  readonly received: string
+  readonly isOnly: boolean
+}
+
+type Path = ReadonlyArray<PropertyKey>
+
+const format = SchemaIssue.makeFormatterStandardSchemaV1()
+
+const issuesOf = (error: unknown): ReadonlyArray<{ readonly path: Path; readonly message: string }> =>
+  Schema.isSchemaError(error)
+    ? format(error.issue).issues.map(({ message, path = [] }) => ({
+      message,
+      path: path.map((step) => typeof step === "object" ? step.key : step)
+    }))
+    : []
+
+const pathText = (path: Path): string =>
+  path.map((key) => typeof key === "number" ? `[${key}]` : `.${String(key)}`).join("")
+
+const partAt = (value: unknown, path: Path): unknown =>
+  Result.getOrElse(
+    Result.try(() => path.reduce((part, key) => Predicate.hasProperty(part, key) ? part[key] : undefined, value)),
+    () => value
+  )
+
+/** A copy that has `undefined` at the path. */
+const without = (value: unknown, [key, ...rest]: Path): unknown =>
+  key === undefined
+    ? undefined
+    : Object.assign(Array.isArray(value) ? Array.from<unknown>(value) : { ...Predicate.isObject(value) ? value : {} }, {
+      [key]: without(Predicate.hasProperty(value, key) ? value[key] : undefined, rest)
+    })
+
+/** How JSON says numbers that it has not: nobody who is told of these has heard of them. */
+const numbersAsText = "\"Infinity\" | \"-Infinity\" | \"NaN\""
+
+const plainly = (expected: string): string =>
+  expected === numbersAsText ? "number" : expected.replace(`number | ${numbersAsText}`, "number")
+
+/** What the schema expects there, if it says so. */
+const expectedBy = (message: string | undefined): string | undefined =>
+  message?.startsWith("Expected ") === true ? plainly(message.slice("Expected ".length)) : undefined
+
+const missing = "Missing key"
+
+/**
+ * `error` is what `pass` fails with for `payload`. Of a key that is missing the schema says no more than that: what was expected there it
+ * tells of the same payload with `undefined` in its place.
+ */
+export const wrongPart = Effect.fnUntraced(function*(
+  type: string,
+  payload: unknown,
+  error: unknown,
+  pass: (payload: unknown) => Effect.Effect<unknown, unknown>
+): Effect.fn.Return<Wrong> {
+  const issues = issuesOf(error)
+  const { message, path } = issues[0] ?? {
+    message: error instanceof Error ? error.message : "a value that cannot be encoded",
+    path: []
+  }
+  const isMissing = message === missing
+  const expected = expectedBy(isMissing ? yield* messageWithout(payload, path, pass) : message)
+  return {
+    field: `payload${pathText(path)}`,
+    expected: expected === undefined || path.length === 0
+      ? `a payload of ${type} (${expected ?? message})`
+      : expected,
+    received: isMissing ? "nothing" : shown(partAt(payload, path)),
+    isOnly: issues.length === 1
+  }
+})
+
+const messageWithout = Effect.fnUntraced(function*(
+  payload: unknown,
+  path: Path,
+  pass: (payload: unknown) => Effect.Effect<unknown, unknown>
+): Effect.fn.Return<string | undefined> {
+  // Suspended: a getter of the payload may throw.
+  const answer = yield* Effect.exit(Effect.suspend(() => pass(without(payload, path))))
+  const [again] = Exit.isFailure(answer) ? issuesOf(Cause.squash(answer.cause)) : []
+  return again !== undefined && pathText(again.path) === pathText(path) ? again.message : undefined
+})
