@@ -101,9 +101,10 @@ layer(tests, { excludeTestServices: true })("in a handler", (it) => {
       assert.strictEqual(failure?.message, `column "nowhere" does not exist (SQLSTATE 42703)`)
     }))
 
-  it.effect("a transaction that is held for long is told of, with the job; a shorter one is not, nor a handler without one", () =>
+  it.effect("a transaction that is held for long is told of, with the job; a shorter one is not, nor a handler without one, nor one cut short", () =>
     Effect.gen(function*() {
       const told: Array<string> = []
+      const isWritten = Latch.makeUnsafe(false)
       const logger = Logger.make(({ fiber, message }) => {
         const annotations = fiber.getRef(References.CurrentLogAnnotations)
         if (String(message).includes("was open for")) told.push(String(annotations["jobType"]))
@@ -115,9 +116,15 @@ layer(tests, { excludeTestServices: true })("in a handler", (it) => {
         yield* register("long write", () => write("long"))
         yield* register("long failure", () => Effect.andThen(write("never"), Effect.fail("no")))
         yield* register("no statement", () => Effect.void)
+        // Its end says nothing about how it is written.
+        yield* register("cut short", () => Effect.andThen(write("cut"), Effect.andThen(isWritten.open, Effect.never)))
       }).pipe(telling(0))
       yield* register("short write", () => write("short")).pipe(telling(600_000))
       yield* Effect.forEach(["long write", "long failure", "no statement", "short write"], (type) => run(type))
+      const { cancel, submit } = yield* Jobs.Jobs
+      const id = yield* submit({ type: "cut short", queue: Ten })
+      yield* isWritten.await
+      yield* cancel(id)
       assert.deepStrictEqual(told, ["long write", "long failure"])
     }))
 

@@ -135,8 +135,10 @@ const transactLazily = (schema: string, { open }: Transactions, foresee: Foresee
         }
         const rolledBack = (cause: Cause.Cause<E>): Effect.Effect<Transacted, E> => {
           const by = breakageOn(connection, cause)
+          // Of one that was cut short (a timeout, a shutdown, a lost lock, a cancel) it says nothing about how the handler is written.
+          const told = Cause.hasInterrupts(cause) ? Effect.void : tellIfLong(connection, services)
           return Effect.andThen(
-            Effect.ensuring(connection.rollBack(), tellIfLong(connection, services)),
+            Effect.ensuring(connection.rollBack(), told),
             by === undefined ? Effect.failCause(cause) : Effect.succeed<Transacted>({ _tag: "Broken", by, cause })
           )
         }
