@@ -16,6 +16,8 @@ import * as Cluster from "./internal/cluster.ts"
 import type { ClusterError } from "./internal/clusterError.ts"
 import * as Commands from "./internal/commands.ts"
 import * as Hosts from "./internal/hosts.ts"
+import * as Moves from "./internal/moves.ts"
+import * as Outage from "./internal/outage.ts"
 import * as Owners from "./internal/owners.ts"
 import * as Queues from "./internal/queues.ts"
 import * as RunnerSettings from "./internal/runnerSettings.ts"
@@ -127,7 +129,10 @@ const base = ({ connections, eventBus, lockTimeout, queues, schema }: ClientOpti
     eventBus ?? EventBus.layerPostgres(),
     Queues.layer(queues ?? []),
     NodeCrypto.layer
-  ).pipe(Layer.provideMerge(PgJobStore.layer({ schema, connections, lockTimeout })))
+  ).pipe(
+    Layer.provideMerge(PgJobStore.layer({ schema, connections, lockTimeout })),
+    Layer.provideMerge(Outage.layer)
+  )
 
 /**
  * Submits only: for web servers, whose jobs run elsewhere. Owners hear of new jobs through the database. Wrong options throw a
@@ -145,14 +150,18 @@ export const layerClient = (
 }
 
 /** The queues' entities, in a scope of their own: they end before anything that they or their handlers stand on. */
-const entities = (options: Omit<QueueEntity.Options, "services">) =>
+const entities = (options: Omit<QueueEntity.Options, "services" | "moves">) =>
   Layer.effectContext(Effect.gen(function*() {
+    const moves = yield* Moves.make(options)
     const scope = yield* Scope.fork(yield* Effect.scope)
     const services = yield* Effect.context()
-    const built = yield* Layer.buildWithScope(QueueEntity.layer({ ...options, services }), scope)
-    // Once: whoever asks again waits for the same end.
-    const close = yield* Effect.cached(Effect.uninterruptible(Scope.close(scope, Exit.void)))
+    const built = yield* Layer.buildWithScope(QueueEntity.layer({ ...options, moves, services }), scope)
     let isDraining = false
+    // Once: whoever asks again waits for the same end.
+    const close = yield* Effect.cached(
+      Effect.uninterruptible(moves.leaving(Scope.close(scope, Exit.void), () => isDraining))
+    )
+    yield* Effect.addFinalizer(() => close)
     const drain = Effect.suspend(() => {
       isDraining = true
       return close

@@ -20,6 +20,7 @@ import { EventBus } from "./EventBus.ts"
 import * as Activators from "./internal/activators.ts"
 import { isDone } from "./internal/atOnce.ts"
 import { Division } from "./internal/cluster.ts"
+import type { Moves } from "./internal/moves.ts"
 import { type Address, outOfReach, Owners, partitionName, type Reach } from "./internal/owners.ts"
 import * as Partition from "./internal/partition.ts"
 import { addressOf, entityIds } from "./internal/placement.ts"
@@ -81,6 +82,8 @@ export interface Options {
   readonly services: Context.Context<never>
   /** The shard group that a queue's partitions are in, by the number that the table has. */
   readonly groupOf: (shardGroup: number) => string
+  /** Tells of partitions that come and go. */
+  readonly moves: Moves
   /** Whether other runners can be reached by messages. */
   readonly isClustered: boolean
 }
@@ -158,7 +161,8 @@ const layerEntity = (
         graceMs: options.graceMs,
         handlerGraceMs: options.handlerGraceMs,
         lock: locks.of(address.shardId),
-        suspects
+        suspects,
+        moves: options.moves
       })
       const key = localKey(row.queueId, index)
       yield* Effect.acquireRelease(

@@ -8,6 +8,7 @@ import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import * as Layer from "effect/Layer"
 import * as Redacted from "effect/Redacted"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
@@ -18,6 +19,7 @@ import * as RetryPolicy from "../src/RetryPolicy.ts"
 import { fatesOf, untilFinal } from "./utils/child.ts"
 import { databaseUrl, TestDatabase, TestServer } from "./utils/database.ts"
 import { untilWaiting } from "./utils/holds.ts"
+import { recordLog } from "./utils/logged.ts"
 import { makeStops, until } from "./utils/runtime.ts"
 import { assertEachOnce, quiet, retry, start, Turned, Write } from "./utils/trouble.ts"
 
@@ -41,8 +43,9 @@ const makeTrouble = (sql: PgClient, sqlState: string, tables: ReadonlyArray<stri
 describe("the server is away for longer than the locks live", () => {
   it.live(
     "everything is under way, it refuses connections for twenty seconds, and all of it completes once",
-    () =>
-      Effect.gen(function*() {
+    () => {
+      const log = recordLog()
+      return Effect.gen(function*() {
         const server = yield* TestServer
         const { inside, jobs, nextTurn, sql } = yield* start(server.url)
         let alone = 0
@@ -77,7 +80,18 @@ describe("the server is away for longer than the locks live", () => {
         assert.deepInclude(other, { state: "completed", attempt: 1 })
         assert.deepInclude(gone, { state: "cancelled", attempt: 0 })
         assert.strictEqual(alone, 1)
-      }).pipe(Effect.scoped, quiet, Effect.provide(TestServer.layerWith({ synchronous_commit: "on" }))),
+        yield* until(Effect.sync(() => log.of("answers again").length > 0))
+        // What an operator reads of it: one beginning, who is hit, one end, and no stack. Retries would make hundreds of lines.
+        assert.strictEqual(log.of("waiting for the database (").length, 1)
+        assert.strictEqual(log.of("answers again").length, 1)
+        assert.isAtMost(log.of("The lock of").length, 2)
+        const others = /waiting for the database|answers again|The lock of|^This process stood still/
+        assert.deepStrictEqual(log.lines.filter(({ hasStack, text }) => hasStack || !others.test(text)), [])
+      }).pipe(
+        Effect.scoped,
+        Effect.provide(Layer.merge(TestServer.layerWith({ synchronous_commit: "on" }), log.layer))
+      )
+    },
     90_000
   )
 })

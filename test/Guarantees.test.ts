@@ -17,6 +17,7 @@ import { SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
 import * as CurrentJob from "../src/CurrentJob.ts"
 import * as EventBus from "../src/EventBus.ts"
+import * as Moves from "../src/internal/moves.ts"
 import * as Partition from "../src/internal/partition.ts"
 import * as Supervisor from "../src/internal/supervisor.ts"
 import * as Suspects from "../src/internal/suspects.ts"
@@ -910,7 +911,8 @@ const ownChanged = Effect.fnUntraced(
       graceMs: 0,
       handlerGraceMs: 1_000,
       lock: Supervisor.always,
-      suspects: Suspects.make()
+      suspects: Suspects.make(),
+      moves: Moves.none
     }).pipe(Scope.provide(scope))
     const job = newJob({ queueId, type })
     yield* store.submit([job], { batchId: undefined, now: yield* store.now })

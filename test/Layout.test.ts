@@ -15,7 +15,7 @@ import { JobStore } from "../src/JobStore.ts"
 import * as PgJobStore from "../src/PgJobStore.ts"
 import { TestDatabase } from "./utils/database.ts"
 import { untilWaiting } from "./utils/holds.ts"
-import { makeLines } from "./utils/logged.ts"
+import { recordLog } from "./utils/logged.ts"
 import { startProgram } from "./utils/programs.ts"
 import { newId, newJob, t0 } from "./utils/storeFixture.ts"
 
@@ -107,7 +107,7 @@ layer(Layer.provideMerge(PgJobStore.layer(), TestDatabase.layer), { excludeTestS
       }))
 
     it.effect("is told of by the program that has changed it, in one line, however it has to be changed", () => {
-      const { layer, lines } = makeLines()
+      const { layer, lines } = recordLog()
       return Effect.gen(function*() {
         const store = yield* JobStore
         const name = `layout-${newId()}`
@@ -122,7 +122,7 @@ layer(Layer.provideMerge(PgJobStore.layer(), TestDatabase.layer), { excludeTestS
           concurrency: "unbounded"
         })
         assert.deepStrictEqual(
-          lines.map(({ level, message }) => `${level}: ${message}`),
+          lines.map(({ level, text }) => `${level}: ${text}`),
           [
             "partitions from 1 to 2",
             "partitionBy from job to key",
@@ -136,15 +136,15 @@ layer(Layer.provideMerge(PgJobStore.layer(), TestDatabase.layer), { excludeTestS
 )
 
 it.live("a program that only submits says what it has changed, too", () => {
-  const { layer, lines } = makeLines()
+  const { layer, lines } = recordLog()
   const client = (partitions: number) =>
     startProgram(JobRuntime.layerClient({ queues: [JobQueue.make("mails", { partitions })] }))
   return Effect.gen(function*() {
     yield* client(2)
     assert.deepStrictEqual(lines, [])
     yield* client(3)
-    assert.deepStrictEqual(lines, [
-      { level: "Info", message: "Queue \"mails\": this program has changed partitions from 2 to 3" }
+    assert.deepStrictEqual(lines.map(({ level, text }) => `${level}: ${text}`), [
+      "Info: Queue \"mails\": this program has changed partitions from 2 to 3"
     ])
   }).pipe(Effect.scoped, Effect.provide(Layer.merge(TestDatabase.layer, layer)))
 })

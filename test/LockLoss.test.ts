@@ -5,11 +5,13 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
 import type { Lock } from "../src/internal/supervisor.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import * as JobQueue from "../src/JobQueue.ts"
 import * as Jobs from "../src/Jobs.ts"
 import { JobStore } from "../src/JobStore.ts"
+import { recordLog } from "./utils/logged.ts"
 import { layerMemory, Partitions } from "./utils/partitions.ts"
 import { until } from "./utils/runtime.ts"
 
@@ -94,6 +96,34 @@ describe("an owner that loses its lock", () => {
       assert.strictEqual(yield* waiting, 1)
       assert.deepStrictEqual([...running], ["one"])
     }).pipe(Effect.scoped, Effect.provide(layerMemory({ queues: [Work], lock })))
+  })
+})
+
+describe("an owner that stood still", () => {
+  it.live("and whose partition is another's by now blames nobody for it", () => {
+    const { lock, oversleep, wasGivenUp } = makeLock()
+    const { layer, lines } = recordLog()
+    const asked = Deferred.makeUnsafe<void>()
+    const changeStore = (store: JobStore["Service"]): JobStore["Service"] => ({
+      ...store,
+      isOwner: (owner) => Effect.ensuring(store.isOwner(owner), Deferred.succeed(asked, undefined))
+    })
+    return Effect.gen(function*() {
+      const { running, submit } = yield* endless
+      yield* submit("one")
+      yield* until(Effect.sync(() => running.has("one")))
+      const store = yield* JobStore
+      const row = (yield* store.queues).find(({ name }) => name === Work.name)
+      yield* store.takeOver({ queueId: row!.queueId, partition: 0 }, { owner: "its heir", now: yield* store.now })
+      oversleep()
+      yield* Deferred.await(asked)
+      yield* Effect.repeat(Effect.yieldNow, { times: 100 })
+      assert.isFalse(wasGivenUp())
+      assert.deepStrictEqual(lines.filter(({ level }) => level === "Warn"), [])
+    }).pipe(
+      Effect.scoped,
+      Effect.provide(Layer.provideMerge(layerMemory({ queues: [Work], lock, changeStore }), layer))
+    )
   })
 })
 

@@ -12,6 +12,7 @@ import { SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
 import * as CurrentJob from "../src/CurrentJob.ts"
 import * as EventBus from "../src/EventBus.ts"
+import * as Moves from "../src/internal/moves.ts"
 import * as Partition from "../src/internal/partition.ts"
 import * as Supervisor from "../src/internal/supervisor.ts"
 import * as Suspects from "../src/internal/suspects.ts"
@@ -284,7 +285,8 @@ layer(twoQueues, { excludeTestServices: true })("of several queues in one proces
         graceMs: 600_000,
         handlerGraceMs: 60_000,
         lock: Supervisor.always,
-        suspects: together
+        suspects: together,
+        moves: Moves.none
       }).pipe(Scope.provide(scope))
       yield* stops.arrived("has grace")
       yield* until(Effect.sync(() => closing.view(suspect.id)?.isRunning === false))

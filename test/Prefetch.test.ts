@@ -13,6 +13,7 @@ import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
 import * as CurrentJob from "../src/CurrentJob.ts"
 import * as EventBus from "../src/EventBus.ts"
+import * as Moves from "../src/internal/moves.ts"
 import * as Partition from "../src/internal/partition.ts"
 import * as Supervisor from "../src/internal/supervisor.ts"
 import * as Suspects from "../src/internal/suspects.ts"
@@ -110,7 +111,8 @@ const own = Effect.fnUntraced(function*(queue: JobQueue.JobQueue, graceMs: numbe
     graceMs,
     handlerGraceMs: 60_000,
     lock: Supervisor.always,
-    suspects: Suspects.make()
+    suspects: Suspects.make(),
+    moves: Moves.none
   }).pipe(Scope.provide(scope))
   return { ids: jobs.map(({ id }) => id), partition, queueId, scope, seqs: stored.map(({ seq }) => seq), store }
 })

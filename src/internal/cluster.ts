@@ -23,10 +23,12 @@ import type { LayoutError } from "../JobError.ts"
 import { JobStore, type StoreError } from "../JobStore.ts"
 import * as Postgres from "../Postgres.ts"
 import type { ClusterError } from "./clusterError.ts"
+import * as ClusterLog from "./clusterLog.ts"
 import type { Hosts } from "./hosts.ts"
 import * as RunnerList from "./runnerList.ts"
 import type { Settings } from "./runnerSettings.ts"
 import * as ShardGroups from "./shardGroups.ts"
+import * as Standstill from "./standstill.ts"
 import * as Supervisor from "./supervisor.ts"
 import { liveClock } from "./time/liveClock.ts"
 import type * as Transport from "./transport.ts"
@@ -72,7 +74,8 @@ const layerStorage = (schema: string) =>
 /** Nobody joins who counts the shards otherwise than those who live; who joined at the same moment as one who does lets go of its locks. */
 const supervised = (
   schema: string,
-  division: Division["Service"]
+  division: Division["Service"],
+  standstill: Standstill.Standstill
 ): Layer.Layer<
   RunnerStorage | Supervisor.ShardLocks | Division | Hosts,
   StoreError | LayoutError | Postgres.PostgresError,
@@ -83,14 +86,22 @@ const supervised = (
     const store = yield* JobStore
     yield* store.agreeOnShards({ shards, expirationMs: Duration.toMillis(expiration) })
     const isAgreed = Effect.map(store.shards, Option.contains(shards))
-    return Supervisor.layer(expiration, isAgreed).pipe(
+    return Supervisor.layer(expiration, isAgreed, standstill).pipe(
       Layer.provideMerge(RunnerList.layer),
       Layer.provide(layerStorage(schema)),
       Layer.merge(Layer.succeed(Division, Division.of(division)))
     )
   }))
 
-const onLiveClock = Layer.provide(Layer.succeed(Clock.Clock, liveClock))
+/** On the real clock, and with a log that repeats nothing. */
+const watched = <A, E, R>(cluster: (standstill: Standstill.Standstill) => Layer.Layer<A, E, R>): Layer.Layer<A, E, R> =>
+  Layer.unwrap(Effect.sync(() => {
+    const standstill = Standstill.make(Supervisor.watchMs)
+    return cluster(standstill).pipe(
+      Layer.provide(Layer.succeed(Clock.Clock, liveClock)),
+      Layer.provide(ClusterLog.layer(standstill))
+    )
+  }))
 
 /** One fixed address: of several single-process runtimes on one database one owns all queues, the others stand by. */
 const singleAddress = RunnerAddress.make("millrace", 1)
@@ -113,13 +124,14 @@ export const layerSingle = (
     // The entities end first, with their grace period, while the locks are still held and refreshed.
     preemptiveShutdown: false
   })
-  return Sharding.layer.pipe(
-    Layer.provide(Runners.layerNoop),
-    Layer.provide(MessageStorage.layerNoop),
-    Layer.provide(RunnerHealth.layerNoop),
-    Layer.provideMerge(supervised(schema, division)),
-    Layer.provide(config),
-    onLiveClock
+  return watched((standstill) =>
+    Sharding.layer.pipe(
+      Layer.provide(Runners.layerNoop),
+      Layer.provide(MessageStorage.layerNoop),
+      Layer.provide(RunnerHealth.layerNoop),
+      Layer.provideMerge(supervised(schema, division, standstill)),
+      Layer.provide(config)
+    )
   )
 }
 
@@ -159,20 +171,21 @@ export const layerRunner = <Server>(
   settings: Settings,
   transport: Transport.Transport<Server>
 ): Layer.Layer<Cluster, ClusterError | StoreError | LayoutError | Postgres.PostgresError, JobStore | Postgres.Client> =>
-  transport.runner.pipe(
-    Layer.provide(layerHealth),
-    Layer.provideMerge(
-      supervised(schema, { shards: settings.shards, expiration: settings.timing.lockExpiration })
-    ),
-    Layer.provide(transport.client),
-    Layer.provide(MessageStorage.layerNoop),
-    Layer.provide(Layer.effect(
-      ShardingConfig.ShardingConfig,
-      Effect.gen(function*() {
-        const { shardGroups } = yield* JobStore
-        return runnerConfig(settings, yield* shardGroups(settings.groups), yield* transport.boundPort)
-      })
-    )),
-    Layer.provide(transport.server(settings.listen)),
-    onLiveClock
+  watched((standstill) =>
+    transport.runner.pipe(
+      Layer.provide(layerHealth),
+      Layer.provideMerge(
+        supervised(schema, { shards: settings.shards, expiration: settings.timing.lockExpiration }, standstill)
+      ),
+      Layer.provide(transport.client),
+      Layer.provide(MessageStorage.layerNoop),
+      Layer.provide(Layer.effect(
+        ShardingConfig.ShardingConfig,
+        Effect.gen(function*() {
+          const { shardGroups } = yield* JobStore
+          return runnerConfig(settings, yield* shardGroups(settings.groups), yield* transport.boundPort)
+        })
+      )),
+      Layer.provide(transport.server(settings.listen))
+    )
   )

@@ -6,6 +6,7 @@ import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import type { JobId } from "../JobId.ts"
 import type { JobStore, Owner } from "../JobStore.ts"
+import type { Outage } from "./outage.ts"
 import { onLiveClock } from "./time/liveClock.ts"
 import { untilAvailable } from "./untilAvailable.ts"
 
@@ -21,11 +22,16 @@ export const count = (options: {
   readonly running: () => ReadonlyArray<JobId>
   readonly onUnblocked: (id: JobId) => void
   readonly scope: Scope.Scope
+  /** Of this partition. */
+  readonly outage: Outage
 }): Effect.Effect<void> =>
   Effect.gen(function*() {
-    const { blocked, owner, running, store } = options
+    const { blocked, outage, owner, running, store } = options
     const counted = (held: ReadonlyArray<JobId>) =>
-      Effect.map(untilAvailable(store.countCrashes(owner, held), "Counting crashes"), ({ busy }) => new Set(busy))
+      Effect.map(
+        untilAvailable(store.countCrashes(owner, held), "Counting crashes", outage),
+        ({ busy }) => new Set(busy)
+      )
     for (const id of yield* counted([])) blocked.add(id)
     if (blocked.size === 0) return
     const recount = Effect.gen(function*() {

@@ -10,22 +10,27 @@ import { monotonicMillis, onLiveClock } from "./time/liveClock.ts"
 /** Handlers that leave within this time of each other leave together, as at a shutdown, and share one grace period. */
 export const togetherMs = 2_000
 
-/** Ends the chosen attempts; `onGraceOver` runs before those that are left are interrupted. */
-export type End = (
-  attempts: Attempts,
-  choose: (run: Run) => boolean,
-  onGraceOver?: Effect.Effect<void>
-) => Effect.Effect<void>
+/** Whose end it is. */
+export interface Ending {
+  readonly attempts: Attempts
+  readonly choose: (run: Run) => boolean
+  /** Runs before those that are left are interrupted. */
+  readonly onGraceOver?: Effect.Effect<void>
+  /** Says that `count` attempts are waited for, up to `most`: asked once that takes a moment. */
+  readonly tell: (most: string, count: number) => Effect.Effect<void>
+}
+
+/** Ends the chosen attempts. */
+export type End = (ending: Ending) => Effect.Effect<void>
 
 /** Grace lasts only while the partition is surely ours: `lockLost` ends it at once. */
 export const make = (options: {
-  readonly queue: string
   readonly graceMs: number
   readonly lockLost: Effect.Effect<void>
 }): End => {
   let usedMs = 0
   let endedAt = -Infinity
-  return (attempts, choose, onGraceOver = Effect.void) =>
+  return ({ attempts, choose, onGraceOver = Effect.void, tell }) =>
     Effect.suspend(() => {
       const begunAt = monotonicMillis()
       const used = begunAt - endedAt < togetherMs ? usedMs : 0
@@ -36,13 +41,7 @@ export const make = (options: {
       )
       // Most end at once, and there is nothing to tell of.
       const waiting = onLiveClock(Effect.sleep("500 millis")).pipe(
-        Effect.andThen(Effect.suspend(() =>
-          Effect.logInfo(
-            `Waiting up to ${Duration.format(left)} for running jobs to end: ${
-              attempts.count(choose)
-            } of queue ${options.queue}`
-          )
-        )),
+        Effect.andThen(Effect.suspend(() => tell(Duration.format(left), attempts.count(choose)))),
         Effect.andThen(Effect.never)
       )
       return Effect.raceFirst(ended, waiting).pipe(

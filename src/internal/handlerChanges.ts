@@ -11,6 +11,7 @@ import type { ReadyJob } from "../JobStore.ts"
 import * as Grace from "./grace.ts"
 import type { PartitionState } from "./partitionState.ts"
 import { onLiveClock } from "./time/liveClock.ts"
+import { told } from "./told.ts"
 
 /** Hears of the handlers of this process. */
 export interface HandlerChanges extends Observer {
@@ -22,9 +23,11 @@ export interface HandlerChanges extends Observer {
 export const make = (options: {
   readonly state: PartitionState
   readonly end: Grace.End
+  /** The partition's entity id. */
+  readonly entity: string
   readonly loops: Scope.Scope
 }): HandlerChanges => {
-  const { end, loops, state } = options
+  const { end, entity, loops, state } = options
   const { dispatchDue, offer, parking } = state
   // Mostly the whole process is going, and then its waiting jobs need no write at all.
   const leaving = new Set<string>()
@@ -52,7 +55,14 @@ export const make = (options: {
         for (const job of state.owned.suspects.withdraw((one) => one.type === type)) offer(job)
         leavingNow++
         return Effect.ensuring(
-          end(state.owned.attempts, (run) => run.job.type === type),
+          end({
+            attempts: state.owned.attempts,
+            choose: (run) => run.job.type === type,
+            tell: (most, count) =>
+              told(Effect.logInfo(
+                `The handler of jobs of type "${type}" goes: waiting up to ${most} for ${count} running by it in ${entity}`
+              ))
+          }),
           Effect.suspend(() => {
             leavingNow--
             return Effect.forkIn(stay, loops)

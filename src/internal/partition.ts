@@ -4,7 +4,7 @@
  * Promise: what runs here ends with the ownership, and nothing is left to undo. After a crash the next owner takes over by epoch. What the
  * owner does meanwhile is in reading, dispatch, timers and notes, on the memory that is in partitionState.
  */
-import type * as Context from "effect/Context"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -27,16 +27,20 @@ import * as Dispatch from "./dispatch.ts"
 import * as Grace from "./grace.ts"
 import * as HandlerChanges from "./handlerChanges.ts"
 import * as Listener from "./listener.ts"
+import type { Member, Moves } from "./moves.ts"
 import * as Notes from "./notes.ts"
+import { Outage } from "./outage.ts"
 import * as PartitionState from "./partitionState.ts"
 import * as Reading from "./reading.ts"
 import * as Settler from "./settler.ts"
+import { unanswered } from "./sql/unanswered.ts"
 import type { Lock } from "./supervisor.ts"
 import type { Suspects } from "./suspects.ts"
 import { onLiveClock } from "./time/liveClock.ts"
 import * as Timers from "./timers.ts"
+import { told } from "./told.ts"
 import * as Unstarted from "./unstarted.ts"
-import { makeTroubled, untilAvailable } from "./untilAvailable.ts"
+import { untilAvailable } from "./untilAvailable.ts"
 
 /** What a partition is made of. */
 export interface Options {
@@ -59,6 +63,8 @@ export interface Options {
   readonly lock: Lock
   /** Those of all partitions of this process. */
   readonly suspects: Suspects
+  /** Tells of its coming and going. */
+  readonly moves: Moves
 }
 
 /** A job as its owner sees it. */
@@ -87,21 +93,22 @@ const checkSeconds = 5
 /** Owns the partition until the scope closes. Returns at once; the take-over is tried until the store answers. */
 export const make = (options: Options): Effect.Effect<Partition, never, Scope.Scope> =>
   Effect.gen(function*() {
-    const { bus, handlers, lock, partition, position, queue, queueId, services, store, suspects } = options
+    const { bus, handlers, lock, moves, partition, position, queue, queueId, services, store, suspects } = options
     const loops = yield* Scope.make()
     const attemptsScope = yield* Scope.make()
     const state = yield* PartitionState.make(queue)
     const { dispatchDue, held, mailbox, release, timerDue } = state
-    const end = Grace.make({ queue: queue.name, graceMs: options.graceMs, lockLost: lock.lost })
+    const end = Grace.make({ graceMs: options.graceMs, lockLost: lock.lost })
     const announcer = Announcer.make(bus, queue.name, services)
-    const troubled = makeTroubled()
+    const outageHere = Context.get(services, Outage)
+    const outage = yield* outageHere.within(loops, position.entity)
     const intakeLock = yield* Semaphore.make(1)
     const blocked = new Set<JobId>()
     let isStopped = false
 
     const settle = Unstarted.make({ state, store, announcer })
-    const reading = Reading.make({ state, store, queue, blocked, intakeLock, troubled })
-    const timers = Timers.make({ state, store, queue, queueId, partition, troubled })
+    const reading = Reading.make({ state, store, queue, blocked, intakeLock, outage })
+    const timers = Timers.make({ state, store, queue, queueId, partition, outage })
 
     /** A defect of ours must not stop a queue: it is logged, and the next turn goes on. */
     const forEver = <A>(turn: Effect.Effect<A>) =>
@@ -121,10 +128,13 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       if (state.owned === undefined) return
       const { attempts, suspects: ownSuspects } = state.owned
       ownSuspects.withdraw(() => true)
-      if (attempts.size() === 0) return
-      yield* Effect.logWarning(
-        `The lock of ${position.entity} is lost: ${attempts.size()} jobs under way are interrupted, and run again where it is owned next`
-      )
+      const count = attempts.size()
+      if (count === 0) return
+      yield* told(Effect.logWarning(
+        `The lock of ${position.entity} is lost: ${
+          count === 1 ? "1 job under way is interrupted, and runs" : `${count} jobs under way are interrupted, and run`
+        } again where it is owned next`
+      ))
       yield* attempts.stop(() => true)
     })
 
@@ -136,6 +146,8 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       Effect.gen(function*() {
         yield* onLiveClock(Effect.sleep(Duration.seconds(checkSeconds)))
         if (yield* Effect.orElseSucceed(store.isOwner(owner), () => true)) return
+        // Lost here, it is theirs by right, and this ownership ends in a moment.
+        if (!lock.isHeld()) return yield* Effect.never
         yield* Effect.logWarning(
           `${position.entity} was taken over by another process that had lost its lock: taking over again`
         )
@@ -156,7 +168,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
             })
             : Effect.never
       )
-      const { isCareful, owner } = yield* untilAvailable(takeOver, "Taking over")
+      const { isCareful, owner } = yield* untilAvailable(takeOver, "Taking over", outage)
       if (isCareful) {
         yield* Crashes.count({
           store,
@@ -167,13 +179,17 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
             const job = held.get(id)
             if (job !== undefined) release(job, true)
           },
-          scope: loops
+          scope: loops,
+          outage
         })
       }
       const environment: Execution.Environment = { store, owner, queue, position, services }
-      const settler = yield* Settler.make({ store, owner, isStopped: () => isStopped }).pipe(
-        Scope.provide(attemptsScope)
-      )
+      const settler = yield* Settler.make({
+        store,
+        owner,
+        isStopped: () => isStopped,
+        outage: yield* outageHere.within(attemptsScope, position.entity)
+      }).pipe(Scope.provide(attemptsScope))
       const attempts = yield* Attempts.make({
         environment,
         settler,
@@ -188,7 +204,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       }).pipe(Scope.provide(attemptsScope))
       const ownSuspects = suspects.join({ attempts, wake: () => void dispatchDue.openUnsafe() })
       state.owned = { owner, attempts, settler, suspects: ownSuspects }
-      const changes = HandlerChanges.make({ state, end, loops })
+      const changes = HandlerChanges.make({ state, end, entity: position.entity, loops })
       yield* handlers.observe(changes).pipe(Scope.provide(loops))
       const dispatchTurn = Dispatch.make({
         state,
@@ -220,8 +236,19 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         (turn) => Effect.forkIn(forEver(turn), loops),
         { discard: true }
       )
+      yield* moves.taken(member)
       yield* Effect.logDebug("Partition taken over").pipe(Effect.annotateLogs({ epoch: owner.epoch, isCareful }))
     })
+
+    const member: Member = { entity: position.entity, running: () => state.owned?.attempts.underWay() ?? 0 }
+
+    /** When the process leaves, that is told of once for all partitions. */
+    const tellOfWaiting = (most: string, count: number) =>
+      moves.isLeaving() ? Effect.void : told(Effect.logInfo(
+        `${position.entity} moves to another runner: waiting up to ${most} for ${count} running job${
+          count === 1 ? "" : "s"
+        }`
+      ))
 
     yield* Effect.addFinalizer(() =>
       Effect.gen(function*() {
@@ -232,10 +259,14 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         if (state.owned !== undefined) {
           const { attempts, owner } = state.owned
           // Once the grace is over, what the store does not answer is left to the successor: a database that is away holds up nothing.
+          const wasHeld = lock.isHeld()
+          const running = attempts.underWay()
+          let interrupted = 0
           const giveUp = Effect.sync(() => {
             isStopped = true
+            interrupted = attempts.underWay()
           })
-          yield* end(attempts, () => true, giveUp)
+          yield* end({ attempts, choose: () => true, onGraceOver: giveUp, tell: tellOfWaiting })
           // A server that restarts meanwhile must not make a crash of it.
           const handOver = Effect.retry(store.handOver(owner), {
             while: ({ reason }) => reason === "Unavailable",
@@ -245,8 +276,15 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
             Effect.timeoutOption("5 seconds"),
             Effect.interruptible,
             onLiveClock,
-            Effect.catch((error) => Effect.logWarning("Could not hand over", error))
+            Effect.catch((error) =>
+              told(Effect.logWarning(
+                `Could not hand over ${position.entity}: its next owner takes it over as after a crash`,
+                unanswered(error) ?? error
+              ))
+            )
           )
+          if (wasHeld) yield* moves.left(member, { ended: running - interrupted, interrupted })
+          else moves.lost(member)
         }
         isStopped = true
         yield* Scope.close(attemptsScope, Exit.void)

@@ -10,9 +10,9 @@ import type * as Semaphore from "effect/Semaphore"
 import type { JobId } from "../JobId.ts"
 import type { JobQueue } from "../JobQueue.ts"
 import type { JobStore, Owner, StoreError } from "../JobStore.ts"
+import type { Outage } from "./outage.ts"
 import type { PartitionState } from "./partitionState.ts"
 import { onLiveClock } from "./time/liveClock.ts"
-import type { Troubled } from "./untilAvailable.ts"
 
 /** Two loops of one partition. */
 export interface Reading {
@@ -29,9 +29,10 @@ export const make = (options: {
   readonly queue: JobQueue
   readonly blocked: ReadonlySet<JobId>
   readonly intakeLock: Semaphore.Semaphore
-  readonly troubled: Troubled
+  /** Of this partition. */
+  readonly outage: Outage
 }): Reading => {
-  const { blocked, intakeLock, queue, state, store, troubled } = options
+  const { blocked, intakeLock, outage, queue, state, store } = options
   const { dispatchDue, held, intakeDue, keys, keysDue, offer } = state
 
   const intake = (owner: Owner) =>
@@ -65,21 +66,19 @@ export const make = (options: {
     }))
 
   /** Waits until it is due, then reads until there is no more. */
-  const turn = (due: Latch.Latch, read: Effect.Effect<boolean, StoreError>, failure: string) =>
-    Effect.gen(function*() {
+  const turn = (due: Latch.Latch, read: Effect.Effect<boolean, StoreError>, what: string) => {
+    const watched = outage.watch(what)(read)
+    return Effect.gen(function*() {
       yield* due.await
       due.closeUnsafe()
-      while (yield* read) { /* until nothing is left to ask for */ }
+      while (yield* watched) { /* until nothing is left to ask for */ }
     }).pipe(
-      Effect.catch((error) =>
-        Effect.andThen(troubled(failure, error), onLiveClock(Effect.sleep(Duration.millis(500)))).pipe(
-          Effect.andThen(due.open)
-        )
-      )
+      Effect.catch(() => Effect.andThen(onLiveClock(Effect.sleep(Duration.millis(500))), due.open))
     )
+  }
 
   return {
-    intakeTurn: (owner) => turn(intakeDue, intake(owner), "Could not read ready jobs"),
-    headsTurn: (owner) => turn(keysDue, readHeads(owner), "Could not read the heads of lines")
+    intakeTurn: (owner) => turn(intakeDue, intake(owner), "Reading ready jobs"),
+    headsTurn: (owner) => turn(keysDue, readHeads(owner), "Reading the heads of lines")
   }
 }

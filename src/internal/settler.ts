@@ -14,6 +14,7 @@ import type { JobId } from "../JobId.ts"
 import type { JobStore, Owner, Settlement, StoreError } from "../JobStore.ts"
 import * as Batches from "./batches.ts"
 import { waiting } from "./coalescer.ts"
+import type { Outage } from "./outage.ts"
 import { onLiveClock } from "./time/liveClock.ts"
 
 /**
@@ -30,6 +31,8 @@ export interface Settler {
   /** Writes one and calls back, without a fiber that waits. */
   readonly push: Batches.Push<Settlement, Settled, never>
 }
+
+const what = "Writing down outcomes"
 
 /** A settlement that the database refuses becomes a dead letter; if it refuses that one too, the job waits a minute. */
 const instead = (settlement: Settlement, error: StoreError, now: number): Settlement => {
@@ -67,8 +70,10 @@ export const make = (options: {
   readonly store: JobStore["Service"]
   readonly owner: Owner
   readonly isStopped: () => boolean
+  /** Of this partition. */
+  readonly outage: Outage
 }): Effect.Effect<Settler, never, Scope.Scope> => {
-  const { isStopped, owner, store } = options
+  const { isStopped, outage, owner, store } = options
 
   /** Whether the row ended with exactly this settlement: an earlier sending had arrived after all. */
   const hasArrived = (settlement: Settlement) =>
@@ -97,6 +102,7 @@ export const make = (options: {
   ): Effect.Effect<ReadonlyArray<Settled>> =>
     Effect.flatMap(store.now, (now) =>
       store.settle(owner, batch, now).pipe(
+        Effect.tap(() => outage.worked(what)),
         Effect.flatMap((settled): Effect.Effect<ReadonlyArray<Settled>> =>
           settled.size === batch.length
             ? Effect.succeed(batch)
@@ -127,7 +133,11 @@ export const make = (options: {
             ? Duration.millis(5)
             : Duration.millis(Math.min(100 * 2 ** Math.min(tries, 6), 5_000))
           return Effect.andThen(
-            onLiveClock(Effect.sleep(pause)),
+            // Conflicts are what two that write at once may have.
+            Effect.andThen(
+              error.reason === "Conflict" ? Effect.void : outage.failed(what, error),
+              onLiveClock(Effect.sleep(pause))
+            ),
             write(batch, tries + 1, isResent || error.reason === "Unavailable", refusals)
           )
         })

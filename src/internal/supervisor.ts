@@ -4,6 +4,7 @@
  * Promise: a lock that is not surely held is lost, at once and for good; who wants it again acquires it anew, with a new epoch. All by the
  * monotonic clock, from the moment a request for it was sent. A crash leaves the locks to the database, which ends them with the session.
  */
+import * as Cause from "effect/Cause"
 import type { RunnerAddress } from "effect/cluster/RunnerAddress"
 import { RunnerStorage } from "effect/cluster/RunnerStorage"
 import type { ShardId } from "effect/cluster/ShardId"
@@ -14,8 +15,12 @@ import * as Effect from "effect/Effect"
 import * as Equal from "effect/Equal"
 import * as Layer from "effect/Layer"
 import * as Schedule from "effect/Schedule"
+import { Outage } from "./outage.ts"
 import * as ShardGroups from "./shardGroups.ts"
+import * as Standstill from "./standstill.ts"
+import { inWords } from "./time/inWords.ts"
 import { monotonicMillis, onLiveClock } from "./time/liveClock.ts"
+import { told } from "./told.ts"
 
 /** A shard as text: its group and number. */
 export const shardName = ({ group, id }: ShardId): string => `${group}:${id}`
@@ -48,17 +53,36 @@ interface Holding extends Lock {
 
 const lostAlready: Lock = { isHeld: () => false, lost: Effect.void, giveUp: () => {} }
 
-const watchMs = 100
+/** How often it looks. */
+export const watchMs = 100
+
+/** `ranOut`: whether it had locks that were overdue by then. */
+const tellOfStandstill = (stoodMs: number, ranOut: boolean, overdueMs: number) =>
+  told(Effect.logWarning(
+    `This process stood still for ${inWords(stoodMs)}: it was suspended, or something kept its event loop. ${
+      ranOut
+        ? "Its shard locks ran out meanwhile: its partitions are free for others, and it goes on with those that it gets from now on"
+        : `From ${overdueMs / 1_000} s on it may lose its partitions: what computes for long belongs in a thread`
+    }`
+  ))
+
+/** What is told of when the database does not do it. */
+const keeping = "Keeping the shard locks"
+const reading = "Reading the list of runners"
 
 /** Decorates the runner storage; `expiration` is the lock's. `isAgreed`: whether the others number their locks as this runner does. */
 export const layer = (
   expiration: Duration.Duration,
-  isAgreed: Effect.Effect<boolean, unknown> = Effect.succeed(true)
+  isAgreed: Effect.Effect<boolean, unknown> = Effect.succeed(true),
+  standstill: Standstill.Standstill = Standstill.make(watchMs)
 ): Layer.Layer<RunnerStorage | ShardLocks, never, RunnerStorage> =>
   Layer.effectContext(Effect.gen(function*() {
     const storage = yield* RunnerStorage
+    const outage = yield* Outage
     // The server ends a session that has been idle for the whole of it.
     const overdueMs = Duration.toMillis(expiration) * 0.9
+    /** A question that is given up later than this was not answered in time; sooner, nobody wanted to know any more. */
+    const patienceMs = Duration.toMillis(expiration) / 15
     const holdings = new Map<string, Holding>()
 
     const lose = (shard: string) => {
@@ -68,10 +92,12 @@ export const layer = (
       Deferred.doneUnsafe(holding.ended, Effect.void)
     }
 
+    const isOverdue = ({ confirmedAt }: Holding) => monotonicMillis() - confirmedAt >= overdueMs
+
     /** The holding of a shard, if it is surely held now: whoever finds it overdue ends it. */
     const current = (shard: string): Holding | undefined => {
       const holding = holdings.get(shard)
-      if (holding === undefined || monotonicMillis() - holding.confirmedAt < overdueMs) return holding
+      if (holding === undefined || !isOverdue(holding)) return holding
       lose(shard)
       return undefined
     }
@@ -98,9 +124,17 @@ export const layer = (
         return holding !== undefined
       })
 
+    /** After a standstill everything fails that was under way, whatever the database does. */
+    const failed = (what: string, error: unknown) =>
+      Effect.suspend(() => standstill.isRecent() ? Effect.void : outage.failed(what, error))
+
     /** Once this runner has left, only who takes its place concerns it; with nobody there it keeps its locks until its work has ended. */
     let left: RunnerAddress | undefined
-    const others: typeof storage.getRunners = Effect.flatMap(storage.getRunners, (runners) => {
+    const runners = storage.getRunners.pipe(
+      Effect.tapError((error) => failed(reading, error)),
+      Effect.tap(() => outage.worked(reading))
+    )
+    const others: typeof storage.getRunners = Effect.flatMap(runners, (runners) => {
       const rest = runners.filter(([runner]) => !Equal.equals(runner.address, left))
       return rest.some(([, isHealthy]) => isHealthy) ? Effect.succeed(rest) : Effect.never
     })
@@ -112,7 +146,7 @@ export const layer = (
           Effect.sync(() => {
             left = address
           })),
-      getRunners: Effect.suspend(() => left === undefined ? storage.getRunners : others),
+      getRunners: Effect.suspend(() => left === undefined ? runners : others),
       acquire: (address, shards) =>
         Effect.suspend(() => {
           const sentAt = monotonicMillis()
@@ -142,7 +176,14 @@ export const layer = (
               return confirmed(refreshed, sentAt)
             }),
             // The session is replaced, and its locks went with it.
-            Effect.tapError(() => Effect.sync(() => asked.map(shardName).forEach(lose)))
+            Effect.tapError(() => Effect.sync(() => asked.map(shardName).forEach(lose))),
+            Effect.tapError((error) => failed(keeping, error)),
+            Effect.tap(() => outage.worked(keeping)),
+            Effect.onInterrupt(() =>
+              Effect.suspend(() =>
+                monotonicMillis() - sentAt < patienceMs ? Effect.void : failed(keeping, new Cause.TimeoutError())
+              )
+            )
           )
         }),
       release: (address, shardId) =>
@@ -157,7 +198,17 @@ export const layer = (
         })
     })
 
-    yield* Effect.sync(() => [...holdings.keys()].forEach(current)).pipe(
+    let hadLocks = false
+    const tellIfStill = Effect.suspend(() => {
+      const stoodMs = standstill.tick()
+      const ranOut = (hadLocks || holdings.size > 0) && (stoodMs >= overdueMs || [...holdings.values()].some(isOverdue))
+      hadLocks = holdings.size > 0
+      return stoodMs < overdueMs / 2 ? Effect.void : tellOfStandstill(stoodMs, ranOut, overdueMs)
+    })
+    const look = Effect.sync(() => [...holdings.keys()].forEach(current))
+
+    // In this order: whoever hears that a lock is lost tells of it at once.
+    yield* Effect.andThen(tellIfStill, look).pipe(
       Effect.repeat(Schedule.spaced(Duration.millis(watchMs))),
       onLiveClock,
       Effect.withTracerEnabled(false),

@@ -11,9 +11,9 @@ import * as JobMetrics from "../JobMetrics.ts"
 import type { JobQueue } from "../JobQueue.ts"
 import type { JobStore, Owner } from "../JobStore.ts"
 import * as Priority from "../Priority.ts"
+import type { Outage } from "./outage.ts"
 import type { PartitionState } from "./partitionState.ts"
 import { onLiveClock } from "./time/liveClock.ts"
-import type { Troubled } from "./untilAvailable.ts"
 
 /** Two loops of one partition. */
 export interface Timers {
@@ -22,6 +22,8 @@ export interface Timers {
   /** The safety sweep: waits, then has everything looked at again, and measures what is left. */
   readonly sweep: Effect.Effect<void>
 }
+
+const what = "Reading due jobs"
 
 const sweepLeastMs = 5_000
 const sweepMostMs = 30_000
@@ -33,9 +35,10 @@ export const make = (options: {
   readonly queue: JobQueue
   readonly queueId: number
   readonly partition: number
-  readonly troubled: Troubled
+  /** Of this partition. */
+  readonly outage: Outage
 }): Timers => {
-  const { partition, queue, queueId, state: { held, intakeDue, isOrdered, keys, timerDue }, store, troubled } = options
+  const { outage, partition, queue, queueId, state: { held, intakeDue, isOrdered, keys, timerDue }, store } = options
   let sweepMs = sweepLeastMs
 
   /** The clock is read by the very fiber that then sleeps: it may jump in between otherwise, and the job would be late. */
@@ -46,6 +49,7 @@ export const make = (options: {
     Effect.gen(function*() {
       timerDue.closeUnsafe()
       const due = yield* store.nextDue(owner)
+      yield* outage.worked(what)
       if (Option.isNone(due)) return yield* timerDue.await
       const now = yield* store.now
       if (due.value > now) return yield* Effect.raceFirst(sleepUntil(due.value), timerDue.await)
@@ -63,9 +67,7 @@ export const make = (options: {
       timerDue.openUnsafe()
       intakeDue.openUnsafe()
     }).pipe(
-      Effect.catch((error) =>
-        Effect.andThen(troubled("Could not read due jobs", error), onLiveClock(Effect.sleep(500)))
-      )
+      Effect.catch((error) => Effect.andThen(outage.failed(what, error), onLiveClock(Effect.sleep(500))))
     )
 
   const sweepTurn = Effect.gen(function*() {

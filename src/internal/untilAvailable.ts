@@ -5,13 +5,13 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
-import type { StoreError } from "../JobStore.ts"
-import { liveClock, onLiveClock } from "./time/liveClock.ts"
+import type { Outage } from "./outage.ts"
+import { onLiveClock } from "./time/liveClock.ts"
 
-/** Tries until it succeeds, ever more rarely, and says so; `what` begins the log line. */
-export const untilAvailable = <A, E>(effect: Effect.Effect<A, E>, what: string): Effect.Effect<A> =>
+/** Tries until it succeeds, ever more rarely, and has it told of; `what` begins the log line. */
+export const untilAvailable = <A, E>(effect: Effect.Effect<A, E>, what: string, outage: Outage): Effect.Effect<A> =>
   effect.pipe(
-    Effect.tapError((error) => Effect.logWarning(`${what}: waiting for the database`, error)),
+    outage.watch(what),
     Effect.retry(Schedule.min([Schedule.exponential("100 millis"), Schedule.spaced("5 seconds")])),
     Effect.orDie,
     onLiveClock
@@ -36,18 +36,3 @@ export const untilAnswered = <A, E>(
     )
     return attempt
   })
-
-/** Tells of a store that does not answer; `what` begins the log line. */
-export type Troubled = (what: string, error: StoreError) => Effect.Effect<void>
-
-/** A database that is away is told of once in a while, not at every try. */
-export const makeTroubled = (): Troubled => {
-  let troubledAt = 0
-  return (what, error) =>
-    Effect.suspend(() => {
-      const now = liveClock.currentTimeMillisUnsafe()
-      if (now - troubledAt < 30_000) return Effect.void
-      troubledAt = now
-      return Effect.logWarning(`${what}: trying again until the database answers (${error.message})`)
-    })
-}

@@ -8,17 +8,22 @@ import * as Layer from "effect/Layer"
 import * as Queue from "effect/Queue"
 import * as Schedule from "effect/Schedule"
 import { JobStore } from "../JobStore.ts"
+import { Outage } from "./outage.ts"
 import { Owners } from "./owners.ts"
 import { partitionsOf, Queues } from "./queues.ts"
+import { unanswered } from "./sql/unanswered.ts"
 import { onLiveClock } from "./time/liveClock.ts"
+
+const listening = "Listening for submitters"
 
 /** Passes on what submitters in other processes announce. Of several runners that hear it only the owner acts. */
 export const listener = Layer.effectDiscard(Effect.gen(function*() {
   const store = yield* JobStore
   const owners = yield* Owners
   const queues = yield* Queues
+  const outage = yield* Outage
   yield* Effect.gen(function*() {
-    const announcements = yield* store.announcements
+    const announcements = yield* outage.watch(listening)(store.announcements)
     while (true) {
       for (const ready of yield* Queue.take(announcements)) {
         // What is announced does not say when it is due.
@@ -32,7 +37,7 @@ export const listener = Layer.effectDiscard(Effect.gen(function*() {
     }
   }).pipe(
     Effect.scoped,
-    Effect.tapError((error) => Effect.logWarning("Not listening for submitters: trying again", error)),
+    Effect.tapError((error) => outage.failed(listening, error)),
     Effect.retry(Schedule.spaced("1 second")),
     onLiveClock,
     Effect.withTracerEnabled(false),
@@ -44,7 +49,10 @@ export const listener = Layer.effectDiscard(Effect.gen(function*() {
 export const retention = Layer.effectDiscard(Effect.gen(function*() {
   const store = yield* JobStore
   yield* Effect.flatMap(store.now, store.purge).pipe(
-    Effect.tapError((error) => Effect.logWarning("Could not purge finished jobs", error)),
+    // It is not tried again soon, and no outage of its own.
+    Effect.tapError((error) =>
+      Effect.logWarning(`Could not purge finished jobs: again in an hour`, unanswered(error) ?? error)
+    ),
     Effect.ignore,
     Effect.repeat(Schedule.spaced("1 hour")),
     onLiveClock,

@@ -12,7 +12,7 @@ import { LayoutError, QueueMoving } from "../../src/JobError.ts"
 import * as JobQueue from "../../src/JobQueue.ts"
 import { JobStore, StoreError } from "../../src/JobStore.ts"
 import * as MemoryJobStore from "../../src/MemoryJobStore.ts"
-import { type Line, makeLines } from "../utils/logged.ts"
+import { type Logged, recordLog } from "../utils/logged.ts"
 
 const byTenant = (partitions: number) => JobQueue.make("tenants", { partitions, partitionBy: "tenant" })
 
@@ -45,7 +45,7 @@ const movingUnless =
 
 describe("a count that cannot be had because others hold the table", () => {
   it.effect("is warned of by the name of its error", () => {
-    const { layer, lines } = makeLines()
+    const { layer, lines } = recordLog()
     return Effect.gen(function*() {
       const { inner, start } = yield* locking
       yield* start(byTenant(5))
@@ -55,8 +55,8 @@ describe("a count that cannot be had because others hold the table", () => {
         Queues.layer([byTenant(5)]).pipe(Layer.provide(Layer.succeed(JobStore, JobStore.of(moving))))
       )
       assert.deepStrictEqual(lines.map(({ level }) => level), ["Warn", "Warn"])
-      assert.match(lines[0]!.message, /^StoreError, LockTimeout: /)
-      assert.match(lines[1]!.message, /^LayoutError, QueueMoving: .*asks for 5/)
+      assert.match(lines[0]!.text, /^StoreError, LockTimeout: /)
+      assert.match(lines[1]!.text, /^LayoutError, QueueMoving: .*asks for 5/)
     }).pipe(Effect.provide(Layer.mergeAll(MemoryJobStore.layer, layer)))
   })
 
@@ -97,10 +97,10 @@ describe("a count that cannot be had because others hold the table", () => {
 
 describe("a layout that another program has changed", () => {
   const byJob = (partitions: number, group = "default") => JobQueue.make("jobs", { partitions, group })
-  const messages = (lines: ReadonlyArray<Line>) => lines.map(({ level, message }) => `${level}: ${message}`)
+  const messages = (lines: ReadonlyArray<Logged>) => lines.map(({ level, text }) => `${level}: ${text}`)
 
   it.effect("is told of once by whoever declares the queue, field by field, and not by who has changed it", () => {
-    const { layer, lines } = makeLines()
+    const { layer, lines } = recordLog()
     return Effect.gen(function*() {
       const inner = yield* JobStore
       const stored = Layer.succeed(JobStore, inner)
@@ -123,7 +123,7 @@ describe("a layout that another program has changed", () => {
   })
 
   it.effect("is not taken for changed back by an answer that comes late", () => {
-    const { layer, lines } = makeLines()
+    const { layer, lines } = recordLog()
     return Effect.gen(function*() {
       const inner = yield* JobStore
       const late = yield* Latch.make(false)

@@ -3,6 +3,7 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import type { Scope } from "effect/Scope"
+import * as Outage from "../../src/internal/outage.ts"
 import * as Settler from "../../src/internal/settler.ts"
 import { type JobStore, type Settlement, StoreError } from "../../src/JobStore.ts"
 import * as MemoryJobStore from "../../src/MemoryJobStore.ts"
@@ -26,7 +27,12 @@ const setUp = Effect.fnUntraced(function*(wrap: (settle: Settle) => Settle = (se
     }
   }
   const control = { isStopped: false }
-  const { settle } = yield* Settler.make({ store, owner: fixture.owner, isStopped: () => control.isStopped })
+  const { settle } = yield* Settler.make({
+    store,
+    owner: fixture.owner,
+    isStopped: () => control.isStopped,
+    outage: Outage.make()
+  })
   return { ...fixture, batches, control, settler: settle }
 })
 

@@ -2,6 +2,7 @@
  * What is known of a shard lock: once it is not surely held it is lost for good, whatever the database says later.
  */
 import { assert, describe, it } from "@effect/vitest"
+import * as Cause from "effect/Cause"
 import { PersistenceError } from "effect/cluster/ClusterError"
 import * as RunnerAddress from "effect/cluster/RunnerAddress"
 import { RunnerStorage } from "effect/cluster/RunnerStorage"
@@ -12,7 +13,10 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Layer from "effect/Layer"
+import type * as Standstill from "../../src/internal/standstill.ts"
 import * as Supervisor from "../../src/internal/supervisor.ts"
+import { recordLog } from "../utils/logged.ts"
+import { until } from "../utils/runtime.ts"
 
 const address = RunnerAddress.make("a", 1)
 const one = ShardId.make("a00", 1)
@@ -22,7 +26,8 @@ const two = ShardId.make("a00", 2)
 const supervised = Effect.fnUntraced(function*(
   expiration: Duration.Input,
   refresh: RunnerStorage["Service"]["refresh"],
-  isAgreed?: Effect.Effect<boolean, string>
+  isAgreed?: Effect.Effect<boolean, string>,
+  standstill?: Standstill.Standstill
 ) {
   const released: Array<ShardId.ShardId> = []
   const storage = RunnerStorage.of({
@@ -36,7 +41,7 @@ const supervised = Effect.fnUntraced(function*(
     releaseAll: () => Effect.void
   })
   const context = yield* Layer.build(
-    Supervisor.layer(Duration.fromInputUnsafe(expiration), isAgreed).pipe(
+    Supervisor.layer(Duration.fromInputUnsafe(expiration), isAgreed, standstill).pipe(
       Layer.provide(Layer.succeed(RunnerStorage, storage))
     )
   )
@@ -106,6 +111,66 @@ describe("a shard lock", () => {
       yield* Fiber.join(slow)
       assert.isFalse(locks.of(one).isHeld())
     }).pipe(Effect.scoped))
+})
+
+describe("a process that stood still", () => {
+  /** A watch that sees one standstill, when the test says so. */
+  const makeWatch = () => {
+    let stoodMs = 0
+    const watch: Standstill.Standstill = {
+      tick: () => {
+        const stood = stoodMs
+        stoodMs = 0
+        return stood
+      },
+      isRecent: () => true
+    }
+    return {
+      watch,
+      stand: (millis: number) => {
+        stoodMs = millis
+      }
+    }
+  }
+
+  it.live("says for how long, and that its locks are gone, before anybody hears that they are; what it was doing is no outage", () => {
+    const { layer, lines } = recordLog()
+    const { stand, watch } = makeWatch()
+    return Effect.gen(function*() {
+      const { locks, storage } = yield* supervised(
+        "600 millis",
+        () => Effect.fail(new PersistenceError({ cause: new Cause.TimeoutError() })),
+        undefined,
+        watch
+      )
+      yield* storage.acquire(address, [one])
+      const { lost } = locks.of(one)
+      const told = yield* Effect.forkChild(Effect.andThen(lost, Effect.sync(() => lines.map(({ text }) => text))))
+      stand(20_000)
+      yield* until(Effect.sync(() => lines.length > 0))
+      yield* Effect.ignore(storage.refresh(address, [one]))
+      const before = yield* Fiber.join(told)
+      assert.strictEqual(before.length, 1)
+      assert.match(before[0] ?? "", /^This process stood still for 20s.*Its shard locks ran out meanwhile/)
+      assert.deepStrictEqual(lines.length, 1)
+    }).pipe(Effect.scoped, Effect.provide(layer))
+  })
+
+  it.live("for less says what it may lose; for a moment nothing", () => {
+    const { layer, lines } = recordLog()
+    const { stand, watch } = makeWatch()
+    return Effect.gen(function*() {
+      yield* supervised("6 seconds", () => Effect.succeed([]), undefined, watch)
+      stand(1_000)
+      yield* until(Effect.sync(() => watch.tick() === 0))
+      stand(4_000)
+      yield* until(Effect.sync(() => lines.length > 0))
+      assert.deepStrictEqual(lines.map(({ text }) => text), [
+        "This process stood still for 4s: it was suspended, or something kept its event loop. From 5.4 s on it may lose its " +
+        "partitions: what computes for long belongs in a thread"
+      ])
+    }).pipe(Effect.scoped, Effect.provide(layer))
+  })
 })
 
 describe("a runner that has left", () => {

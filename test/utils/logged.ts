@@ -1,20 +1,43 @@
 /**
- * What is logged, for tests that read it.
+ * What a runtime logs, as an operator would read it.
  */
-import type * as Layer from "effect/Layer"
 import * as Logger from "effect/Logger"
+import type * as LogLevel from "effect/LogLevel"
+import * as References from "effect/References"
 
-/** One line, and how much it matters. */
-export interface Line {
-  readonly level: string
-  readonly message: string
+/** One line. */
+export interface Logged {
+  readonly level: LogLevel.LogLevel
+  readonly text: string
+  /** It shows an error, or a cause: mostly with a stack. */
+  readonly hasStack: boolean
+  readonly annotations: Readonly<Record<string, unknown>>
 }
 
-/** Keeps every line that is logged under `layer`, in their order. */
-export const makeLines = (): { readonly lines: Array<Line>; readonly layer: Layer.Layer<never> } => {
-  const lines: Array<Line> = []
-  const keep = Logger.make(({ logLevel, message }) => {
-    lines.push({ level: logLevel, message: Array.isArray(message) ? message.join(" ") : String(message) })
+/** A log that keeps what it is told, in place of all others. */
+export const recordLog = () => {
+  const lines: Array<Logged> = []
+  const logger = Logger.make<unknown, void>(({ cause, fiber, logLevel, message }) => {
+    const parts: ReadonlyArray<unknown> = Array.isArray(message) ? message : [message]
+    lines.push({
+      level: logLevel,
+      text: parts.filter((part) => typeof part === "string").join(" "),
+      hasStack: cause.reasons.length > 0 || parts.some((part) => typeof part === "object"),
+      annotations: fiber.getRef(References.CurrentLogAnnotations)
+    })
   })
-  return { lines, layer: Logger.layer([keep]) }
+  return {
+    lines,
+    layer: Logger.layer([logger]),
+    /** Those that have these words. */
+    of: (words: string | RegExp): ReadonlyArray<string> =>
+      lines.map(({ text }) => text).filter((text) =>
+        typeof words === "string" ? text.includes(words) : words.test(text)
+      )
+  }
 }
+
+/** A log that fails at every line. */
+export const brokenLog = Logger.layer([Logger.make<unknown, void>(() => {
+  throw new Error("the logger is broken")
+})])

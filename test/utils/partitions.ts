@@ -9,6 +9,7 @@ import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import { randomUUID } from "node:crypto"
 import * as EventBus from "../../src/EventBus.ts"
+import * as Moves from "../../src/internal/moves.ts"
 import { Owners, partitionName } from "../../src/internal/owners.ts"
 import * as Partition from "../../src/internal/partition.ts"
 import * as Queues from "../../src/internal/queues.ts"
@@ -73,7 +74,8 @@ const layerPartitions = (options: Options) =>
           graceMs: 0,
           handlerGraceMs: options.handlerGraceMs ?? 900_000,
           lock: options.locks?.[name] ?? options.lock ?? Supervisor.always,
-          suspects
+          suspects,
+          moves: Moves.none
         })
         owned.set(entity, partition)
         return partition
