@@ -11,7 +11,7 @@ import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CurrentJob } from "./CurrentJob.ts"
-import { wrongPart } from "./internal/words/issue.ts"
+import { hasSecrets, wrongPart } from "./internal/words/issue.ts"
 import { check, checkFields, durationLike, fieldsOf, millisOf, shown } from "./internal/words/options.ts"
 import { type Discard, type ErrorClass, ParseError, type Snooze } from "./JobError.ts"
 import {
@@ -206,7 +206,7 @@ export const make = <
       decoded,
       (error) =>
         Effect.flatMap(
-          wrongPart(type, json, error, decodeStored),
+          wrongPart({ type, payload: json, error, pass: decodeStored, isSecret: hasSecrets(payload) }),
           ({ expected, field, isOnly, received }) =>
             new ParseError({
               issue: isOnly ? `${field}: expected ${expected}, received ${received}` : error.message
@@ -252,6 +252,7 @@ export const make = <
         yield* handlers.add(handlerOf(handler as Handler["run"], context))
       })),
     encodePayload: textEncoder(payloadCodec),
+    isSecret: () => hasSecrets(payload),
     dedupeKeyOf: keyBy(dedupeKey),
     keyOf: keyBy(key),
     decodeSuccess: Schema.decodeUnknownEffect(successCodec),

@@ -52,6 +52,8 @@ export interface Definition {
   readonly expiresIn: Duration.Input | undefined
   /** Encodes a decoded payload to JSON text. */
   readonly encodePayload: (payload: unknown) => Effect.Effect<string, Schema.SchemaError>
+  /** Whether a part of its payload is `Redacted`: messages then show nothing of one. */
+  readonly isSecret: () => boolean
   /** The dedupe key of a payload, decoded (from a typed request) or as it would be stored, and may not fit. What its function throws is a defect. */
   readonly dedupeKeyOf: (payload: unknown, isDecoded: boolean) => Effect.Effect<string | undefined, ParseError>
   /** The same for the key that its queue goes by. */

@@ -117,6 +117,54 @@ describe("Job", () => {
       assert.match(said.message, /"a".*"b"/s, "of a union all that is wrong is said")
     }))
 
+  it.effect("what is wrong with a payload that has a Redacted part is said without showing anything of it", () =>
+    Effect.gen(function*() {
+      const Password = Schema.RedactedFromValue(Schema.String.check(Schema.isMinLength(12)))
+      const Account: Schema.Codec<unknown, unknown> = Schema.Struct({
+        user: Schema.String,
+        password: Password,
+        linked: Schema.Array(Schema.suspend((): Schema.Codec<unknown, unknown> => Account))
+      })
+      class SignUp extends Job.make("SignUp", { payload: Account }) {}
+      const { decode } = yield* handlerOf(SignUp, SignUp.toLayer(() => Effect.void))
+      const ada = { user: "ada", password: "hunter2-hunter2", linked: [] }
+      for (
+        const [wrong, words] of [
+          [
+            { ...ada, password: "hunter2" },
+            "payload.password: expected a value with a length of at least 12, received a string"
+          ],
+          [{ ...ada, user: ["hunter2"] }, "payload.user: expected string, received an array"],
+          [{ ...ada, user: null }, "payload.user: expected string, received null"],
+          [[ada], "payload: expected a payload of SignUp (object), received an array"],
+          [{ ...ada, linked: [{}] }, "payload.linked[0].user: expected string, received nothing"]
+        ] as const
+      ) assert.strictEqual((yield* Effect.flip(decode(wrong))).message, words)
+
+      const withSecrets = (payload: Job.Codec) => Job.make("Any", { payload }).isSecret()
+      const Token = Schema.Redacted(Schema.String)
+      class Login extends Schema.Class<Login>("Login")({ token: Token }) {}
+      const Folder: Schema.Codec<unknown, unknown> = Schema.Struct({ in: Schema.suspend(() => Folder) })
+      const endless = (): Schema.Codec<unknown, unknown> => Schema.Struct({ in: Schema.suspend(endless) })
+      const { Array: list, Record, String: text, Struct, Tuple, Union } = Schema
+      for (
+        const schema of [
+          Token,
+          list(Token),
+          Tuple([text, Token]),
+          Record(text, Token),
+          Union([text, Token]),
+          Login,
+          endless()
+        ]
+      ) {
+        assert.isTrue(withSecrets(schema))
+      }
+      for (const schema of [IndexFile.payload, Folder, list(Struct({ a: text })), Record(text, Tuple([text]))]) {
+        assert.isFalse(withSecrets(schema))
+      }
+    }))
+
   it.effect("a result and a typed failure come back typed; what the definition does not name does not", () =>
     Effect.gen(function*() {
       const handler = yield* handlerOf(IndexFile, IndexFile.toLayer(() => Effect.fail(new Unreadable({ path: "/a" }))))

@@ -295,6 +295,13 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small, Keyed], l
         yield* words(Greet.request({} as never)),
         "payload.name: expected string, received nothing"
       )
+      class SignUp
+        extends Job.make("SignUp", { payload: Schema.Struct({ password: Schema.Redacted(Schema.String) }) })
+      {}
+      assert.strictEqual(
+        yield* words(SignUp.request({ password: "hunter2" as never })),
+        "payload.password: expected Redacted, received a string"
+      )
       class Many extends Job.make("Many", { payload: Schema.Struct({ items: Schema.Array(Schema.Number) }) }) {}
       assert.strictEqual(
         yield* words(Many.request({ items: [1, 2, "3" as never] })),

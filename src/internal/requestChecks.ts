@@ -254,7 +254,7 @@ export const payloadOf = (request: JobRequest, at: string): Effect.Effect<string
 const wrongPayload = ({ definition, payload, type }: JobRequest, at: string, error: unknown) => {
   if (definition === undefined) return invalid(`${at}payload`, "a JSON value", payload)
   return Effect.flatMap(
-    wrongPart(type, payload, error, definition.encodePayload),
+    wrongPart({ type, payload, error, pass: definition.encodePayload, isSecret: definition.isSecret() }),
     ({ expected, field, received }) => refused({ field: `${at}${field}`, expected, received })
   )
 }

@@ -7,6 +7,7 @@ import * as Exit from "effect/Exit"
 import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
+import type * as SchemaAST from "effect/SchemaAST"
 import * as SchemaIssue from "effect/SchemaIssue"
 import { shown } from "./options.ts"
 
@@ -58,18 +59,58 @@ const plainly = (expected: string): string =>
 const expectedBy = (message: string | undefined): string | undefined =>
   message?.startsWith("Expected ") === true ? plainly(message.slice("Expected ".length)) : undefined
 
+/** More parts than that has only a schema that makes itself anew again and again. */
+const maxParts = 10_000
+
+const innerOf = (ast: SchemaAST.AST): ReadonlyArray<SchemaAST.AST> =>
+  ast._tag === "Declaration"
+    ? ast.typeParameters
+    : ast._tag === "Arrays"
+    ? [...ast.elements, ...ast.rest]
+    : ast._tag === "Objects"
+    ? [...ast.propertySignatures, ...ast.indexSignatures].map(({ type }) => type)
+    : ast._tag === "Union"
+    ? ast.types
+    : ast._tag === "Suspend"
+    ? [ast.thunk()]
+    : []
+
+const isRedacted = ({ annotations }: SchemaAST.AST): boolean =>
+  Predicate.hasProperty(annotations?.["representation"], "id") &&
+  annotations["representation"].id === "effect/schema/Redacted"
+
+/** Whether a part of what the schema describes is `Redacted`. Of one that does not end: yes. */
+export const hasSecrets = ({ ast }: Schema.Top): boolean => {
+  const parts = new Set([ast])
+  for (const part of parts) {
+    if (isRedacted(part) || parts.size > maxParts) return true
+    for (const inner of [...innerOf(part), ...(part.encoding ?? []).map(({ to }) => to)]) parts.add(inner)
+  }
+  return false
+}
+
+const kindOf = (value: unknown): string =>
+  value === null || value === undefined
+    ? String(value)
+    : Array.isArray(value)
+    ? "an array"
+    : typeof value === "object"
+    ? "an object"
+    : `a ${typeof value}`
+
 const missing = "Missing key"
 
 /**
  * `error` is what `pass` fails with for `payload`. Of a key that is missing the schema says no more than that: what was expected there it
- * tells of the same payload with `undefined` in its place.
+ * tells of the same payload with `undefined` in its place. `isSecret`: messages go to logs, and no part of the payload is to be seen there.
  */
-export const wrongPart = Effect.fnUntraced(function*(
-  type: string,
-  payload: unknown,
-  error: unknown,
-  pass: (payload: unknown) => Effect.Effect<unknown, unknown>
-): Effect.fn.Return<Wrong> {
+export const wrongPart = Effect.fnUntraced(function*({ error, isSecret, pass, payload, type }: {
+  readonly type: string
+  readonly payload: unknown
+  readonly error: unknown
+  readonly pass: (payload: unknown) => Effect.Effect<unknown, unknown>
+  readonly isSecret: boolean
+}): Effect.fn.Return<Wrong> {
   const issues = issuesOf(error)
   const { message, path } = issues[0] ?? {
     message: error instanceof Error ? error.message : "a value that cannot be encoded",
@@ -82,7 +123,7 @@ export const wrongPart = Effect.fnUntraced(function*(
     expected: expected === undefined || path.length === 0
       ? `a payload of ${type} (${expected ?? message})`
       : expected,
-    received: isMissing ? "nothing" : shown(partAt(payload, path)),
+    received: isMissing ? "nothing" : (isSecret ? kindOf : shown)(partAt(payload, path)),
     isOnly: issues.length === 1
   }
 })
