@@ -104,6 +104,12 @@ describe("a runner", () => {
       yield* until(Effect.sync(() => running.size === jobIds.length - cancelled.size))
     }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)))
 
+  it.live("that is alone with 1,000 shards gets their locks, more than PostgreSQL takes columns", () =>
+    Effect.gen(function*() {
+      yield* join({ shards: 1_000 })
+      yield* untilOwners(Work, 1)
+    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)))
+
   it.live("that drains runs nothing more and still submits", () =>
     Effect.gen(function*() {
       const leaver = yield* join()
