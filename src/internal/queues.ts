@@ -68,6 +68,8 @@ export const layer = (
       const known = new Map<string, KnownQueue>()
       /** What is to be asked for again, and the number of the layout that was there then. */
       const later = new Map<JobQueue.JobQueue, number>()
+      /** What is being asked for at this moment: the answer says what has become of it, and who changed it. */
+      const asking = new Set<string>()
       for (const queue of unique(queues)) {
         // Nobody has asked for the one of ours: whoever divides it otherwise is right.
         const wanted = queue === JobQueue.fallback ? undefined : queue
@@ -85,14 +87,20 @@ export const layer = (
       const askAgain = Effect.suspend(() =>
         Effect.forEach(later, ([queue, layout]) => {
           const row = known.get(queue.name)?.row
+          if (asking.has(queue.name)) return Effect.void
           if (row?.layout !== layout) return Effect.sync(() => later.delete(queue))
-          return Effect.ignore(Effect.map(store.declareQueue(queue.name, queue), (row) => {
+          asking.add(queue.name)
+          return Effect.map(store.declareQueue(queue.name, queue), (row) => {
             later.delete(queue)
             known.set(queue.name, { queue, row, isDeclared: true })
-          }))
+          }).pipe(
+            Effect.ignore,
+            Effect.ensuring(Effect.sync(() => asking.delete(queue.name)))
+          )
         }, { discard: true })
       )
       const saw = (row: QueueRow) => {
+        if (asking.has(row.name)) return Effect.void
         const before = known.get(row.name)
         // Read before this program, at the same time, changed it or read it again.
         if (before !== undefined && row.layout < before.row.layout) return Effect.void

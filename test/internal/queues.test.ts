@@ -19,14 +19,20 @@ const byTenant = (partitions: number) => JobQueue.make("tenants", { partitions, 
 /** A store in which nobody gets the lock for a change while `isLocked`. */
 const locking = Effect.gen(function*() {
   const inner = yield* JobStore
-  const state = { isLocked: true, asked: 0 }
+  const state: { isLocked: boolean; asked: number; afterChange: Effect.Effect<void> } = {
+    isLocked: true,
+    asked: 0,
+    afterChange: Effect.void
+  }
   const lockTimeout = new StoreError({ reason: "LockTimeout", operation: "declareQueue", cause: new Error("locked") })
   const store = JobStore.of({
     ...inner,
     declareQueue: (name, wanted) => {
       if (name !== "tenants" || wanted === undefined) return inner.declareQueue(name, wanted)
       state.asked++
-      return state.isLocked ? Effect.fail(lockTimeout) : inner.declareQueue(name, wanted)
+      return state.isLocked
+        ? Effect.fail(lockTimeout)
+        : Effect.tap(inner.declareQueue(name, wanted), () => state.afterChange)
     }
   })
   yield* inner.declareQueue("tenants", byTenant(2))
@@ -148,6 +154,27 @@ describe("a layout that another program has changed", () => {
       yield* Fiber.join(first)
       assert.strictEqual(queues.declared.find(({ row }) => row.name === "jobs")?.row.partitions, 4)
       assert.strictEqual(lines.length, 1)
+    }).pipe(Effect.provide(Layer.mergeAll(MemoryJobStore.layer, layer)))
+  })
+
+  it.effect("is not taken for another's while this program hears that its own change is done", () => {
+    const { layer, lines } = recordLog()
+    return Effect.gen(function*() {
+      const { inner, start, state } = yield* locking
+      const queues = yield* start(byTenant(5))
+      lines.length = 0
+      state.isLocked = false
+      const [changed, heard] = [yield* Latch.make(false), yield* Latch.make(false)]
+      state.afterChange = Effect.andThen(changed.open, heard.await)
+      const asking = yield* Effect.forkChild(queues.refresh, { startImmediately: true })
+      yield* changed.await
+      const looking = yield* Effect.forkChild(queues.refresh, { startImmediately: true })
+      yield* heard.open
+      yield* Fiber.joinAll([asking, looking])
+      assert.strictEqual((yield* inner.declareQueue("tenants")).partitions, 5)
+      assert.deepStrictEqual(messages(lines), [
+        `Info: Queue "tenants": this program has changed partitions from 2 to 5`
+      ])
     }).pipe(Effect.provide(Layer.mergeAll(MemoryJobStore.layer, layer)))
   })
 })
