@@ -65,9 +65,9 @@ export class Jobs extends Context.Service<Jobs, {
   ) => Effect.Effect<void, DeadLetterNotFound | DedupeKeyTaken | StoreUnavailable>
   /**
    * Cancels a job that has not ended, from any process; a running one is interrupted and rolled back. A queued or running one is cancelled
-   * by the process that owns its queue, and in the table where no living one does: where an owner does not answer within 30 seconds, this
-   * fails with `PartitionUnavailable`, and the job may still be cancelled later. Does not take part in the caller's transaction: it stands when that
-   * rolls back, and a job submitted there is not found before it commits.
+   * by the process that owns its queue, and in the table where no living one does: where an owner does not answer within 30 seconds, or
+   * somebody holds the job's row for so long, this fails with `PartitionUnavailable`, and the job may still be cancelled later. Does not take
+   * part in the caller's transaction: it stands when that rolls back, and a job submitted there is not found before it commits.
    */
   readonly cancel: CancelJob.CancelJob
 }>()("millrace/Jobs") {}

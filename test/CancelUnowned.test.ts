@@ -93,7 +93,9 @@ describe("where no worker has ever been", () => {
       const { jobs } = yield* startProgram(JobRuntime.layerClient({ lockTimeout: "100 millis" }))
       const id = yield* jobs.submit({ type: "any" })
       const { release } = yield* open(sql, sql`select from millrace.jobs where id = ${id} for update`)
-      assert.deepStrictEqual(yield* failureOf(atOnce(jobs, id)), new PartitionUnavailable({ entity: "default/0" }))
+      const error = yield* failureOf(atOnce(jobs, id))
+      assert.deepStrictEqual(error, new PartitionUnavailable({ entity: "default/0" }))
+      assert.include(error.message, "somebody holds the job's row")
       yield* release
       yield* atOnce(jobs, id)
     }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)))
@@ -145,6 +147,25 @@ describe("where a worker was", () => {
         yield* Effect.forEach(ids, (id) => Effect.map(jobs.status(id), ({ state }) => state)),
         ["cancelled", "cancelled"]
       )
+    }).pipe(Effect.scoped, Effect.provide(submitting)))
+
+  it.live("who asks a frozen one goes on until it holds its lock no more, and cancels then", () =>
+    Effect.gen(function*() {
+      const sql = yield* PgClient
+      const jobs = yield* Jobs.Jobs
+      const heard = yield* Effect.flatMap(JobStore, (store) => store.heard)
+      const worker = yield* startWorker({ url: yield* databaseUrl })
+      const held = yield* jobs.submit(Hold.request(undefined))
+      yield* worker.until("holding", { jobId: held })
+      yield* worker.signal("SIGSTOP")
+      const cancelling = yield* Effect.forkChild(jobs.cancel(held))
+      yield* Effect.repeat(Queue.take(heard), { until: (message) => message._tag === "Cancel" })
+      yield* Effect.forEach(yield* sessions(sql), ({ pid }) => terminate(sql, pid))
+      yield* Fiber.join(cancelling)
+      assert.strictEqual((yield* jobs.status(held)).state, "cancelled")
+      yield* worker.signal("SIGCONT")
+      yield* worker.until("interrupted", { jobId: held })
+      assert.deepStrictEqual(yield* rowsOf(sql, [held]), [])
     }).pipe(Effect.scoped, Effect.provide(submitting)))
 
   it.live("alive, it is asked: a running job ends there, with its attempt in the history", () =>
