@@ -25,7 +25,7 @@ import * as Postgres from "../Postgres.ts"
 import type { ClusterError } from "./clusterError.ts"
 import * as ClusterLog from "./clusterLog.ts"
 import type { Hosts } from "./hosts.ts"
-import * as LockLots from "./lockLots.ts"
+import * as ManyLocks from "./manyLocks.ts"
 import * as RunnerList from "./runnerList.ts"
 import type { Settings } from "./runnerSettings.ts"
 import * as ShardGroups from "./shardGroups.ts"
@@ -89,7 +89,7 @@ const supervised = (
     const isAgreed = Effect.map(store.shards, Option.contains(shards))
     return Supervisor.layer(expiration, isAgreed, standstill).pipe(
       Layer.provideMerge(RunnerList.layer),
-      Layer.provide(LockLots.layer),
+      Layer.provide(ManyLocks.layer),
       Layer.provide(layerStorage(schema)),
       Layer.merge(Layer.succeed(Division, Division.of(division)))
     )

@@ -1,5 +1,5 @@
 /**
- * Many shard locks are asked for in lots.
+ * Many shard locks are asked for in lots, and given back a few at a time.
  */
 import { assert, describe, it } from "@effect/vitest"
 import * as RunnerAddress from "effect/cluster/RunnerAddress"
@@ -7,17 +7,26 @@ import { RunnerStorage } from "effect/cluster/RunnerStorage"
 import * as ShardId from "effect/cluster/ShardId"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
-import * as LockLots from "../../src/internal/lockLots.ts"
+import * as ManyLocks from "../../src/internal/manyLocks.ts"
 
 const shards = (count: number) => Array.from({ length: count }, (_, index) => ShardId.make("a00", index + 1))
 const address = RunnerAddress.make("host", 1)
+
+/** The storage on one that does this. */
+const over = (storage: Partial<RunnerStorage["Service"]>) =>
+  Effect.map(
+    Layer.build(Layer.provide(ManyLocks.layer, Layer.mock(RunnerStorage, storage))),
+    (context) => Context.get(context, RunnerStorage)
+  )
 
 /** How many locks it asks for at a time, and how many it says that it has got, where a refresh then finds `kept` of them. */
 const asking = (count: number, kept: number) =>
   Effect.gen(function*() {
     const asked: Array<number> = []
-    const storage = Layer.mock(RunnerStorage, {
+    const { acquire } = yield* over({
       acquire: (_, ids) =>
         Effect.sync(() => {
           const lot = [...ids]
@@ -26,8 +35,7 @@ const asking = (count: number, kept: number) =>
         }),
       refresh: (_, ids) => Effect.succeed([...ids].slice(0, kept))
     })
-    const context = yield* Layer.build(Layer.provide(LockLots.layer, storage))
-    const acquired = yield* Context.get(context, RunnerStorage).acquire(address, shards(count))
+    const acquired = yield* acquire(address, shards(count))
     return { asked, got: acquired.length }
   }).pipe(Effect.scoped)
 
@@ -43,4 +51,21 @@ describe("shard locks", () => {
     Effect.gen(function*() {
       assert.deepStrictEqual(yield* asking(1_500, 500), { asked: [1_000, 500], got: 500 })
     }))
+
+  it.effect("are given back a few at a time, so that none waits for its session longer than it may", () =>
+    Effect.gen(function*() {
+      const isAnswered = yield* Latch.make(false)
+      const sent = new Set<number>()
+      const { release } = yield* over({
+        release: (_, { id }) => Effect.andThen(Effect.sync(() => sent.add(id)), isAnswered.await)
+      })
+      const releasing = yield* Effect.forEach(
+        shards(100),
+        (shard) => Effect.forkChild(release(address, shard), { startImmediately: true })
+      )
+      assert.strictEqual(sent.size, 4)
+      yield* isAnswered.open
+      yield* Fiber.joinAll(releasing)
+      assert.strictEqual(sent.size, 100)
+    }).pipe(Effect.scoped))
 })
