@@ -8,7 +8,6 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
-import * as Logger from "effect/Logger"
 import * as Option from "effect/Option"
 import * as Redacted from "effect/Redacted"
 import * as References from "effect/References"
@@ -25,6 +24,7 @@ import * as Jobs from "../src/Jobs.ts"
 import { noShortage } from "../src/JobStore.ts"
 import * as Postgres from "../src/Postgres.ts"
 import { databaseUrl, TestDatabase, TestServer } from "./utils/database.ts"
+import { recordLog } from "./utils/logged.ts"
 import { startProgram } from "./utils/programs.ts"
 import { makeStops } from "./utils/runtime.ts"
 
@@ -176,15 +176,13 @@ describe("a worker whose handlers get no connection is in trouble and not ready,
 
 /** A runner in this process, which looks so often that a test can wait for it: its health, and the warnings that it has logged. */
 const runner = Effect.fnUntraced(function*(options: JobRuntime.ClusterOptions) {
-  const warnings: Array<string> = []
-  const logger = Logger.make(({ logLevel, message }) => {
-    if (logLevel === "Warn") warnings.push(String(message))
-  })
+  const { layer: log, lines } = recordLog()
   const runtime = JobRuntime.layerCluster({ host: "127.0.0.1", port: 0, gracePeriod: 0, ...options }).pipe(
-    Layer.provideMerge(Logger.layer([logger])),
+    Layer.provideMerge(log),
     Layer.provideMerge(Layer.succeed(Unserved.LookEvery, "200 millis"))
   )
   const { context, jobs, stop } = yield* startProgram(runtime)
+  const warnings = () => lines.flatMap(({ level, text }) => level === "Warn" ? [text] : [])
   return { health: healthOf(context), jobs, stop, warnings }
 })
 
@@ -206,7 +204,7 @@ describe("a runner counts the partitions of the groups that it hosts, and says w
         const alone = yield* untilSo(health, (status) => status.owned === 5 && isUnhosted(status))
         assert.deepInclude(alone, { state: "running", isReady: true, declared: 5 })
         assert.match(alone.reasons.join(), /queue "pictures".*MILLRACE_RUNNER_GROUPS/)
-        assert.lengthOf(warnings.filter((warning) => warning.includes(`group "gpu"`)), 1)
+        assert.lengthOf(warnings().filter((warning) => warning.includes(`group "gpu"`)), 1)
 
         const studio = yield* runner({ queues, groups: ["gpu"] })
         const painting = yield* untilSo(studio.health, ({ owned }) => owned === 4)
@@ -216,8 +214,8 @@ describe("a runner counts the partitions of the groups that it hosts, and says w
 
         yield* studio.stop
         yield* untilSo(health, isUnhosted)
-        assert.lengthOf(warnings.filter((warning) => warning.includes(`group "gpu"`)), 2)
-        assert.deepStrictEqual(studio.warnings.filter((warning) => warning.includes("hosts the group")), [])
+        assert.lengthOf(warnings().filter((warning) => warning.includes(`group "gpu"`)), 2)
+        assert.deepStrictEqual(studio.warnings().filter((warning) => warning.includes("hosts the group")), [])
       }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)),
     60_000
   )
@@ -227,14 +225,14 @@ describe("a runner counts the partitions of the groups that it hosts, and says w
     () =>
       Effect.gen(function*() {
         const stranger = yield* runner({ queues: [], groups: ["default", "gpuu"] })
-        assert.match(stranger.warnings.join(), /hosts the group "gpuu"/)
+        assert.match(stranger.warnings().join(), /hosts the group "gpuu"/)
         const client = yield* startProgram(JobRuntime.layerClient({ queues: [Letters] }))
         yield* client.jobs.submit({ type: "note", queue: Letters })
         const status = yield* untilSo(stranger.health, ({ reasons }) =>
           /queue "letters".*does not declare it/.test(reasons.join()))
         assert.deepInclude(status, { state: "running", isReady: true, owned: 1, declared: 1 })
         assert.lengthOf(
-          stranger.warnings.filter((warning) =>
+          stranger.warnings().filter((warning) =>
             warning.includes("letters")
           ),
           1
