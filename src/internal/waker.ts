@@ -1,6 +1,7 @@
 /**
  * Carries "rows have become ready" from submitters to owners: at once within the process, else coalesced, by a fiber of each partition's
- * own, and never waited for: an owner that does not answer delays nobody else's wakes.
+ * own, and never waited for: an owner that does not answer delays nobody else's wakes. What is left at the end of the process is sent then:
+ * many a program submits and is done.
  *
  * A crash here loses a wake; the owner's sweep finds the rows.
  */
@@ -10,6 +11,7 @@ import * as FiberSet from "effect/FiberSet"
 import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import * as Semaphore from "effect/Semaphore"
 import { JobStore, type Ready } from "../JobStore.ts"
 import { type Address, Owners, partitionName } from "./owners.ts"
 import { type KnownQueue, Queues } from "./queues.ts"
@@ -55,7 +57,9 @@ export const layer: Layer.Layer<Waker, never, JobStore | Owners | Queues> = Laye
     const owners = yield* Owners
     const queues = yield* Queues
     const latch = yield* Latch.make(false)
-    const fork = yield* FiberSet.runtime(yield* FiberSet.make())()
+    const fibers = yield* FiberSet.make()
+    const fork = yield* FiberSet.runtime(fibers)()
+    const taking = yield* Semaphore.make(1)
     const pending: Pending = new Map()
     /** Partitions with a message under way, and what is to follow it. */
     const sending = new Map<string, Pending>()
@@ -111,13 +115,25 @@ export const layer: Layer.Layer<Waker, never, JobStore | Owners | Queues> = Laye
         if (unreached.length > 0) yield* store.announce(unreached)
       })
 
-    yield* Effect.gen(function*() {
-      yield* latch.await
+    const tellPending = taking.withPermit(Effect.suspend(() => {
       latch.closeUnsafe()
       const all = [...pending.values()]
       pending.clear()
-      yield* bestEffort(tell(all))
-    }).pipe(Effect.forever, Effect.withTracerEnabled(false), Effect.forkScoped)
+      return all.length === 0 ? Effect.void : bestEffort(tell(all))
+    }))
+
+    yield* Effect.andThen(latch.await, tellPending).pipe(
+      Effect.forever,
+      Effect.withTracerEnabled(false),
+      Effect.forkScoped
+    )
+    // Before the loop and the messages under way are interrupted.
+    yield* Effect.addFinalizer(() =>
+      bestEffort(Effect.andThen(tellPending, FiberSet.awaitEmpty(fibers))).pipe(
+        Effect.interruptible,
+        Effect.withTracerEnabled(false)
+      )
+    )
 
     return Waker.of({
       wake: (ready) => {

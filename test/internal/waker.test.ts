@@ -4,8 +4,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
+import * as Scope from "effect/Scope"
 import { Owners, type Reach } from "../../src/internal/owners.ts"
 import { Queues } from "../../src/internal/queues.ts"
 import * as Waker from "../../src/internal/waker.ts"
@@ -71,6 +73,19 @@ describe("wakes", () => {
       yield* until(Effect.sync(() => announced.length === 1))
       assert.deepStrictEqual(announced, sent)
     }).pipe(Effect.scoped))
+
+  it.live("that are under way when the process ends are sent before it does, and what an owner does not hear is announced", () =>
+    Effect.gen(function*() {
+      const scope = yield* Scope.make()
+      const { announced, sent, wake } = yield* make("cluster", (partition) => Effect.succeed(partition === 0)).pipe(
+        Scope.provide(scope)
+      )
+      wake([ready(0, 1)])
+      wake([ready(1, 2)])
+      yield* Scope.close(scope, Exit.void)
+      assert.deepStrictEqual(sent, [[ready(0, 1)], [ready(1, 2)]])
+      assert.deepStrictEqual(announced, [[ready(1, 2)]])
+    }))
 
   it.live("for owners out of reach are announced together", () =>
     Effect.gen(function*() {
