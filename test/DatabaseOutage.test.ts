@@ -5,6 +5,7 @@
 import type { PgClient } from "@effect/sql-pg/PgClient"
 import * as PgConnection from "@effect/sql-pg/PgConnection"
 import { assert, describe, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -15,12 +16,16 @@ import * as Scope from "effect/Scope"
 import { SqlClient } from "effect/sql/SqlClient"
 import { CurrentJob } from "../src/CurrentJob.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
+import * as JobRuntime from "../src/JobRuntime.ts"
+import * as Postgres from "../src/Postgres.ts"
 import * as RetryPolicy from "../src/RetryPolicy.ts"
 import { fatesOf, untilFinal } from "./utils/child.ts"
 import { databaseUrl, TestDatabase, TestServer } from "./utils/database.ts"
 import { untilWaiting } from "./utils/holds.ts"
 import { recordLog } from "./utils/logged.ts"
+import { startProgram } from "./utils/programs.ts"
 import { makeStops, until } from "./utils/runtime.ts"
+import { tcpProxy } from "./utils/tcpProxy.ts"
 import { assertEachOnce, quiet, retry, start, Turned, Write } from "./utils/trouble.ts"
 
 /** A queue of its own, so that nothing of this stands in the way of the others. */
@@ -94,6 +99,39 @@ describe("the server is away for longer than the locks live", () => {
     },
     90_000
   )
+})
+
+describe("the server does not answer for four seconds", () => {
+  it.live("a runner whose locks may be silent for ten keeps them, and what runs goes on", () =>
+    Effect.gen(function*() {
+      const proxy = yield* tcpProxy(yield* databaseUrl)
+      const started = yield* Deferred.make<void>()
+      const go = yield* Deferred.make<void>()
+      let interrupted = 0
+      const { context, jobs } = yield* startProgram(
+        JobRuntime.layerCluster({ host: "127.0.0.1", port: 0, timing: { lockExpiration: "30 seconds" } }).pipe(
+          Layer.provideMerge(Postgres.layer({ url: proxy.url }))
+        )
+      )
+      const wait = Effect.andThen(Deferred.succeed(started, undefined), Deferred.await(go))
+      yield* JobHandlers.register(
+        "Wait",
+        () => Effect.onInterrupt(wait, () => Effect.sync(() => ++interrupted)),
+        { transaction: "none", retry }
+      ).pipe(Effect.provide(context))
+      const jobId = yield* jobs.submit({ type: "Wait" })
+      yield* Deferred.await(started)
+      yield* proxy.stall
+      // How long it is silent is what this is about.
+      yield* Effect.sleep("4 seconds")
+      yield* proxy.resume
+      yield* jobs.status(jobId)
+      assert.strictEqual(interrupted, 0)
+      yield* Deferred.succeed(go, undefined)
+      yield* jobs.await(jobId)
+      const { attempts } = yield* jobs.status(jobId)
+      assert.strictEqual(attempts, 1)
+    }).pipe(Effect.scoped, quiet, Effect.provide(TestDatabase.layer)), 30_000)
 })
 
 describe("the server has no room (53100)", () => {

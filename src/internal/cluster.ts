@@ -121,7 +121,7 @@ export const layerSingle = (
     assignedShardGroups: [ShardGroups.single],
     shardsPerGroup: division.shards,
     shardLockExpiration: division.expiration,
-    shardLockRefreshInterval: Duration.seconds(2),
+    shardLockRefreshInterval: Duration.seconds(3),
     refreshAssignmentsInterval: Duration.seconds(1),
     // The entities end first, with their grace period, while the locks are still held and refreshed.
     preemptiveShutdown: false

@@ -18,7 +18,10 @@ export type Transport = (typeof transports)[number]
 export interface Timing {
   /** How long a runner that is not heard of keeps its partitions. Default 6 seconds, at least 3. */
   readonly lockExpiration?: Duration.Input
-  /** How often it confirms that it has them: at most a third of the expiration. Default 2 seconds. */
+  /**
+   * How often it confirms that it has them, and how long the database may take to answer: at most a third of the expiration, which is the
+   * default, 2 seconds of 6.
+   */
   readonly lockRefresh?: Duration.Input
   /** How often runners look who is there. Default 1 second. */
   readonly assignments?: Duration.Input
@@ -210,7 +213,7 @@ export const resolve = Effect.fnUntraced(function*(
     )
   const lockExpiration = yield* time("lockExpiration", "LOCK_EXPIRATION", 3_000, 6_000)
   const third = Duration.toMillis(lockExpiration) / 3
-  const lockRefresh = yield* time("lockRefresh", "LOCK_REFRESH", 100, Math.min(2_000, third))
+  const lockRefresh = yield* time("lockRefresh", "LOCK_REFRESH", 100, third)
   if (Duration.toMillis(lockRefresh) > third) {
     return yield* invalid(
       "timing.lockRefresh",

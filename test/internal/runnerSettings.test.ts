@@ -35,7 +35,7 @@ describe("settings of a runner", () => {
       })
       assert.deepStrictEqual(Object.entries(timing).map(([name, value]) => [name, Duration.toMillis(value)]), [
         ["lockExpiration", 30_000],
-        ["lockRefresh", 2_000],
+        ["lockRefresh", 10_000],
         ["assignments", 1_000],
         ["health", 2_000],
         ["joinDebounce", 0]
