@@ -252,13 +252,16 @@ export class JobUnsuccessful extends Schema.TaggedError<JobUnsuccessful>()("JobU
   }
 }
 
-/** The process that owns the job's partition does not answer, or somebody holds the job's row. The job may be cancelled all the same. */
+/**
+ * The process that owns the job's partition does not answer, or the job's handler cannot be interrupted, or somebody holds the job's row. The
+ * job may be cancelled all the same.
+ */
 export class PartitionUnavailable extends Schema.TaggedError<PartitionUnavailable>()("PartitionUnavailable", {
   entity: Schema.String
 }) {
   readonly isRetryable = true
   override get message() {
-    return `the owner of ${this.entity} does not answer (it may be frozen, busy or cut off), or somebody holds the job's row. Try again`
+    return `the owner of ${this.entity} does not answer (it may be frozen, busy or cut off, or the job's handler is uninterruptible), or somebody holds the job's row. Try again`
   }
 }
 

@@ -182,7 +182,13 @@ export const handlingOf = (
 
 /** Whether a type may have this name: no column, metric or log line takes every text. */
 export const checkType = (where: string, type: unknown): void =>
-  check(typeof type === "string" && type.length >= 1 && type.length <= 200, where, "type", "1 to 200 characters", type)
+  check(
+    typeof type === "string" && type.length >= 1 && type.length <= 200,
+    where,
+    "type",
+    "a text of 1 to 200 characters",
+    type
+  )
 
 /** A handler that is no function would fail each of its jobs. */
 export const checkHandler = (where: string, handler: unknown): void =>

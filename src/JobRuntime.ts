@@ -23,6 +23,7 @@ import * as Queues from "./internal/queues.ts"
 import * as RunnerSettings from "./internal/runnerSettings.ts"
 import * as ShardGroups from "./internal/shardGroups.ts"
 import * as StoreOptions from "./internal/sql/options.ts"
+import * as Standstill from "./internal/standstill.ts"
 import * as Unserved from "./internal/unserved.ts"
 import * as Waker from "./internal/waker.ts"
 import * as Watchers from "./internal/watchers.ts"
@@ -68,8 +69,9 @@ export type StartError = StoreError | MigrationError | LayoutError | Postgres.Po
 /** The part of this process that runs jobs. */
 export class Runner extends Context.Service<Runner, {
   /**
-   * Leaves: starts nothing more, gives running jobs their grace period, and hands each partition over as soon as its jobs have ended, while
-   * all handlers are still there. Returns when nothing runs here any more; the process still submits.
+   * Leaves: starts nothing more, gives running jobs their grace period, and hands each shard over as soon as the jobs of its partitions have
+   * ended, while all handlers are still there. Partitions of several queues share a shard, those of different groups never do. Returns when
+   * nothing runs here any more; the process still submits.
    */
   readonly drain: Effect.Effect<void>
   /** Whether it has been told to. */
@@ -131,7 +133,7 @@ const base = ({ connections, eventBus, lockTimeout, queues, schema }: ClientOpti
     NodeCrypto.layer
   ).pipe(
     Layer.provideMerge(PgJobStore.layer({ schema, connections, lockTimeout })),
-    Layer.provideMerge(Outage.layer)
+    Layer.provideMerge(Layer.merge(Outage.layer, Standstill.layer))
   )
 
 /**

@@ -65,9 +65,10 @@ export class Jobs extends Context.Service<Jobs, {
   ) => Effect.Effect<void, DeadLetterNotFound | DedupeKeyTaken | StoreUnavailable>
   /**
    * Cancels a job that has not ended, from any process; a running one is interrupted and rolled back. A queued or running one is cancelled
-   * by the process that owns its queue, and in the table where no living one does: where an owner does not answer within 30 seconds, or
-   * somebody holds the job's row for so long, this fails with `PartitionUnavailable`, and the job may still be cancelled later. Does not take
-   * part in the caller's transaction: it stands when that rolls back, and a job submitted there is not found before it commits.
+   * by the process that owns its queue, and in the table where no living one does: where an owner does not answer within 30 seconds, the
+   * handler cannot be interrupted (`Effect.uninterruptible`), or somebody holds the job's row for so long, this fails with
+   * `PartitionUnavailable`, and the job may still be cancelled later. Does not take part in the caller's transaction: it stands when that
+   * rolls back, and a job submitted there is not found before it commits.
    */
   readonly cancel: CancelJob.CancelJob
 }>()("millrace/Jobs") {}
@@ -99,7 +100,7 @@ export const layer: Layer.Layer<
     ): Effect.Effect<JobStatus<Success["Type"], Failure["Type"]>, JobNotFound | StoreUnavailable | Schema.SchemaError>
     function status(jobId: JobId, definition?: JobReader.Typed<Codec, Codec>) {
       return Effect.gen(function*() {
-        const plain = yield* Effect.flatMap(find(jobId), statusOf)
+        const plain = yield* Effect.flatMap(find(jobId, "status"), statusOf)
         if (definition === undefined) return plain
         return {
           ...plain,
@@ -113,7 +114,8 @@ export const layer: Layer.Layer<
 
     const replayJob = (asked: JobId) =>
       Effect.gen(function*() {
-        const found = yield* Effect.catchTag(find(asked), "JobNotFound", () => new DeadLetterNotFound({ jobId: asked }))
+        const found = yield* Effect.catchTag(find(asked, "replayJob"), "JobNotFound", () =>
+          new DeadLetterNotFound({ jobId: asked }))
         const jobId = found.id
         if (found.state !== "failed") {
           const { state } = yield* statusOf(found)
@@ -125,8 +127,12 @@ export const layer: Layer.Layer<
           store.replay(jobId, found.tenant, entry),
           JobReader.storeUnavailable("replayJob")
         )
-        if (replayed === "taken") return yield* new DedupeKeyTaken({ jobId })
-        if (Option.isNone(replayed)) return yield* new DeadLetterNotFound({ jobId, jobState: "queued" })
+        if (replayed === "taken") {
+          return yield* new DedupeKeyTaken({ jobId })
+        }
+        if (Option.isNone(replayed)) {
+          return yield* new DeadLetterNotFound({ jobId, jobState: "queued" })
+        }
         const ready = replayed.value
         const { queue } = yield* addressOf(found)
         const tenant = tenantId(found.tenant)

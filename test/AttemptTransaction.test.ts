@@ -19,6 +19,7 @@ import { BeginTransaction, SqlClient } from "effect/sql/SqlClient"
 import * as SqlResolver from "effect/sql/SqlResolver"
 import * as CurrentJob from "../src/CurrentJob.ts"
 import { LongTransaction } from "../src/internal/sql/transact.ts"
+import * as Standstill from "../src/internal/standstill.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import type { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
@@ -107,7 +108,9 @@ layer(tests, { excludeTestServices: true })("in a handler", (it) => {
       const isWritten = Latch.makeUnsafe(false)
       const logger = Logger.make(({ fiber, message }) => {
         const annotations = fiber.getRef(References.CurrentLogAnnotations)
-        if (String(message).includes("was open for")) told.push(String(annotations["jobType"]))
+        if (!String(message).includes("was open for")) return
+        assert.include(String(message), `The transaction of a job of type ${String(annotations["jobType"])} was open`)
+        told.push(String(annotations["jobType"]))
       })
       // From no time on, or from longer than the test takes.
       const telling = (fromMs: number) =>
@@ -120,7 +123,15 @@ layer(tests, { excludeTestServices: true })("in a handler", (it) => {
         yield* register("cut short", () => Effect.andThen(write("cut"), Effect.andThen(isWritten.open, Effect.never)))
       }).pipe(telling(0))
       yield* register("short write", () => write("short")).pipe(telling(600_000))
-      yield* Effect.forEach(["long write", "long failure", "no statement", "short write"], (type) => run(type))
+      // All of the time it was the process that did nothing.
+      const stoodStill = { ...Standstill.make(100), stoodSince: () => 600_000 }
+      yield* register("stood still", () => write("still")).pipe(
+        Effect.provideService(Standstill.Current, stoodStill),
+        telling(1)
+      )
+      const types = ["long write", "long failure", "no statement", "short write", "stood still"]
+      // Those of one type are told of once in a minute.
+      yield* Effect.forEach([...types, "long failure"], (type) => run(type))
       const { cancel, submit } = yield* Jobs.Jobs
       const id = yield* submit({ type: "cut short", queue: Ten })
       yield* isWritten.await

@@ -266,8 +266,12 @@ describe("the database is not there", () => {
       assert.strictEqual(error._tag, "SubmitError")
       assert.strictEqual(error.reason._tag, "StoreUnavailable")
       assert.isTrue(error.isRetryable)
-      const unknown = yield* Effect.flip(jobs.status(before))
-      assert.strictEqual(unknown._tag, "StoreUnavailable")
+      for (const operation of ["status", "await", "cancel", "replayJob"] as const) {
+        const asked: Effect.Effect<unknown, { readonly _tag: string; readonly message: string }> = jobs[operation](before)
+        const unknown = yield* Effect.flip(asked)
+        assert.strictEqual(unknown._tag, "StoreUnavailable")
+        assert.include(unknown.message, `did not answer during ${operation}:`)
+      }
       yield* server.start
       const id = yield* jobs.submit(request).pipe(Effect.retry({ while: ({ isRetryable }) => isRetryable }))
       yield* assertEachOnce(sql, [id])

@@ -214,8 +214,8 @@ describe("Job", () => {
     }))
 
   it("a type that no column, metric or log line takes is refused where it is written, naming the field", () => {
-    assert.throws(() => Job.make(""), RangeError, "type: expected 1 to 200 characters, received \"\"")
-    assert.throws(() => Job.make("x".repeat(201)), RangeError, "type: expected 1 to 200 characters")
+    assert.throws(() => Job.make(""), RangeError, "type: expected a text of 1 to 200 characters, received \"\"")
+    assert.throws(() => Job.make("x".repeat(201)), RangeError, "type: expected a text of 1 to 200 characters")
     assert.throws(
       () => Job.make("Task", { transaction: "group" as never }),
       RangeError,
@@ -289,7 +289,7 @@ describe("Job", () => {
       assert.include(yield* refusal({ transaction: "nome" }), "transaction: expected one of job, none, grouped")
       assert.include(yield* refusal({ timeuot: 1 }), "timeuot: expected no such field, only retry, timeout")
       assert.include(yield* refusal({}, "not a function"), "handler: expected a function of the payload")
-      assert.include(yield* refusal({}, undefined, 5), "type: expected 1 to 200 characters, received 5")
+      assert.include(yield* refusal({}, undefined, 5), "type: expected a text of 1 to 200 characters, received 5")
       const layer = Ping.toLayer("not a function" as unknown as () => Effect.Effect<void>)
       assert.include(String(yield* Effect.exit(handlerOf(Ping, layer))), "Ping.toLayer: handler: expected a function")
     }).pipe(Effect.provide(JobHandlers.layer)))

@@ -315,6 +315,14 @@ layer(GreetLive.pipe(Layer.provideMerge(layerRuntime({ queues: [Small, Keyed], l
         yield* words({ type: "T", runAt: 1_000, delay: "5 seconds" }),
         "delay: expected either runAt or delay, not both, received runAt 1000 and delay \"5 seconds\""
       )
+      assert.strictEqual(
+        yield* words({ type: "T", runAt: "2027-01-01" }),
+        "runAt: expected a time between 1970 and 9999 (a DateTime, a Date or milliseconds since 1970), received \"2027-01-01\""
+      )
+      assert.strictEqual(
+        yield* words({ type: "T", dedupeKey: 1 }),
+        "dedupeKey: expected a text of 1 to 512 characters without NUL and unpaired surrogates, received 1"
+      )
       for (const field of ["delay", "expiresIn"]) {
         assert.strictEqual(
           yield* words([{ type: "T", [field]: "10 secs" }]),

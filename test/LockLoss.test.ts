@@ -70,8 +70,9 @@ const waiting = Effect.gen(function*() {
 })
 
 describe("an owner that loses its lock", () => {
-  it.live("interrupts its attempts at once, and starts nothing more", () => {
+  it.live("interrupts its attempts at once, says that they run again if they are not stored, and starts nothing more", () => {
     const { lock, lose } = makeLock()
+    const { layer, of } = recordLog()
     return Effect.gen(function*() {
       const { interrupted, running, submit } = yield* endless
       yield* submit("one")
@@ -82,7 +83,13 @@ describe("an owner that loses its lock", () => {
       // The first one waits again.
       assert.strictEqual(yield* waiting, 2)
       assert.deepStrictEqual([...running], [])
-    }).pipe(Effect.scoped, Effect.provide(layerMemory({ queues: [Work], lock })))
+      assert.deepStrictEqual(of("The lock of"), [
+        "The lock of work/0 is lost: 1 job under way ends here, and runs again where it is owned next if its outcome is not stored"
+      ])
+    }).pipe(
+      Effect.scoped,
+      Effect.provide(Layer.provideMerge(layerMemory({ queues: [Work], lock }), layer))
+    )
   })
 
   it.live("takes nothing from the moment it is overdue, though nobody has told it yet", () => {

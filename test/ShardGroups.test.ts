@@ -5,6 +5,8 @@ import { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
+import * as Latch from "effect/Latch"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
@@ -17,10 +19,14 @@ import { untilFinal } from "./utils/child.ts"
 import { TestDatabase } from "./utils/database.ts"
 import { ownershipsOf } from "./utils/ownership.ts"
 import { startProgram } from "./utils/programs.ts"
+import { until } from "./utils/runtime.ts"
 
 const Pictures = JobQueue.make("pictures", { partitions: 4, group: "gpu" })
 const Letters = JobQueue.make("letters", { partitions: 4 })
 const queues = [Pictures, Letters]
+const Long = JobQueue.make("long")
+const Beside = JobQueue.make("beside")
+const Apart = JobQueue.make("apart", { group: "apart" })
 
 /** A runner of this process that runs every job by noting its own name. */
 const runner = (name: string, options: JobRuntime.ClusterOptions = {}) =>
@@ -96,6 +102,45 @@ describe("shard groups", () => {
         // While both believed that it was theirs a handler may have started twice; its job ended once.
         assert.deepStrictEqual(fates.filter(({ attempt, state }) => state !== "completed" || attempt !== 1), [])
         assert.isAtLeast(office.ran.length + archive.ran.length, ids.length + 20)
+      }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)),
+    60_000
+  )
+
+  it.live(
+    "a runner that leaves keeps what shares a shard with a long job, however idle, and gives a queue of another group away at once",
+    () =>
+      Effect.gen(function*() {
+        const sql = yield* PgClient
+        const gate = Latch.makeUnsafe(false)
+        let isRunning = false
+        const options = {
+          queues: [Long, Beside, Apart],
+          groups: ["default", "apart"],
+          shards: 1,
+          gracePeriod: "1 hour"
+        } satisfies JobRuntime.ClusterOptions
+        const leaver = yield* runner("leaver", options)
+        yield* Effect.addFinalizer(() => gate.open)
+        const long = Effect.suspend(() => {
+          isRunning = true
+          return gate.await
+        })
+        yield* JobHandlers.register("long", () => long, { transaction: "none" }).pipe(Effect.provide(leaver.context))
+        yield* leaver.jobs.submit({ type: "long", queue: Long })
+        yield* until(Effect.sync(() => isRunning))
+        const stayer = yield* runner("stayer", options)
+        const draining = yield* Effect.forkChild(Context.get(leaver.context, JobRuntime.Runner).drain)
+
+        const submit = (queue: JobQueue.JobQueue) => stayer.jobs.submit({ type: "note", queue })
+        while (stayer.ran.length === 0) yield* untilFinal(sql, [yield* submit(Apart)])
+        const ran = stayer.ran.length
+        const waiting = yield* submit(Beside)
+        yield* untilFinal(sql, [yield* submit(Apart)])
+        assert.strictEqual((yield* stayer.jobs.status(waiting)).state, "queued")
+        yield* gate.open
+        yield* Fiber.join(draining)
+        yield* untilFinal(sql, [waiting])
+        assert.strictEqual(stayer.ran.length, ran + 2)
       }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)),
     60_000
   )

@@ -46,7 +46,7 @@ export const make = ({ find, idOf, statusOf }: JobReader, bus: EventBus["Service
       const { first, last } = yield* Pauses
       // Events of other processes may get lost: look from time to time, ever more rarely.
       for (let pause = first;; pause = Math.min(pause * 2, last)) {
-        const record = yield* find(jobId)
+        const record = yield* find(jobId, "await")
         if (isFinal(record.state)) return yield* statusOf(record)
         yield* Effect.raceFirst(told, onLiveClock(Effect.sleep(Duration.millis(pause))))
       }

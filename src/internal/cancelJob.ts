@@ -136,7 +136,7 @@ export const make = (options: {
 
       // Each turn sees the job where it has moved to.
       for (let pause = 5;; pause = Math.min(pause * 2, 500)) {
-        const record = yield* find(jobId)
+        const record = yield* find(jobId, "cancel")
         if (isFinal(record.state)) {
           if (record.state === "cancelled" && toldAt !== undefined) return
           return yield* new JobAlreadyFinal({ jobId: record.id, jobState: record.state })

@@ -97,13 +97,11 @@ const supervised = (
 
 /** On the real clock, and with a log that repeats nothing. */
 const watched = <A, E, R>(cluster: (standstill: Standstill.Standstill) => Layer.Layer<A, E, R>): Layer.Layer<A, E, R> =>
-  Layer.unwrap(Effect.sync(() => {
-    const standstill = Standstill.make(Supervisor.watchMs)
-    return cluster(standstill).pipe(
+  Layer.unwrap(Effect.map(Standstill.Current, (standstill) =>
+    cluster(standstill).pipe(
       Layer.provide(Layer.succeed(Clock.Clock, liveClock)),
       Layer.provide(ClusterLog.layer(standstill))
-    )
-  }))
+    )))
 
 /** One fixed address: of several single-process runtimes on one database one owns all queues, the others stand by. */
 const singleAddress = RunnerAddress.make("millrace", 1)

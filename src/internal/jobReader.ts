@@ -24,8 +24,8 @@ export type Typed<Success extends Codec, Failure extends Codec> = Pick<
 export interface JobReader {
   /** The id as the job has it, however it is spelled. */
   readonly idOf: (jobId: JobId) => Effect.Effect<JobId, JobNotFound>
-  /** The job, if the tenant in context may see it: the system sees all. */
-  readonly find: (jobId: JobId) => Effect.Effect<JobRecord, JobNotFound | StoreUnavailable>
+  /** The job, if the tenant in context may see it: the system sees all. `operation`: what was called. */
+  readonly find: (jobId: JobId, operation: string) => Effect.Effect<JobRecord, JobNotFound | StoreUnavailable>
   readonly addressOf: (record: JobRecord) => Effect.Effect<Address>
   readonly statusOf: (record: JobRecord) => Effect.Effect<JobStatus>
 }
@@ -42,11 +42,11 @@ export const make = (store: JobStore["Service"], queues: Queues["Service"], owne
       return id === undefined ? Effect.fail(new JobNotFound({ jobId })) : Effect.succeed(id)
     })
 
-  const find = (jobId: JobId): Effect.Effect<JobRecord, JobNotFound | StoreUnavailable> =>
+  const find = (jobId: JobId, operation: string): Effect.Effect<JobRecord, JobNotFound | StoreUnavailable> =>
     Effect.gen(function*() {
       const { tenantId: mine } = yield* RequestContext.Request
       const id = yield* idOf(jobId)
-      const record = yield* Effect.mapError(store.find(id), storeUnavailable("status"))
+      const record = yield* Effect.mapError(store.find(id), storeUnavailable(operation))
       if (Option.isNone(record)) return yield* new JobNotFound({ jobId })
       if (mine !== undefined && tenantId(record.value.tenant) !== mine) return yield* new JobNotFound({ jobId })
       return record.value

@@ -51,10 +51,15 @@ const logInfo = (line: string) => told(Effect.logInfo(line))
 
 const counted = (count: number, what: string): string => `${count} ${what}${count === 1 ? "" : "s"}`
 
-const listed = (names: ReadonlyArray<string>): string =>
-  names.length <= maxNames
+/** `documents/4` before `documents/12`. */
+const byNumber = new Intl.Collator("en", { numeric: true })
+
+const listed = (entities: ReadonlyArray<string>): string => {
+  const names = [...new Set(entities)].sort(byNumber.compare)
+  return names.length <= maxNames
     ? names.join(", ")
     : `${names.slice(0, maxNames).join(", ")} and ${names.length - maxNames} more`
+}
 
 const sum = (all: Iterable<Ended>): Ended => {
   let [ended, interrupted] = [0, 0]
@@ -86,21 +91,24 @@ export const make = (options: {
     const { graceMs, isClustered } = options
     const members = new Set<Member>()
     const due = Latch.makeUnsafe(false)
-    let taken: Array<string> = []
+    let taken: Array<Member> = []
     let left: Array<readonly [entity: string, Ended]> = []
     let isLeaving = false
 
     const tell = Effect.suspend(() => {
-      const [came, went] = [taken, left]
+      const came = new Set(taken.map(({ entity }) => entity))
+      const stayed = taken.filter((member) => members.has(member)).map(({ entity }) => entity)
+      // Runners that start at once take and give back: what nobody has been told to be here, and no job ran in, is no move.
+      const went = left.filter(([entity, { ended, interrupted }]) => ended + interrupted > 0 || !came.has(entity))
       taken = []
       left = []
       return Effect.all([
+        stayed.length === 0 ? Effect.void : logInfo(`Taken over: ${listed(stayed)}`),
         went.length === 0 ? Effect.void : logInfo(
-          `Moved to other runners: ${listed(went.map(([entity]) => entity).sort())}; ${
+          `Moved to other runners: ${listed(went.map(([entity]) => entity))}; ${
             outcome(sum(went.map(([, ended]) => ended)), "there")
           }`
-        ),
-        came.length === 0 ? Effect.void : logInfo(`Taken over: ${listed(came.sort())}`)
+        )
       ], { discard: true })
     })
 
@@ -136,7 +144,7 @@ export const make = (options: {
         Effect.sync(() => {
           members.add(member)
           if (!isClustered) return
-          taken.push(member.entity)
+          taken.push(member)
           due.openUnsafe()
         }),
       left: (member, ended) =>

@@ -9,7 +9,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as References from "effect/References"
 import * as Scope from "effect/Scope"
-import { unanswered } from "./sql/unanswered.ts"
+import { isInterruption, unanswered } from "./sql/unanswered.ts"
 import { inWords } from "./time/inWords.ts"
 import { monotonicMillis } from "./time/liveClock.ts"
 import { told } from "./told.ts"
@@ -70,6 +70,8 @@ export const make = (now: () => number = monotonicMillis): Outage => {
     Effect.suspend(() => {
       const at = now()
       forget(at)
+      // It says nothing of the database: who has given the question up says why, and it is asked again.
+      if (!isOpen && isInterruption(error)) return Effect.void
       if (!isOpen) {
         isOpen = true
         isAway = false

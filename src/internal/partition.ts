@@ -132,8 +132,10 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       if (count === 0) return
       yield* told(Effect.logWarning(
         `The lock of ${position.entity} is lost: ${
-          count === 1 ? "1 job under way is interrupted, and runs" : `${count} jobs under way are interrupted, and run`
-        } again where it is owned next`
+          count === 1
+            ? "1 job under way ends here, and runs again where it is owned next if its outcome is not stored"
+            : `${count} jobs under way end here, and those whose outcome is not stored run again where it is owned next`
+        }`
       ))
       yield* attempts.stop(() => true)
     })

@@ -115,7 +115,7 @@ export const wrongRequest = (request: JobRequest, at: string): Exit.Exit<never, 
   }
   const { definition, type } = request
   if (typeof type !== "string" || type.length === 0 || !isStorable(type)) {
-    return invalid(`${at}type`, `1 to ${maxText} characters ${wholeText}`, type)
+    return invalid(`${at}type`, `a text of 1 to ${maxText} characters ${wholeText}`, type)
   }
   return definition === undefined || Predicate.hasProperty(definition, "encodePayload")
     ? undefined
@@ -136,7 +136,7 @@ const nothing: Exit.Exit<undefined> = Exit.succeed(undefined)
 const checkedKey = (key: string | undefined, field: string): Exit.Exit<string | undefined, SubmitError> =>
   key === undefined || (typeof key === "string" && key.length > 0 && key.length <= maxKey && isWhole(key))
     ? Exit.succeed(key)
-    : invalid(field, `1 to ${maxKey} characters ${wholeText}`, key)
+    : invalid(field, `a text of 1 to ${maxKey} characters ${wholeText}`, key)
 
 /** Of what a program has thrown. */
 const thrown = (error: unknown): string => {
@@ -303,7 +303,7 @@ const timeOf = (time: NonNullable<JobRequest["runAt"]>, field: string): Effect.E
     : Number.NaN
   return Number.isFinite(value) && value >= 0 && value < latest
     ? Exit.succeed(value)
-    : invalid(field, "a time between 1970 and 9999", time)
+    : invalid(field, "a time between 1970 and 9999 (a DateTime, a Date or milliseconds since 1970)", time)
 }
 
 const millis = (input: Duration.Input, field: string): Effect.Effect<number, SubmitError> => {

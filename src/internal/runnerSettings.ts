@@ -134,8 +134,12 @@ const hostName: Kind<string> = kind(
 const oneOf = <const Values extends ReadonlyArray<string>>(values: Values): Kind<Values[number]> =>
   kind(`one of ${values.join(", ")}`, (given) => values.find((value) => value === given))
 
+/** As it may be given: "3s" may not. */
+const asGiven = (millis: number): string =>
+  millis === 0 ? "0" : millis % 1_000 === 0 ? `${millis / 1_000} seconds` : `${millis} milliseconds`
+
 const duration = (leastMs: number): Kind<Duration.Duration> => {
-  const expected = `a duration from ${Duration.format(Duration.millis(leastMs))} to 1 hour`
+  const expected = `a duration from ${asGiven(leastMs)} to 1 hour`
   const read = (given: unknown) => {
     // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- anything may be given, and what is no duration is none
     const millis = millisOf(given as Duration.Input)
@@ -218,8 +222,8 @@ export const resolve = Effect.fnUntraced(function*(
     return yield* invalid(
       "timing.lockRefresh",
       "MILLRACE_RUNNER_LOCK_REFRESH",
-      `at most a third of lockExpiration (${Duration.format(lockExpiration)})`,
-      Duration.format(lockRefresh)
+      `at most a third of lockExpiration (${asGiven(Duration.toMillis(lockExpiration))})`,
+      asGiven(Duration.toMillis(lockRefresh))
     )
   }
   return {

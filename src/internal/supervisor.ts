@@ -53,8 +53,8 @@ interface Holding extends Lock {
 
 const lostAlready: Lock = { isHeld: () => false, lost: Effect.void, giveUp: () => {} }
 
-/** How often it looks. */
-export const watchMs = 100
+/** From when on a standstill is told of, however long the locks last: handlers and their transactions have waited for as long. */
+const longMs = 3_000
 
 /** `ranOut`: whether it had locks that were overdue by then. */
 const tellOfStandstill = (stoodMs: number, ranOut: boolean, overdueMs: number) =>
@@ -74,7 +74,7 @@ const reading = "Reading the list of runners"
 export const layer = (
   expiration: Duration.Duration,
   isAgreed: Effect.Effect<boolean, unknown> = Effect.succeed(true),
-  standstill: Standstill.Standstill = Standstill.make(watchMs)
+  standstill: Standstill.Standstill = Standstill.make(Standstill.watchMs)
 ): Layer.Layer<RunnerStorage | ShardLocks, never, RunnerStorage> =>
   Layer.effectContext(Effect.gen(function*() {
     const storage = yield* RunnerStorage
@@ -203,13 +203,13 @@ export const layer = (
       const stoodMs = standstill.tick()
       const ranOut = (hadLocks || holdings.size > 0) && (stoodMs >= overdueMs || [...holdings.values()].some(isOverdue))
       hadLocks = holdings.size > 0
-      return stoodMs < overdueMs / 2 ? Effect.void : tellOfStandstill(stoodMs, ranOut, overdueMs)
+      return stoodMs < Math.min(overdueMs / 2, longMs) ? Effect.void : tellOfStandstill(stoodMs, ranOut, overdueMs)
     })
     const look = Effect.sync(() => [...holdings.keys()].forEach(current))
 
     // In this order: whoever hears that a lock is lost tells of it at once.
     yield* Effect.andThen(tellIfStill, look).pipe(
-      Effect.repeat(Schedule.spaced(Duration.millis(watchMs))),
+      Effect.repeat(Schedule.spaced(Duration.millis(Standstill.watchMs))),
       onLiveClock,
       Effect.withTracerEnabled(false),
       Effect.forkScoped

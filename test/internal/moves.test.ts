@@ -20,18 +20,32 @@ const told = () => true
 const notTold = () => false
 
 describe("partitions that move", () => {
-  it.live("together are told of together, with what became of their jobs, and so are those that come", () =>
+  it.live("together are told of together, with what became of their jobs, after those that come", () =>
     Effect.gen(function*() {
       const { lines, moves } = yield* make()
-      const [one, two] = [member("work/1"), member("work/2")]
+      const [two, twelve] = [member("work/2"), member("work/12")]
+      yield* moves.taken(twelve)
       yield* moves.taken(two)
-      yield* moves.taken(one)
       yield* moves.left(member("work/7"), { ended: 2, interrupted: 1 })
       yield* moves.left(member("work/3"), { ended: 0, interrupted: 0 })
       yield* until(Effect.sync(() => lines.length === 2))
       assert.deepStrictEqual(lines.map(({ text }) => text), [
-        "Moved to other runners: work/3, work/7; 2 running jobs ended, 1 was interrupted and runs again there",
-        "Taken over: work/1, work/2"
+        "Taken over: work/2, work/12",
+        "Moved to other runners: work/3, work/7; 2 running jobs ended, 1 was interrupted and runs again there"
+      ])
+    }).pipe(Effect.scoped))
+
+  it.live("away again as soon as they have come are no take-over, and no move but for the jobs that ran meanwhile", () =>
+    Effect.gen(function*() {
+      const { lines, moves } = yield* make()
+      const [one, two, three] = [member("work/1"), member("work/2"), member("work/3")]
+      yield* Effect.forEach([one, two, three], moves.taken)
+      yield* moves.left(one, { ended: 0, interrupted: 0 })
+      yield* moves.left(two, { ended: 1, interrupted: 0 })
+      yield* until(Effect.sync(() => lines.length === 2))
+      assert.deepStrictEqual(lines.map(({ text }) => text), [
+        "Taken over: work/3",
+        "Moved to other runners: work/2; 1 running job ended"
       ])
     }).pipe(Effect.scoped))
 })
@@ -53,7 +67,7 @@ describe("a process that leaves", () => {
       assert.deepStrictEqual(lines.map(({ text }) => text), [
         "Taken over: work/1, work/2",
         "Draining: this process leaves and starts nothing more; 4 jobs may run on for up to 25s",
-        "Drained in 100ms: 2 running jobs ended, 2 were interrupted and run again elsewhere"
+        "Drained in less than 100ms: 2 running jobs ended, 2 were interrupted and run again elsewhere"
       ])
     }).pipe(Effect.scoped))
 
@@ -80,7 +94,7 @@ describe("a process that leaves", () => {
       const end = moves.left(member("work/0", 1), { ended: 0, interrupted: 1 })
       yield* Effect.provide(moves.leaving(end, notTold), layer)
       assert.deepStrictEqual(lines.map(({ text }) => text), [
-        "Drained in 100ms: 0 running jobs ended, 1 was interrupted and runs again where it is owned next"
+        "Drained in less than 100ms: 0 running jobs ended, 1 was interrupted and runs again where it is owned next"
       ])
     }).pipe(Effect.scoped))
 })

@@ -98,6 +98,36 @@ describe("of a database that is away", () => {
   })
 })
 
+describe("of a question that was given up", () => {
+  const givenUp = new PersistenceError({ cause: Cause.squash(Cause.interrupt()) })
+
+  it.effect("nothing is told: who gave it up says why", () => {
+    const { lines, logged, outage } = make()
+    return Effect.gen(function*() {
+      yield* outage.failed("keeping", givenUp)
+      yield* outage.failed("keeping", new PersistenceError({ cause: Cause.interrupt() }))
+      yield* outage.worked("keeping")
+      assert.deepStrictEqual(lines, [])
+    }).pipe(logged)
+  })
+
+  it.effect("nothing more is told where an outage is told of; that one lasts for as long as it is asked again", () => {
+    const { lines, logged, outage, time } = make()
+    return Effect.gen(function*() {
+      yield* outage.failed("keeping", refused)
+      yield* outage.failed("reading", givenUp)
+      time.now = 2_000
+      yield* outage.worked("keeping")
+      assert.strictEqual(lines.length, 1)
+      yield* outage.worked("reading")
+      assert.deepStrictEqual(lines.map(({ text }) => text), [
+        "keeping: waiting for the database (connect ECONNREFUSED)",
+        "The database answers again, after 2s"
+      ])
+    }).pipe(logged)
+  })
+})
+
 describe("of what nobody has foreseen", () => {
   it.effect("each is shown with all that is known of it, during an outage too, and not again for half a minute", () => {
     const { lines, logged, outage, time } = make()
@@ -121,7 +151,7 @@ describe("of what nobody has foreseen", () => {
       yield* outage.worked("reading")
       assert.deepStrictEqual(lines.map(({ text }) => text), [
         "reading: trying again",
-        "reading: works again, after 100ms"
+        "reading: works again, after less than 100ms"
       ])
     }).pipe(logged)
   })

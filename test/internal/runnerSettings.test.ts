@@ -109,7 +109,7 @@ describe("settings of a runner", () => {
       /GROUPS\): expected .* such as "default,mail", received "default,,gpu"/
     ],
     ["too many shards", { host, shards: 1_001 }, {}, "shards", /1 to 1000/],
-    ["a hasty expiration", { host, timing: { lockExpiration: "1 second" } }, {}, "timing.lockExpiration", /3s/],
+    ["a hasty expiration", { host, timing: { lockExpiration: "1 second" } }, {}, "timing.lockExpiration", /3 seconds/],
     [
       "a duration of an unknown unit",
       { host, timing: { joinDebounce: { second: 1 } as object } },
@@ -152,14 +152,14 @@ describe("settings of a runner", () => {
       untyped({ host, timing: { assignments: "10 secs" } }),
       {},
       "timing.assignments",
-      /a duration from 100ms to 1 hour, such as "10 seconds" or milliseconds, received "10 secs"/
+      /a duration from 100 milliseconds to 1 hour, such as "10 seconds" or milliseconds, received "10 secs"/
     ],
     [
       "a refresh that comes too late",
       { host, timing: { lockRefresh: "3 seconds" } },
       {},
       "timing.lockRefresh",
-      /a third of lockExpiration \(6s\)/
+      /a third of lockExpiration \(6 seconds\), received 3 seconds/
     ]
   ]
   for (const [name, options, env, field, message] of wrong) {

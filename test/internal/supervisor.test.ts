@@ -113,26 +113,27 @@ describe("a shard lock", () => {
     }).pipe(Effect.scoped))
 })
 
-describe("a process that stood still", () => {
-  /** A watch that sees one standstill, when the test says so. */
-  const makeWatch = () => {
-    let stoodMs = 0
-    const watch: Standstill.Standstill = {
-      tick: () => {
-        const stood = stoodMs
-        stoodMs = 0
-        return stood
-      },
-      isRecent: () => true
-    }
-    return {
-      watch,
-      stand: (millis: number) => {
-        stoodMs = millis
-      }
+/** A watch that sees one standstill, when the test says so. */
+const makeWatch = () => {
+  let stoodMs = 0
+  const watch: Standstill.Standstill = {
+    tick: () => {
+      const stood = stoodMs
+      stoodMs = 0
+      return stood
+    },
+    isRecent: () => true,
+    stoodSince: () => 0
+  }
+  return {
+    watch,
+    stand: (millis: number) => {
+      stoodMs = millis
     }
   }
+}
 
+describe("a process that stood still", () => {
   it.live("says for how long, and that its locks are gone, before anybody hears that they are; what it was doing is no outage", () => {
     const { layer, lines } = recordLog()
     const { stand, watch } = makeWatch()
@@ -169,6 +170,19 @@ describe("a process that stood still", () => {
         "This process stood still for 4s: it was suspended, or something kept its event loop. From 5.4 s on it may lose its " +
         "partitions: what computes for long belongs in a thread"
       ])
+    }).pipe(Effect.scoped, Effect.provide(layer))
+  })
+})
+
+describe("of a process whose locks last for long", () => {
+  it.live("a standstill of 3 seconds is told of, too, and from when on it may cost the locks", () => {
+    const { layer, lines } = recordLog()
+    const { stand, watch } = makeWatch()
+    return Effect.gen(function*() {
+      yield* supervised("30 seconds", () => Effect.succeed([]), undefined, watch)
+      stand(9_000)
+      yield* until(Effect.sync(() => lines.length > 0))
+      assert.match(lines[0]?.text ?? "", /^This process stood still for 9s: .* From 27 s on it may lose its partitions/)
     }).pipe(Effect.scoped, Effect.provide(layer))
   })
 })

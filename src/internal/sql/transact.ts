@@ -17,6 +17,8 @@ import { outcomeCodes } from "../../JobState.ts"
 import type { Finish, JobStore, Owner, StoreError, Transacted } from "../../JobStore.ts"
 import type { AttemptConnection } from "../postgres/AttemptConnection.ts"
 import type { Lending } from "../postgres/lending.ts"
+import * as Standstill from "../standstill.ts"
+import { monotonicMillis } from "../time/liveClock.ts"
 import { type Database, isMissingDay, messageOf, toStoreError } from "./database.ts"
 import type { Foresee } from "./retention.ts"
 import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
@@ -96,21 +98,37 @@ export const LongTransaction = Context.Reference<number>("millrace/internal/Long
   defaultValue: () => 5_000
 })
 
-/** What is open keeps the server from cleaning up what every other transaction leaves behind. */
-const tellIfLong = (connection: AttemptConnection, services: Context.Context<never>): Effect.Effect<void> => {
-  const { heldMs } = connection
-  return heldMs < Context.get(services, LongTransaction)
-    ? Effect.void
-    : Effect.logWarning(
-      `Its transaction was open for ${
+/** How often it is told of those of one type of jobs. */
+const againMs = 60_000
+
+/**
+ * What is open keeps the server from cleaning up what every other transaction leaves behind. For how long the process stood still is no
+ * fault of the handler's.
+ */
+const makeTellIfLong = () => {
+  const toldAt = new Map<string, number>()
+  return (connection: AttemptConnection, services: Context.Context<never>): Effect.Effect<void> => {
+    const { heldMs } = connection
+    const longMs = Context.get(services, LongTransaction)
+    if (heldMs < longMs) return Effect.void
+    const now = monotonicMillis()
+    if (heldMs - Context.get(services, Standstill.Current).stoodSince(now - heldMs) < longMs) return Effect.void
+    const type = String(Context.get(services, References.CurrentLogAnnotations)["jobType"])
+    for (const [other, at] of toldAt) if (now - at >= againMs) toldAt.delete(other)
+    if (toldAt.has(type)) return Effect.void
+    toldAt.set(type, now)
+    return Effect.logWarning(
+      `The transaction of a job of type ${type} was open for ${
         Math.round(heldMs)
-      } ms: let the handler write last, or give the job \`transaction: "none"\` and use sql.withTransaction for the writes`
+      } ms: let its handler write last, or give it \`transaction: "none"\` and use sql.withTransaction for the writes`
     )
+  }
 }
 
 /** On a transaction opened by hand, which costs nothing before the first statement. */
 const transactLazily = (schema: string, { open }: Transactions, foresee: Foresee): Transact => {
   const sql = settleSql(schema)
+  const tellIfLong = makeTellIfLong()
   return <A, E, R>(
     owner: Owner,
     handler: Effect.Effect<A, E, R>,

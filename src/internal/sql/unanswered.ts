@@ -17,12 +17,23 @@ const wordsOf = (cause: unknown): string => {
   return Predicate.hasProperty(cause, "code") && typeof cause.code === "string" ? cause.code : "it says nothing more"
 }
 
+/** All that Effect's cluster leaves of an interruption that it passes on as an error. */
+const interrupted = String(Cause.squash(Cause.interrupt()))
+
+/** Whether somebody else's giving up ended it. What became of the question is known to them. */
+export const isInterruption = (error: unknown, depth = depths): boolean =>
+  Cause.isCause(error)
+    ? Cause.hasInterruptsOnly(error) || isInterruption(Cause.squash(error), depth)
+    : error instanceof Error && String(error) === interrupted ||
+      depth > 0 && Predicate.hasProperty(error, "cause") && isInterruption(error.cause, depth - 1)
+
 const reasonsOf = (error: unknown, depth: number): string | undefined => {
   if (error instanceof StoreError) return error.reason === "Refused" ? undefined : wordsOf(error.cause)
   if (isSqlError(error)) {
     return toStoreError("")(error).reason === "Refused" ? undefined : messageOf(error) || wordsOf(error.reason.cause)
   }
   if (Cause.isTimeoutError(error)) return "no answer in time"
+  if (isInterruption(error, 0)) return "the question was given up"
   if (Cause.isCause(error)) return reasonsOf(Cause.squash(error), depth)
   return depth > 0 && Predicate.hasProperty(error, "cause") ? reasonsOf(error.cause, depth - 1) : undefined
 }
