@@ -267,7 +267,9 @@ describe("the database is not there", () => {
       assert.strictEqual(error.reason._tag, "StoreUnavailable")
       assert.isTrue(error.isRetryable)
       for (const operation of ["status", "await", "cancel", "replayJob"] as const) {
-        const asked: Effect.Effect<unknown, { readonly _tag: string; readonly message: string }> = jobs[operation](before)
+        const asked: Effect.Effect<unknown, { readonly _tag: string; readonly message: string }> = jobs[operation](
+          before
+        )
         const unknown = yield* Effect.flip(asked)
         assert.strictEqual(unknown._tag, "StoreUnavailable")
         assert.include(unknown.message, `did not answer during ${operation}:`)

@@ -94,6 +94,8 @@ export const make = (options: {
     let taken: Array<Member> = []
     let left: Array<readonly [entity: string, Ended]> = []
     let isLeaving = false
+    /** What was running when the process began to leave: some of it ends before its partition has begun to. */
+    let runningBefore: ReadonlyMap<Member, number> = new Map()
 
     const tell = Effect.suspend(() => {
       const came = new Set(taken.map(({ entity }) => entity))
@@ -147,10 +149,13 @@ export const make = (options: {
           taken.push(member)
           due.openUnsafe()
         }),
-      left: (member, ended) =>
+      left: (member, { ended, interrupted }) =>
         Effect.sync(() => {
           members.delete(member)
-          left.push([member.entity, ended])
+          left.push([member.entity, {
+            ended: Math.max(ended, (runningBefore.get(member) ?? 0) - interrupted),
+            interrupted
+          }])
           due.openUnsafe()
         }),
       lost: (member) => void members.delete(member),
@@ -160,6 +165,7 @@ export const make = (options: {
           if (isClustered) yield* tell
           isLeaving = true
           left = []
+          runningBefore = new Map([...members].map((member) => [member, member.running()]))
           const begunAt = monotonicMillis()
           let hasBegun = isTold()
           if (hasBegun) yield* begin

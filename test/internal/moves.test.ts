@@ -71,6 +71,15 @@ describe("a process that leaves", () => {
       ])
     }).pipe(Effect.scoped))
 
+  it.live("counts among those that ended what did so before its partition began to", () =>
+    Effect.gen(function*() {
+      const { layer, lines, moves } = yield* make(false)
+      const one = member("work/1", 3)
+      yield* moves.taken(one)
+      yield* Effect.provide(moves.leaving(moves.left(one, { ended: 0, interrupted: 1 }), told), layer)
+      assert.match(lines.at(-1)?.text ?? "", /: 2 running jobs ended, 1 was interrupted/)
+    }).pipe(Effect.scoped))
+
   it.live("ends what it has, whatever the logger does", () =>
     Effect.gen(function*() {
       const moves = yield* Moves.make({ graceMs: 0, isClustered: true })
