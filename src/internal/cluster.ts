@@ -29,9 +29,9 @@ import * as ManyLocks from "./manyLocks.ts"
 import * as RunnerList from "./runnerList.ts"
 import type { Settings } from "./runnerSettings.ts"
 import * as ShardGroups from "./shardGroups.ts"
-import * as Standstill from "./standstill.ts"
 import * as Supervisor from "./supervisor.ts"
 import { liveClock } from "./time/liveClock.ts"
+import * as Standstill from "./time/standstill.ts"
 import type * as Transport from "./transport.ts"
 
 /** What the numbers of the locks depend on. */

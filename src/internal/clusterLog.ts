@@ -11,7 +11,7 @@ import * as Predicate from "effect/Predicate"
 import * as References from "effect/References"
 import { Outage } from "./outage.ts"
 import { unanswered } from "./sql/unanswered.ts"
-import type { Standstill } from "./standstill.ts"
+import type { Standstill } from "./time/standstill.ts"
 
 /** What a connection says that another runner has left, or that has outlasted a standstill: the runners see to it themselves. */
 const gone = /^(?:ECONNRESET|EPIPE|ETIMEDOUT|ECONNABORTED|EHOSTUNREACH|ENETUNREACH|ERR_STREAM_\w+)$/

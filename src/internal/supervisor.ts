@@ -17,9 +17,9 @@ import * as Layer from "effect/Layer"
 import * as Schedule from "effect/Schedule"
 import { Outage } from "./outage.ts"
 import * as ShardGroups from "./shardGroups.ts"
-import * as Standstill from "./standstill.ts"
 import { inWords } from "./time/inWords.ts"
 import { monotonicMillis, onLiveClock } from "./time/liveClock.ts"
+import * as Standstill from "./time/standstill.ts"
 import { told } from "./told.ts"
 
 /** A shard as text: its group and number. */

@@ -10,7 +10,7 @@ import * as References from "effect/References"
 import * as Socket from "effect/socket/Socket"
 import * as ClusterLog from "../../src/internal/clusterLog.ts"
 import * as Outage from "../../src/internal/outage.ts"
-import * as Standstill from "../../src/internal/standstill.ts"
+import * as Standstill from "../../src/internal/time/standstill.ts"
 import { StoreError } from "../../src/JobStore.ts"
 import { recordLog } from "../utils/logged.ts"
 

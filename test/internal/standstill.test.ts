@@ -2,7 +2,7 @@
  * For how long the process stood still, of a time that something in it took.
  */
 import { assert, describe, it } from "@effect/vitest"
-import * as Standstill from "../../src/internal/standstill.ts"
+import * as Standstill from "../../src/internal/time/standstill.ts"
 
 /** By the test's clock: `run` ticks as it should for so long, `stand` does not. */
 const make = () => {

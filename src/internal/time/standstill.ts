@@ -4,7 +4,7 @@
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import { monotonicMillis } from "./time/liveClock.ts"
+import { monotonicMillis } from "./liveClock.ts"
 
 /** What is known of it. */
 export interface Standstill {
