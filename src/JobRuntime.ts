@@ -240,6 +240,7 @@ export const layerCluster = (
 /** The settings are checked first. The transports are loaded only where there is a cluster: they take a while. */
 const runner = (options: ClusterOptions) =>
   Layer.unwrap(Effect.gen(function*() {
+    yield* RunnerSettings.warnOfUnknown
     const settings = yield* RunnerSettings.resolve(options)
     yield* Unserved.warnOfIdle(settings.groups)
     const { byName } = yield* Effect.promise(() => import("./internal/transport.ts"))

@@ -2,6 +2,7 @@
  * From what the user gave, or else the environment, to the settings of a runner: each checked, the first wrong one named.
  */
 import * as Config from "effect/Config"
+import * as ConfigProvider from "effect/ConfigProvider"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
@@ -92,11 +93,32 @@ export interface Settings {
   readonly timing: { readonly [Name in keyof Timing]-?: Duration.Duration }
 }
 
-const invalid = (field: string, variable: string, expected: string, received: string) =>
+const prefix = "MILLRACE_RUNNER"
+
+/** What each setting is called in the environment. */
+const variables = {
+  host: `${prefix}_HOST`,
+  port: `${prefix}_PORT`,
+  listenHost: `${prefix}_LISTEN_HOST`,
+  listenPort: `${prefix}_LISTEN_PORT`,
+  transport: `${prefix}_TRANSPORT`,
+  weight: `${prefix}_WEIGHT`,
+  groups: `${prefix}_GROUPS`,
+  shards: `${prefix}_SHARDS`,
+  "timing.lockExpiration": `${prefix}_LOCK_EXPIRATION`,
+  "timing.lockRefresh": `${prefix}_LOCK_REFRESH`,
+  "timing.assignments": `${prefix}_ASSIGNMENTS`,
+  "timing.health": `${prefix}_HEALTH`,
+  "timing.joinDebounce": `${prefix}_JOIN_DEBOUNCE`
+} as const satisfies Record<Exclude<keyof RunnerOptions, "timing"> | `timing.${keyof Timing}`, string>
+
+type Field = keyof typeof variables
+
+const invalid = (field: Field, expected: string, received: string) =>
   new ClusterError({
     reason: "InvalidConfig",
     field,
-    message: `JobRuntime.layerCluster: ${field} (${variable}): expected ${expected}, received ${received}`
+    message: `JobRuntime.layerCluster: ${field} (${variables[field]}): expected ${expected}, received ${received}`
   })
 
 /** What is right, and how it is read; `undefined` where it is wrong. */
@@ -167,23 +189,21 @@ const groups: Kind<ReadonlyArray<string>> = {
 
 /** What the option says, or else the variable, or else nothing. An empty variable says nothing. */
 const settingOf = Effect.fnUntraced(function*<A>(
-  field: string,
-  variable: string,
+  field: Field,
   given: unknown,
   { option, variable: text }: Kind<A>
 ): Effect.fn.Return<A | undefined, ClusterError> {
-  const name = `MILLRACE_RUNNER_${variable}`
   if (given !== undefined) {
-    return option.read(given) ?? (yield* invalid(field, name, option.expected, shown(given)))
+    return option.read(given) ?? (yield* invalid(field, option.expected, shown(given)))
   }
   const found = Option.getOrElse(
-    yield* Config.option(Config.String(name)).pipe(
-      Effect.mapError((error) => invalid(field, name, text.expected, error.message))
+    yield* Config.option(Config.String(variables[field])).pipe(
+      Effect.mapError((error) => invalid(field, text.expected, error.message))
     ),
     () => ""
   )
   if (found === "") return undefined
-  return text.read(found) ?? (yield* invalid(field, name, text.expected, shown(found)))
+  return text.read(found) ?? (yield* invalid(field, text.expected, shown(found)))
 })
 
 /**
@@ -195,6 +215,33 @@ const defaultPort = 24_431
 /** Addresses to listen at that are none to be reached at. */
 const unspecified: ReadonlySet<string> = new Set(["0.0.0.0", "::", "[::]", "*"])
 
+/** The variables that begin so and say something. Only of a source that is an environment: others are no place for misspelt names. */
+const setBelow = Effect.fnUntraced(function*(
+  path: ReadonlyArray<string>
+): Effect.fn.Return<ReadonlyArray<string>, ConfigProvider.SourceError> {
+  const node = yield* (yield* ConfigProvider.ConfigProvider).load(path)
+  if (node === undefined) return []
+  const below = node._tag === "Record"
+    ? yield* Effect.forEach(node.keys, (key) => setBelow([...path, key]))
+    : []
+  return [...(node.value === undefined ? [] : [path.join("_")]), ...below.flat()]
+})
+
+const known: ReadonlySet<string> = new Set(Object.values(variables))
+
+/** Nobody reads a variable whose name is misspelt: what it should set stays at its default. */
+export const warnOfUnknown: Effect.Effect<void> = setBelow(prefix.split("_")).pipe(
+  Effect.flatMap(Effect.forEach((name) =>
+    known.has(name)
+      ? Effect.void
+      : Effect.logWarning(
+        `The environment has ${name}, and a runner knows no such setting: it is ignored. There are ${
+          [...known].join(", ")
+        }`
+      ), { discard: true })),
+  Effect.ignore
+)
+
 /** Reads `options`, and the environment where they say nothing. */
 export const resolve = Effect.fnUntraced(function*(
   options: RunnerOptions
@@ -202,26 +249,25 @@ export const resolve = Effect.fnUntraced(function*(
   const { timing = {} } = options
   const anyPort = integer(0, 65_535)
   const reachable = "the host at which the other runners reach this one"
-  const host = yield* settingOf("host", "HOST", options.host, hostName)
-  if (host === undefined) return yield* invalid("host", "MILLRACE_RUNNER_HOST", reachable, "nothing")
+  const host = yield* settingOf("host", options.host, hostName)
+  if (host === undefined) return yield* invalid("host", reachable, "nothing")
   if (unspecified.has(host)) {
-    return yield* invalid("host", "MILLRACE_RUNNER_HOST", `${reachable} (${host} may be the listenHost)`, shown(host))
+    return yield* invalid("host", `${reachable} (${host} may be the listenHost)`, shown(host))
   }
-  const port = (yield* settingOf("port", "PORT", options.port, anyPort)) ?? defaultPort
-  const listenHost = (yield* settingOf("listenHost", "LISTEN_HOST", options.listenHost, hostName)) ?? host
-  const listenPort = (yield* settingOf("listenPort", "LISTEN_PORT", options.listenPort, anyPort)) ?? port
-  const time = (field: keyof Timing, variable: string, least: number, otherwise: number) =>
+  const port = (yield* settingOf("port", options.port, anyPort)) ?? defaultPort
+  const listenHost = (yield* settingOf("listenHost", options.listenHost, hostName)) ?? host
+  const listenPort = (yield* settingOf("listenPort", options.listenPort, anyPort)) ?? port
+  const time = (field: keyof Timing, least: number, otherwise: number) =>
     Effect.map(
-      settingOf(`timing.${field}`, variable, timing[field], duration(least)),
+      settingOf(`timing.${field}`, timing[field], duration(least)),
       (value) => value ?? Duration.millis(otherwise)
     )
-  const lockExpiration = yield* time("lockExpiration", "LOCK_EXPIRATION", 3_000, 6_000)
+  const lockExpiration = yield* time("lockExpiration", 3_000, 6_000)
   const third = Duration.toMillis(lockExpiration) / 3
-  const lockRefresh = yield* time("lockRefresh", "LOCK_REFRESH", 100, third)
+  const lockRefresh = yield* time("lockRefresh", 100, third)
   if (Duration.toMillis(lockRefresh) > third) {
     return yield* invalid(
       "timing.lockRefresh",
-      "MILLRACE_RUNNER_LOCK_REFRESH",
       `at most a third of lockExpiration (${asGiven(Duration.toMillis(lockExpiration))})`,
       asGiven(Duration.toMillis(lockRefresh))
     )
@@ -230,16 +276,16 @@ export const resolve = Effect.fnUntraced(function*(
     host,
     port,
     listen: { host: listenHost, port: listenPort },
-    transport: (yield* settingOf("transport", "TRANSPORT", options.transport, oneOf(transports))) ?? "socket",
-    weight: (yield* settingOf("weight", "WEIGHT", options.weight, integer(1, 100))) ?? 1,
-    groups: (yield* settingOf("groups", "GROUPS", options.groups, groups)) ?? ["default"],
-    shards: (yield* settingOf("shards", "SHARDS", options.shards, integer(1, 1_000))) ?? 16,
+    transport: (yield* settingOf("transport", options.transport, oneOf(transports))) ?? "socket",
+    weight: (yield* settingOf("weight", options.weight, integer(1, 100))) ?? 1,
+    groups: (yield* settingOf("groups", options.groups, groups)) ?? ["default"],
+    shards: (yield* settingOf("shards", options.shards, integer(1, 1_000))) ?? 16,
     timing: {
       lockExpiration,
       lockRefresh,
-      assignments: yield* time("assignments", "ASSIGNMENTS", 100, 1_000),
-      health: yield* time("health", "HEALTH", 100, 2_000),
-      joinDebounce: yield* time("joinDebounce", "JOIN_DEBOUNCE", 0, 0)
+      assignments: yield* time("assignments", 100, 1_000),
+      health: yield* time("health", 100, 2_000),
+      joinDebounce: yield* time("joinDebounce", 0, 0)
     }
   }
 })

@@ -5,7 +5,8 @@ import { assert, describe, it } from "@effect/vitest"
 import * as ConfigProvider from "effect/ConfigProvider"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import { resolve, type RunnerOptions } from "../../src/internal/runnerSettings.ts"
+import { resolve, type RunnerOptions, warnOfUnknown } from "../../src/internal/runnerSettings.ts"
+import { recordLog } from "../utils/logged.ts"
 
 const given = (options: RunnerOptions, env: Readonly<Record<string, string>> = {}) =>
   Effect.provideService(
@@ -170,4 +171,36 @@ describe("settings of a runner", () => {
         assert.match(error.message, message)
       }))
   }
+
+  const warnings = (provider: ConfigProvider.ConfigProvider) =>
+    Effect.gen(function*() {
+      const log = recordLog()
+      yield* warnOfUnknown.pipe(
+        Effect.provideService(ConfigProvider.ConfigProvider, provider),
+        Effect.provide(log.layer)
+      )
+      return log.lines.map(({ level, text }) => `${level}: ${text}`)
+    })
+
+  it.effect("of the environment that a runner does not know are named, with those that it does, where they say something", () =>
+    Effect.gen(function*() {
+      const [group, timing, ...rest] = yield* warnings(ConfigProvider.fromEnv({
+        env: {
+          MILLRACE_RUNNER_GROUP: "gpu",
+          MILLRACE_RUNNER_GROUPS: "gpu",
+          MILLRACE_RUNNER_LOCK_EXPIRATION: "6 seconds",
+          MILLRACE_RUNNER_LOCK: "6 seconds",
+          MILLRACE_RUNNER_HOSTS: "",
+          MILLRACE_RUNNERS: "3",
+          MILLRACE_DEMO_GROUP: "a"
+        }
+      }))
+      assert.match(
+        group!,
+        /^Warn: .* MILLRACE_RUNNER_GROUP, .*There are MILLRACE_RUNNER_HOST,.* MILLRACE_RUNNER_GROUPS,/
+      )
+      assert.match(timing!, /MILLRACE_RUNNER_LOCK,/)
+      assert.deepStrictEqual(rest, [])
+      assert.deepStrictEqual(yield* warnings(ConfigProvider.fromUnknown({ MILLRACE_RUNNER_GROUP: "gpu" })), [])
+    }))
 })
