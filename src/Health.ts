@@ -14,6 +14,7 @@ import * as HealthState from "./internal/healthState.ts"
 import { Hosts } from "./internal/hosts.ts"
 import { Owners } from "./internal/owners.ts"
 import { partitionsOf, Queues } from "./internal/queues.ts"
+import * as Shortages from "./internal/shortages.ts"
 import { monotonicMillis, onLiveClock } from "./internal/time/liveClock.ts"
 import { Unserved } from "./internal/unserved.ts"
 import { JobStore } from "./JobStore.ts"
@@ -47,13 +48,15 @@ export const layer = (options: {
       let isAnswering: boolean | undefined
       let hasOwned = false
 
-      const look = Effect.map(store.shortage, (shortage): HealthState.Status => {
+      const shortages = Shortages.make()
+
+      const signs = Effect.map(store.shortage, (shortage): HealthState.Signs => {
         const now = monotonicMillis()
         const hosted = queues.declared.filter(({ row }) => hosts.isHere(row.shardGroup))
         const partitions = hosted.flatMap(partitionsOf)
         const owned = partitions.filter((address) => owners.reach(address) === "here").length
         hasOwned ||= owned > 0
-        return HealthState.statusOf({
+        return {
           kind: options.kind,
           isAnswering,
           isDraining: options.isDraining(),
@@ -65,14 +68,17 @@ export const layer = (options: {
           isShared: hosted.every(({ row }) => hosts.isElsewhere(row.shardGroup)),
           unserved: unserved.reasons(),
           shortage
-        })
+        }
       })
+      const look = Effect.map(signs, HealthState.statusOf)
 
       const current = yield* SubscriptionRef.make(yield* look)
       const watch = Effect.gen(function*() {
         isAnswering = yield* store.queues.pipe(Effect.timeout(interval), Effect.isSuccess)
         watchedAt = monotonicMillis()
-        const status = yield* look
+        const seen = yield* signs
+        if (HealthState.isAtWork(seen)) yield* shortages.tell(HealthState.shortageOf(seen.shortage))
+        const status = HealthState.statusOf(seen)
         if (!HealthState.isSame(status, SubscriptionRef.getUnsafe(current))) yield* SubscriptionRef.set(current, status)
       })
       yield* watch.pipe(

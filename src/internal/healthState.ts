@@ -61,8 +61,12 @@ const shortMs = 5_000
 /** A watch asks every two seconds and waits as long for an answer. So late it is stuck, and with it everything else. */
 const stuckMs = 30_000
 
+/** Whether it is known to run jobs: only then does it say something that handlers get no connection. */
+export const isAtWork = ({ isAnswering, isDraining, kind, owned }: Signs): boolean =>
+  !isDraining && isAnswering === true && kind !== "client" && owned > 0
+
 /** Why handlers get no connection, and what to do. Without figures that change: whoever follows the status would be told of each. */
-const shortageOf = ({ refused, waitedMs }: Shortage): string | undefined => {
+export const shortageOf = ({ refused, waitedMs }: Shortage): string | undefined => {
   if (refused !== undefined && refused.forMs >= shortMs) {
     return `the server refuses handlers further connections (${refused.because}): jobs wait, and go on when it has some again. Raise ` +
       "its max_connections, or lower maxConnections of the processes that use it"
@@ -75,12 +79,12 @@ const shortageOf = ({ refused, waitedMs }: Shortage): string | undefined => {
 }
 
 const stateOf = (signs: Signs): readonly [Status["state"], ReadonlyArray<string>] => {
-  const { declared, hasOwned, isAnswering, isDraining, kind, owned, sinceStartMs } = signs
+  const { declared, hasOwned, isAnswering, isDraining, kind, sinceStartMs } = signs
   if (isDraining) return ["draining", ["it was told to leave: running jobs end, nothing more is started"]]
   if (isAnswering === undefined) return ["starting", ["the database has not been asked yet"]]
   if (!isAnswering) return ["troubled", ["the database does not answer: jobs wait, and go on when it does"]]
   if (kind === "client") return ["running", []]
-  if (owned > 0) {
+  if (isAtWork(signs)) {
     const shortage = shortageOf(signs.shortage)
     return shortage === undefined ? ["running", []] : ["troubled", [shortage]]
   }
