@@ -64,7 +64,7 @@ const quarantine = [
     path: [...effect("cluster"), ...effect("rpc")],
     only: [
       ...modules("QueueEntity", "Schedules"),
-      "^src/internal/(activators|cluster|manyLocks|runnerList|supervisor|transport)[.]ts$"
+      "^src/internal/(activators|cluster|manyLocks|runnerList|supervisor|transport|unanswering)[.]ts$"
     ],
     why: "the cluster is a detail of how queues are owned"
   },

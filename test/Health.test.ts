@@ -16,6 +16,7 @@ import { SqlClient } from "effect/sql/SqlClient"
 import * as Stream from "effect/Stream"
 import * as Health from "../src/Health.ts"
 import { type Signs, statusOf } from "../src/internal/healthState.ts"
+import * as Server from "../src/internal/postgres/server.ts"
 import * as Unserved from "../src/internal/unserved.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import * as JobQueue from "../src/JobQueue.ts"
@@ -26,7 +27,7 @@ import * as Postgres from "../src/Postgres.ts"
 import { databaseUrl, TestDatabase, TestServer } from "./utils/database.ts"
 import { recordLog } from "./utils/logged.ts"
 import { startProgram } from "./utils/programs.ts"
-import { makeStops } from "./utils/runtime.ts"
+import { makeStops, until } from "./utils/runtime.ts"
 
 /** A process of its own, as far as the database can tell. */
 const processOf = <A, E, R>(url: string, runtime: Layer.Layer<A, E, R>) =>
@@ -129,18 +130,20 @@ describe("a worker whose handlers get no connection is in trouble and not ready,
     () =>
       Effect.gen(function*() {
         const stops = yield* makeStops
-        const { health, jobs, sql } = yield* working(yield* databaseUrl, 1)
+        const log = recordLog()
+        const { health, jobs, sql } = yield* Effect.provide(working(yield* databaseUrl, 1), log.layer)
         yield* Effect.forkScoped(sql.withTransaction(Effect.andThen(sql`select 1`, stops.stop("keeps it"))))
         yield* stops.arrived("keeps it")
         const id = yield* jobs.submit({ type: "needs one" })
         const troubled = yield* untilReason(health, "waited for a connection")
         assert.deepInclude(troubled, { state: "troubled", isReady: false, isLive: true, owned: 1 })
         assert.match(String(troubled?.reasons), /Raise maxConnections.*lower the concurrency/)
+        yield* until(Effect.sync(() => log.of("Handlers have waited for a connection").length > 0))
         yield* stops.releaseAll
         yield* jobs.await(id)
         assert.deepInclude(yield* health.status, { state: "running", isReady: true })
         yield* untilState(health, "running")
-      }).pipe(Effect.scoped, quiet, Effect.provide(TestDatabase.layerDatabase)),
+      }).pipe(Effect.scoped, Effect.provide(TestDatabase.layerDatabase)),
     60_000
   )
 
@@ -229,7 +232,7 @@ describe("a runner counts the partitions of the groups that it hosts, and says w
         const client = yield* startProgram(JobRuntime.layerClient({ queues: [Letters] }))
         yield* client.jobs.submit({ type: "note", queue: Letters })
         const status = yield* untilSo(stranger.health, ({ reasons }) =>
-          /queue "letters".*does not declare it/.test(reasons.join()))
+          /queue "letters".*does not declare it.*MILLRACE_RUNNER_GROUPS/.test(reasons.join()))
         assert.deepInclude(status, { state: "running", isReady: true, owned: 1, declared: 1 })
         assert.lengthOf(
           stranger.warnings().filter((warning) =>
@@ -242,6 +245,44 @@ describe("a runner counts the partitions of the groups that it hosts, and says w
         const useless = yield* untilSo(lost.health, ({ state }) => state === "running")
         assert.deepInclude(useless, { isReady: true, owned: 0, declared: 0 })
         assert.match(useless.reasons.join(), /hosts no group/)
+      }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)),
+    60_000
+  )
+
+  it.live(
+    "others that do not reach it: it says so, and so does the runner that asks it; who has left is not told of",
+    () =>
+      Effect.gen(function*() {
+        const declared = { queues: [Letters] }
+        const one = yield* runner(declared)
+        /** One that listens elsewhere than it says. */
+        const lose = Effect.gen(function*() {
+          const port = yield* Server.freePort
+          const lost = yield* runner({ ...declared, port, listenPort: 0 })
+          const at = `127.0.0.1:${port}`
+          const status = yield* untilSo(lost.health, ({ reasons }) => reasons.some((reason) => reason.includes(at)))
+          return { ...lost, at, status }
+        })
+        const lost = yield* lose
+        assert.deepInclude(lost.status, { state: "running", isReady: true, owned: 0 })
+        assert.match(lost.status.reasons.join(), /get no answer.*MILLRACE_RUNNER_HOST.*MILLRACE_RUNNER_TRANSPORT/)
+
+        const leaver = yield* runner(declared)
+        yield* untilSo(leaver.health, ({ owned }) => owned > 0)
+        yield* leaver.stop
+        // All are asked again.
+        const next = yield* lose
+        yield* untilSo(one.health, ({ owned }) => owned === 5)
+        for (const { at, warnings } of [lost, next]) {
+          assert.lengthOf(warnings().filter((warning) => warning.startsWith("Runners that ask")), 1)
+          const told = [one, lost, next].flatMap(({ warnings }) => warnings().filter((warning) => warning.includes(at)))
+          assert.isAtLeast(told.filter((warning) => warning.includes("does not answer")).length, 1)
+        }
+        for (const { warnings } of [one, lost, leaver, next]) {
+          const told = warnings().filter((warning) => warning.includes("does not answer"))
+          assert.deepStrictEqual(told.filter((warning) => ![lost, next].some(({ at }) => warning.includes(at))), [])
+          assert.lengthOf(new Set(told), told.length)
+        }
       }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)),
     60_000
   )

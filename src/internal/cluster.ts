@@ -33,6 +33,7 @@ import * as Supervisor from "./supervisor.ts"
 import { liveClock } from "./time/liveClock.ts"
 import * as Standstill from "./time/standstill.ts"
 import type * as Transport from "./transport.ts"
+import * as Unanswering from "./unanswering.ts"
 
 /** What the numbers of the locks depend on. */
 export class Division extends Context.Service<Division, {
@@ -136,14 +137,26 @@ export const layerSingle = (
 }
 
 /** Asks the runner itself. One that is frozen does not answer; that it does not for a moment is no reason to take its partitions away. */
-const layerHealth = Layer.effect(
-  RunnerHealth.RunnerHealth,
-  Effect.map(Runners.Runners, (runners) =>
-    RunnerHealth.RunnerHealth.of({
-      isAlive: (address) =>
-        runners.ping(address).pipe(Effect.timeout("2 seconds"), Effect.retry({ times: 2 }), Effect.isSuccess)
-    }))
-).pipe(Layer.provide(Runners.layerRpc), Layer.provide(Layer.succeed(References.TracerEnabled, false)))
+const layerHealth = (transport: Settings["transport"]) =>
+  Layer.effect(
+    RunnerHealth.RunnerHealth,
+    Effect.gen(function*() {
+      const runners = yield* Runners.Runners
+      const unanswering = yield* Unanswering.make(transport)
+      return RunnerHealth.RunnerHealth.of({
+        isAlive: (address) => {
+          const { failed, over } = unanswering.ask(address)
+          return runners.ping(address).pipe(
+            Effect.timeout("2 seconds"),
+            Effect.tapError(() => failed),
+            Effect.retry({ times: 2 }),
+            Effect.isSuccess,
+            Effect.tap(over)
+          )
+        }
+      })
+    })
+  ).pipe(Layer.provide(Runners.layerRpc), Layer.provide(Layer.succeed(References.TracerEnabled, false)))
 
 const runnerConfig = (
   { host, port, shards, timing, weight }: Settings,
@@ -173,7 +186,7 @@ export const layerRunner = <Server>(
 ): Layer.Layer<Cluster, ClusterError | StoreError | LayoutError | Postgres.PostgresError, JobStore | Postgres.Client> =>
   watched((standstill) =>
     transport.runner.pipe(
-      Layer.provide(layerHealth),
+      Layer.provide(layerHealth(settings.transport)),
       Layer.provideMerge(
         supervised(schema, { shards: settings.shards, expiration: settings.timing.lockExpiration }, standstill)
       ),

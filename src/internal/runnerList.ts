@@ -1,5 +1,6 @@
 /**
- * Reads along when the cluster reads who is there, once a second, and remembers who hosts which shard group.
+ * Reads along when the cluster reads who is there, once a second, and remembers who hosts which shard group, and whether this runner counts
+ * as alive.
  *
  * As old as the last look; a crash leaves nothing behind.
  */
@@ -21,6 +22,7 @@ export const layer: Layer.Layer<Hosts | RunnerStorage, never, RunnerStorage | Sh
     const { assignedShardGroups, runnerAddress } = yield* ShardingConfig
     const self = Option.getOrUndefined(runnerAddress)
     let others: ReadonlyArray<Runner> | undefined
+    let isUnreached = false
     const decorated = RunnerStorage.of({
       ...storage,
       getRunners: Effect.tap(storage.getRunners, (runners) =>
@@ -29,12 +31,14 @@ export const layer: Layer.Layer<Hosts | RunnerStorage, never, RunnerStorage | Sh
           others = runners.flatMap(([runner, isHealthy]) =>
             isHealthy && !Equal.equals(runner.address, self) ? [runner] : []
           )
+          isUnreached = runners.some(([runner, isHealthy]) => !isHealthy && Equal.equals(runner.address, self))
         }))
     })
     const hosts = Hosts.of({
       isHere: (shardGroup) => ShardGroups.isHostedBy(assignedShardGroups, shardGroup),
       isElsewhere: (shardGroup) =>
-        others === undefined || others.some(({ groups }) => ShardGroups.isHostedBy(groups, shardGroup))
+        others === undefined || others.some(({ groups }) => ShardGroups.isHostedBy(groups, shardGroup)),
+      unreachedAt: () => isUnreached && self !== undefined ? `${self.host}:${self.port}` : undefined
     })
     return Context.make(RunnerStorage, decorated).pipe(Context.add(Hosts, hosts))
   })

@@ -1,5 +1,6 @@
 /**
- * Queues whose jobs wait because nobody who is there runs them: the one place that knows. It warns in the log, and tells Health.
+ * Queues whose jobs wait because nobody who is there runs them, and a runner that gets none because it is not reached: the one place that
+ * knows. It warns in the log, and tells Health.
  *
  * Nothing depends on it: a crash leaves nothing behind, and whoever starts next finds the same.
  */
@@ -18,7 +19,7 @@ import { onLiveClock } from "./time/liveClock.ts"
 
 /** Knows them. */
 export class Unserved extends Context.Service<Unserved, {
-  /** Of each such queue why, and what to do: in words that stay the same as long as it is so. */
+  /** Of each of them why, and what to do: in words that stay the same as long as it is so. */
   readonly reasons: () => ReadonlyArray<string>
 }>()("millrace/internal/Unserved") {}
 
@@ -52,7 +53,12 @@ const undeclared = ({ row: { name, partitions } }: KnownQueue) =>
   `jobs wait in the queue "${name}", and this process, which owns ${
     partitions === 1 ? "it" : "a part of it"
   }, does not declare it: ` +
-  "give it to the runtime as one of its `queues`, with the handlers of its jobs"
+  "give it to the runtime as one of its `queues`, with the handlers of its jobs. If it is another program's, give it a `group` of its own " +
+  "there, and that group to the runners of that program alone (`groups`, MILLRACE_RUNNER_GROUPS)"
+
+const unreached = (at: string) =>
+  `runners that ask this one at ${at} whether it is alive get no answer, and so it gets no partitions: all of them have to reach it there ` +
+  "(`host` and `port`, MILLRACE_RUNNER_HOST and _PORT; where it listens; firewalls), with the same `transport` (MILLRACE_RUNNER_TRANSPORT)"
 
 const asSentence = (reason: string) => reason.charAt(0).toUpperCase() + reason.slice(1)
 
@@ -94,6 +100,8 @@ export const layer: Layer.Layer<Unserved, never, JobStore | Owners | Queues | Ho
 
     const look = Effect.gen(function*() {
       const reasons: Array<string> = []
+      const at = hosts.unreachedAt()
+      if (at !== undefined) reasons.push(unreached(at))
       for (const name of yield* queues.names) {
         const known = Option.getOrUndefined(yield* queues.byName(name))
         if (known?.isDeclared === true && (yield* isUnhosted(known))) reasons.push(unhosted(known))

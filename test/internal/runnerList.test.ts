@@ -30,7 +30,12 @@ const hosting = (assignedShardGroups: ReadonlyArray<string>, ...listed: Readonly
     const context = yield* Layer.build(RunnerList.layer.pipe(Layer.provide([config, storage])))
     const hosts = Context.get(context, Hosts)
     const look = Context.get(context, RunnerStorage).getRunners
-    return { look, here: () => [0, 1, 2].filter(hosts.isHere), elsewhere: () => [0, 1, 2].filter(hosts.isElsewhere) }
+    return {
+      hosts,
+      look,
+      here: () => [0, 1, 2].filter(hosts.isHere),
+      elsewhere: () => [0, 1, 2].filter(hosts.isElsewhere)
+    }
   })
 
 describe("a shard group", () => {
@@ -56,5 +61,24 @@ describe("a shard group", () => {
       const beside = yield* hosting(["a00", "default"], [runner(2, "default"), true])
       yield* beside.look
       assert.deepStrictEqual(beside.elsewhere(), [0, 1, 2])
+    }))
+})
+
+describe("a runner", () => {
+  const self = ["a00", "default"]
+  const other: Listed = [runner(2, ...self), true]
+
+  it.effect("that others do not reach knows it from the list; one that is not on it, or has not looked, does not", () =>
+    Effect.gen(function*() {
+      const reached = yield* hosting(self, [runner(1, ...self), true], [runner(2, ...self), false])
+      const absent = yield* hosting(self, other)
+      const unreached = yield* hosting(self, [runner(1, ...self), false], other)
+      assert.isUndefined(unreached.hosts.unreachedAt())
+      for (const { look } of [reached, absent, unreached]) yield* look
+      assert.deepStrictEqual([reached, absent, unreached].map(({ hosts }) => hosts.unreachedAt()), [
+        undefined,
+        undefined,
+        "host:1"
+      ])
     }))
 })

@@ -57,7 +57,14 @@ describe("the queue that every program has", () => {
           Layer.provide([
             Layer.succeed(JobStore, watched),
             Layer.mock(Owners, { reach: () => "cluster", tell: () => false, cancelHere: () => undefined }),
-            Layer.succeed(Hosts, Hosts.of({ isHere: () => false, isElsewhere: () => false })),
+            Layer.succeed(
+              Hosts,
+              Hosts.of({
+                isHere: () => false,
+                isElsewhere: () => false,
+                unreachedAt: () => undefined
+              })
+            ),
             Layer.succeed(LookEvery, "5 millis"),
             Logger.layer([])
           ])
