@@ -38,6 +38,6 @@ export const make = ({ isQuick, jobs: given, rounds, seconds }: Options): Scale[
     loadMillis,
     heldMillis: loadMillis * (isQuick ? 0.5 : 0.4),
     runners: isQuick ? [1, 2] : [1, 2, 4],
-    partitions: isQuick ? [1, 2] : [1, 2, 4, 8]
+    partitions: isQuick ? [1, 2] : [1, 2, 4, 8, 16]
   }
 }
