@@ -4,6 +4,7 @@
  * A crash leaves nothing behind.
  */
 import * as Effect from "effect/Effect"
+import { capitalize } from "effect/String"
 import { inWords } from "./time/inWords.ts"
 import { monotonicMillis } from "./time/liveClock.ts"
 import { told } from "./told.ts"
@@ -16,8 +17,6 @@ export interface Shortages {
 
 /** One that is back by then was never over: handlers that wait longer than is usual do so one after another. */
 const overMs = 10_000
-
-const asSentence = (reason: string) => reason.charAt(0).toUpperCase() + reason.slice(1)
 
 /** `now`: milliseconds that only go forward. */
 export const make = (now: () => number = monotonicMillis): Shortages => {
@@ -35,7 +34,7 @@ export const make = (now: () => number = monotonicMillis): Shortages => {
           // What two looks find: after an outage who has waited for long gets a connection at once.
           if (isFirst || isTold) return Effect.void
           isTold = true
-          return told(Effect.logWarning(asSentence(reason)))
+          return told(Effect.logWarning(capitalize(reason)))
         }
         if (begunAt === undefined || isTold && at - lastAt < overMs) return Effect.void
         const lasted = lastAt - begunAt

@@ -10,6 +10,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
+import { capitalize } from "effect/String"
 import * as JobQueue from "../JobQueue.ts"
 import { JobStore } from "../JobStore.ts"
 import { Hosts } from "./hosts.ts"
@@ -60,8 +61,6 @@ const unreached = (at: string) =>
   `runners that ask this one at ${at} whether it is alive get no answer, and so it gets no partitions: all of them have to reach it there ` +
   "(`host` and `port`, MILLRACE_RUNNER_HOST and _PORT; where it listens; firewalls), with the same `transport` (MILLRACE_RUNNER_TRANSPORT)"
 
-const asSentence = (reason: string) => reason.charAt(0).toUpperCase() + reason.slice(1)
-
 /** Of a process that only submits: whom its jobs wait for is the workers' to say. */
 export const layerClient: Layer.Layer<Unserved> = Layer.succeed(Unserved, Unserved.of({ reasons: () => [] }))
 
@@ -108,7 +107,7 @@ export const layer: Layer.Layer<Unserved, never, JobStore | Owners | Queues | Ho
         if (known?.isDeclared === false && (yield* isUndeclared(known))) reasons.push(undeclared(known))
       }
       const next = afterLook(found, reasons)
-      yield* Effect.forEach(next.begun, (reason) => Effect.logWarning(asSentence(reason)), { discard: true })
+      yield* Effect.forEach(next.begun, (reason) => Effect.logWarning(capitalize(reason)), { discard: true })
       found = next
     })
     yield* Effect.ignore(look).pipe(
