@@ -6,6 +6,7 @@
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Result from "effect/Result"
 import type * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import type { EventBus } from "../EventBus.ts"
@@ -16,7 +17,7 @@ import type { JobId } from "../JobId.ts"
 import { isFinal } from "../JobState.ts"
 import type { JobStatus } from "../JobStatus.ts"
 import type { JobReader, Typed } from "./jobReader.ts"
-import { onLiveClock } from "./time/liveClock.ts"
+import { monotonicMillis, onLiveClock } from "./time/liveClock.ts"
 
 /** Waits for a job, known by its id alone or with its definition. */
 export interface AwaitEnd {
@@ -36,6 +37,9 @@ export const Pauses = Context.Reference<{ readonly first: number; readonly last:
   { defaultValue: () => ({ first: 100, last: 5_000 }) }
 )
 
+/** For how long a job that was seen once is waited for while the database does not answer: a restart of it ends no wait. */
+const patienceMs = 30_000
+
 /** Waits for jobs that `reader` finds. */
 export const make = ({ find, idOf, statusOf }: JobReader, bus: EventBus["Service"]): AwaitEnd => {
   const ended = (asked: JobId) =>
@@ -45,9 +49,19 @@ export const make = ({ find, idOf, statusOf }: JobReader, bus: EventBus["Service
       const told = Stream.runHead(events)
       const { first, last } = yield* Pauses
       // Events of other processes may get lost: look from time to time, ever more rarely.
+      let isKnown = false
+      let answeredAt = monotonicMillis()
       for (let pause = first;; pause = Math.min(pause * 2, last)) {
-        const record = yield* find(jobId, "await")
-        if (isFinal(record.state)) return yield* statusOf(record)
+        const found = yield* Effect.result(find(jobId, "await"))
+        if (Result.isSuccess(found)) {
+          isKnown = true
+          answeredAt = monotonicMillis()
+          if (isFinal(found.success.state)) return yield* statusOf(found.success)
+        } else if (
+          found.failure._tag !== "StoreUnavailable" || !isKnown || monotonicMillis() - answeredAt >= patienceMs
+        ) {
+          return yield* found.failure
+        }
         yield* Effect.raceFirst(told, onLiveClock(Effect.sleep(Duration.millis(pause))))
       }
     }).pipe(Effect.scoped)
