@@ -12,6 +12,7 @@ import * as Exit from "effect/Exit"
 import * as References from "effect/References"
 import * as Tracer from "effect/Tracer"
 import { CurrentJob, type Service as CurrentJobService } from "./CurrentJob.ts"
+import { countsAs, type RunEnding } from "./internal/accounting.ts"
 import * as AttemptSpan from "./internal/attemptSpan.ts"
 import * as Judgement from "./internal/judgement.ts"
 import * as JobError from "./JobError.ts"
@@ -19,6 +20,7 @@ import type { Handler } from "./JobHandlers.ts"
 import type { Attempt } from "./JobHistory.ts"
 import { type JobQueue, maxJsonBytes } from "./JobQueue.ts"
 import {
+  type Breakage,
   type Finish,
   type JobStore,
   type Owner,
@@ -48,20 +50,24 @@ export interface Control {
 }
 
 /**
- * How an attempt ended. `Settle`: still to be written down. `Committed`: written in the handler's own transaction. `Rerun`: rolled back
- * for a reason of the database's; not counted. `Unknown`: the connection was lost during COMMIT.
+ * How a run ended. `Settle`: still to be written down. `Committed`: written in the handler's own transaction. `Rerun`: rolled back, and not
+ * counted as an attempt (`accounting`). `Unknown`: the connection was lost during COMMIT. `Interrupted`: the runtime asked for it.
  */
 export type Conclusion =
   | { readonly _tag: "Settle"; readonly settlement: Settlement }
   | { readonly _tag: "Committed"; readonly settlement: Finish }
   | {
     readonly _tag: "Rerun"
-    readonly trouble: "conflict" | "outage"
-    readonly cause: Cause.Cause<unknown>
+    readonly end: Breakage
+    readonly failure: JobError.JobFailure
     readonly entry: Omit<Attempt, "outcome">
   }
   | { readonly _tag: "Superseded" }
-  | { readonly _tag: "Unknown" }
+  | {
+    readonly _tag: "Unknown"
+    /** What it means if it did not commit. Its settlement then has another version. */
+    readonly ifNot: Exclude<Conclusion, { readonly _tag: "Unknown" }>
+  }
   | { readonly _tag: "Interrupted"; readonly entry: Omit<Attempt, "outcome"> }
 
 /** Whose work it is, as stored with the job: the same for all jobs of a submission. */
@@ -91,7 +97,7 @@ interface Attempting {
   readonly control: Control
   readonly startedAt: number
   /** What the database did to the attempt's own transaction. Any other failure is the handler's, errors of other databases too. */
-  broken: "conflict" | "outage" | undefined
+  broken: Breakage | undefined
   /** The attempt's span, once it has begun. */
   span: Tracer.Span | undefined
 }
@@ -201,7 +207,8 @@ const handled = (attempting: Attempting): Effect.Effect<Unbroken, unknown, Curre
       ? completed(attempting, encoded.value)
       : Effect.flatMap(Effect.orDie(encoded), (result) => completed(attempting, result))
   }
-  const transact = handler.transaction === "grouped" ? store.transactGrouped : store.transact
+  // One that has crashed shares no transaction: others would be blamed with it.
+  const transact = handler.transaction === "grouped" && job.crashes === 0 ? store.transactGrouped : store.transact
   return handler.transaction === "none"
     ? Effect.map(Effect.flatMap(work, complete), ({ settlement }): Unbroken => ({ _tag: "Pending", settlement }))
     : Effect.flatMap(transact(owner, work, complete), (transacted): Effect.Effect<Unbroken, unknown> => {
@@ -289,27 +296,46 @@ const conclude = (attempting: Attempting, exit: Exit.Exit<Unbroken, unknown>): E
     )
   }
   const transacted = exit.value
-  return Effect.succeed(
-    transacted._tag === "Pending" ? { _tag: "Settle", settlement: transacted.settlement } : transacted
-  )
+  switch (transacted._tag) {
+    case "Pending":
+      return Effect.succeed({ _tag: "Settle", settlement: transacted.settlement })
+    case "Unknown":
+      attempting.broken = transacted.by
+      return Effect.flatMap(attempting.environment.store.now, (now) =>
+        Effect.map(
+          concludeFailure(attempting, transacted.cause, now),
+          (ifNot): Conclusion => ({ _tag: "Unknown", ifNot })
+        ))
+    case "Committed":
+    case "Superseded":
+      return Effect.succeed(transacted)
+  }
+}
+
+/** How the run ended, as far as its failure tells: `undefined` where the runtime interrupted it. */
+const endOf = ({ broken, control }: Attempting, cause: Cause.Cause<unknown>): RunEnding | undefined => {
+  const verdict = Judgement.verdictOf(cause)
+  if (broken === "crashed" && verdict !== "discard") return broken
+  if (Cause.hasInterrupts(cause) && control.isInterrupting()) return undefined
+  return broken === undefined || verdict !== undefined ? "failed" : broken
 }
 
 const concludeFailure = (
   attempting: Attempting,
   cause: Cause.Cause<unknown>,
   endedAt: number
-): Effect.Effect<Conclusion> => {
-  const { broken, control, environment, handler, job } = attempting
+): Effect.Effect<Exclude<Conclusion, { readonly _tag: "Unknown" }>> => {
+  const { broken, environment, handler, job } = attempting
   const entry = entryOf(attempting, endedAt)
-  if (Cause.hasInterrupts(cause) && control.isInterrupting()) return Effect.succeed({ _tag: "Interrupted", entry })
-  if (broken !== undefined && !Judgement.isVerdict(Cause.squash(cause))) {
-    return Effect.succeed({ _tag: "Rerun", trouble: broken, cause, entry })
-  }
+  const end = endOf(attempting, cause)
+  if (end === undefined) return Effect.succeed({ _tag: "Interrupted", entry })
+  const counts = countsAs(end, job.reruns)
   return Effect.map(
     Judgement.judge(cause, handler, entry.attempt),
-    ({ decision, failure }): Conclusion => ({
-      _tag: "Settle",
-      settlement: Judgement.settlementOf(job, entry, decision, failure, environment.queue.retention)
-    })
+    ({ decision, failure }) =>
+      end === broken && counts !== "attempt" ? { _tag: "Rerun", end: broken, failure, entry } : {
+        _tag: "Settle",
+        settlement: Judgement.settlementOf(job, entry, decision, failure, environment.queue.retention)
+      }
   )
 }

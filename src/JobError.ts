@@ -307,11 +307,27 @@ export class HandlerMissing extends Schema.TaggedError<HandlerMissing>()("Handle
   }
 }
 
-/** The job was running each time its process died. */
+/** Something died while the run was judged, encoded or settled, most often on a value that the handler failed with. */
+export class UnjudgedRun extends Schema.TaggedError<UnjudgedRun>()("UnjudgedRun", { detail: Schema.String }) {
+  readonly errorClass: ErrorClass = "System"
+  override get message() {
+    return `the run could not be judged or settled, and counts as a failed attempt: ${this.detail}`
+  }
+}
+
+/** The runtime has interrupted runs of this job so often that this one counts as an attempt. */
+export class RunInterrupted extends Schema.TaggedError<RunInterrupted>()("RunInterrupted", { reruns: Schema.Int }) {
+  readonly errorClass: ErrorClass = "Transient"
+  override get message() {
+    return `the run was interrupted by a shutdown or a lost lock, and runs of this job have been broken off ${this.reruns} times: give it a shorter handler, or a longer gracePeriod`
+  }
+}
+
+/** Each time the job ran its process died or stalled, or its database session ended while a statement was in flight. */
 export class CrashLoop extends Schema.TaggedError<CrashLoop>()("CrashLoop", { crashes: Schema.Int }) {
   readonly errorClass: ErrorClass = "System"
   override get message() {
-    return `the process died ${this.crashes} times while this job ran`
+    return `${this.crashes} runs of this job ended with the death or a stall of their process, or of their database session with a statement in flight: see its history`
   }
 }
 

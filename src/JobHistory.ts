@@ -10,7 +10,7 @@ import type { JobState, Move } from "./JobState.ts"
 /** Times are milliseconds since 1970. */
 const Millis = Schema.Finite
 
-/** How one attempt ended. `attempt` counts from 1; an interrupted or snoozed one has the number of the next. */
+/** How one attempt ended. `attempt` counts from 1; a run that is not counted as one (interrupted, crashed, snoozed) has the number of the next. */
 export const Attempt = Schema.Struct({
   kind: Schema.Literal("attempt"),
   attempt: Schema.Int,
@@ -19,7 +19,15 @@ export const Attempt = Schema.Struct({
   runner: Schema.String,
   traceId: Schema.optionalKey(Schema.String),
   spanId: Schema.optionalKey(Schema.String),
-  outcome: Schema.Literals(["completed", "retried", "dead-lettered", "put back", "cancelled"]),
+  outcome: Schema.Literals([
+    "completed",
+    "retried",
+    "dead-lettered",
+    "put back",
+    "cancelled",
+    "interrupted",
+    "crashed"
+  ]),
   /** When the job is due again, after `retried` and `put back`. */
   dueAt: Schema.optionalKey(Millis),
   /** Who cancelled it (a user id). */
@@ -76,6 +84,8 @@ const states = {
   "dead-lettered": "failed",
   "put back": "scheduled",
   cancelled: "cancelled",
+  interrupted: "queued",
+  crashed: "queued",
   expired: "expired",
   replayed: "queued"
 } as const

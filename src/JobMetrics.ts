@@ -24,6 +24,12 @@ export const retried = Metric.counter("millrace_job_retries", {
   incremental: true
 })
 
+/** Runs that ended without counting as an attempt and run again. Attributes: type, queue, `counts`: rerun or crash. */
+export const rerun = Metric.counter("millrace_job_reruns", {
+  description: "Runs that count as no attempt and run again",
+  incremental: true
+})
+
 /** Jobs that became dead letters. Attributes: type, queue, class. */
 export const deadLettered = Metric.counter("millrace_dead_letters", {
   description: "Jobs that became dead letters",
@@ -90,6 +96,7 @@ const memo = <Input, State>(metric: Metric.Metric<Input, State>, names: Readonly
 const submittedOf = memo(submitted, ["type", "queue"])
 const finishedOf = memo(finished, ["type", "queue", "outcome"])
 const retriedOf = memo(retried, ["type", "queue", "class"])
+const rerunOf = memo(rerun, ["type", "queue", "counts"])
 const deadLetteredOf = memo(deadLettered, ["type", "queue", "class"])
 const waitTimeOf = memo(waitTime, ["type", "queue"])
 const runTimeOf = memo(runTime, ["type", "queue"])
@@ -118,6 +125,8 @@ export interface Recorder {
   readonly finished: (type: string, outcome: Outcome | "failed") => void
   /** Counts a retry. */
   readonly retried: (type: string, errorClass: string) => void
+  /** Counts a run that counts as no attempt. */
+  readonly rerun: (type: string, counts: "rerun" | "crash") => void
   /** Counts a dead letter. */
   readonly deadLettered: (type: string, errorClass: string) => void
   /** How long a job waited. */
@@ -135,6 +144,7 @@ export const recorder = (queue: string, context: Context.Context<never>): Record
     finished: (type, outcome) =>
       (outcome === "completed" ? completedOf(type) : finishedOf(type, queue, outcome)).updateUnsafe(1, context),
     retried: (type, errorClass) => retriedOf(type, queue, errorClass).updateUnsafe(1, context),
+    rerun: (type, counts) => rerunOf(type, queue, counts).updateUnsafe(1, context),
     deadLettered: (type, errorClass) => deadLetteredOf(type, queue, errorClass).updateUnsafe(1, context),
     started: (type, waitedMs) => waitOf(type).updateUnsafe(Math.max(waitedMs, 0), context),
     ended: (type, ranMs) => runOf(type).updateUnsafe(Math.max(ranMs, 0), context)

@@ -30,6 +30,7 @@ export type Move =
   | "dead-lettered"
   | "put back"
   | "interrupted"
+  | "crashed"
   | "cancelled"
   | "expired"
   | "replayed"
@@ -57,6 +58,7 @@ export const transitions: ReadonlyArray<Transition> = [
   { from: "running", move: "dead-lettered", to: "failed" },
   { from: "running", move: "put back", to: "scheduled" },
   { from: "running", move: "interrupted", to: "queued" },
+  { from: "running", move: "crashed", to: "queued" },
   { from: "running", move: "cancelled", to: "cancelled" },
   { from: "retrying", move: "due", to: "queued" },
   { from: "retrying", move: "cancelled", to: "cancelled" },

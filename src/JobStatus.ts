@@ -16,8 +16,10 @@ export interface JobStatus<Success = unknown, Failure = unknown> {
   readonly state: JobState
   /** Attempts that have ended and counted. */
   readonly attempts: number
-  /** How often the process died while it ran. */
+  /** Runs that ended with the death of their process, or of their database session while a statement was in flight. */
   readonly crashes: number
+  /** Runs that were broken off and count neither as an attempt nor as a crash: a shutdown, lost ownership, a conflict, a server that could not do the work. */
+  readonly reruns: number
   readonly priority: Lane | undefined
   readonly dedupeKey: string | undefined
   readonly batchId: BatchId | undefined
@@ -37,8 +39,8 @@ export interface JobStatus<Success = unknown, Failure = unknown> {
   /** The typed error of a `failed` job, where its definition names it. */
   readonly error: Failure | undefined
   /**
-   * The moves, from the submission on. Not in it: becoming due (the next start shows it), attempts that were interrupted and run again
-   * (a deploy, a crash, a lost connection: not counted either), and, past 40 entries, those between the first and the last 20.
+   * The moves, from the submission on. Not in it: becoming due (the next start shows it), and, past 40 entries, those between the first and
+   * the last 20.
    */
   readonly history: ReadonlyArray<Moved>
 }

@@ -210,6 +210,7 @@ export interface ReadyJob {
   /** Attempts so far. */
   readonly attempt: number
   readonly crashes: number
+  readonly reruns: number
   readonly createdAt: number
   readonly expiresAt: number | undefined
   readonly isLarge: boolean
@@ -262,23 +263,41 @@ export interface DeadLetter extends Attempted {
   readonly isAttempt: boolean
 }
 
+/** The run counts as no attempt: the row stays ready, at its place, and runs again. It counts as a crash, or else as a rerun. */
+export interface Rerun extends Attempted {
+  readonly _tag: "Rerun"
+  readonly isCrash: boolean
+}
+
 /** How an attempt ended, to be written down. */
-export type Settlement = Finish | Retry | PutBack | DeadLetter
+export type Settlement = Finish | Retry | PutBack | DeadLetter | Rerun
+
+/**
+ * What broke a transaction. `conflict`: it lost against another (40001, 40P01). `unable`: the server could not do the work, or gave no session
+ * (no room, no memory, starting, shutting down, read-only for everybody). `readOnly`: only this transaction takes no writes, as its own
+ * statements had asked. `ended`: the server ended this session with an ErrorResponse, and goes on serving others. `lost`: the session was gone with no
+ * statement in flight. `crashed`: the session ended without an ErrorResponse while a statement was in flight.
+ */
+export type Breakage = "conflict" | "unable" | "readOnly" | "ended" | "lost" | "crashed"
 
 /**
  * How a handler's transaction ended. `Pending`: it sent no statement, so there was nothing to commit with: settle it otherwise.
  * `Superseded`: rolled back, someone else has the outcome. `Unknown`: the connection was lost during COMMIT: refence. `Broken`: the database
- * broke this very transaction before it could commit, and nothing of it is there: run it again. `conflict`: it lost against another.
- * `outage`: its session was lost, or the server could not do the work (no room, no memory, shutting down, a standby).
+ * broke this very transaction before it could commit, and nothing of it is there.
  */
 export type Transacted =
   | { readonly _tag: "Committed"; readonly settlement: Finish }
   | { readonly _tag: "Pending"; readonly settlement: Finish }
   | { readonly _tag: "Superseded" }
-  | { readonly _tag: "Unknown" }
+  | {
+    readonly _tag: "Unknown"
+    /** What it means if it did not commit. */
+    readonly by: Breakage
+    readonly cause: Cause.Cause<unknown>
+  }
   | {
     readonly _tag: "Broken"
-    readonly by: "conflict" | "outage"
+    readonly by: Breakage
     /** What the handler made of it, or what the end of the transaction said. */
     readonly cause: Cause.Cause<unknown>
   }
@@ -327,6 +346,7 @@ export interface JobRecord {
   readonly version: number
   readonly attempt: number
   readonly crashes: number
+  readonly reruns: number
   readonly dedupeKey: string | undefined
   readonly key: string | undefined
   readonly batchId: BatchId | undefined
@@ -413,18 +433,33 @@ export class JobStore extends Context.Service<JobStore, {
    * Epoch + 1. `owner` names a living process: one that takes its own partition again has not crashed, and what it had noted is
    * forgotten. `isCareful`: another owner before did not hand over. From here on no earlier epoch can mislead this one. `lock`: the number of
    * the shard lock that this process holds; once it is lost, the partition has no owner any more. Without one it has until it is handed over.
+   * `unwritten`: reruns of former ownerships that could not be written while the database was away: counted in the same transaction.
    */
   readonly takeOver: (partition: { readonly queueId: number; readonly partition: number }, options: {
     readonly owner: string
     readonly now: number
     readonly lock?: number
-  }) => Effect.Effect<{ readonly owner: Owner; readonly isCareful: boolean }, StoreError>
+    readonly unwritten?: ReadonlyArray<Rerun>
+  }) => Effect.Effect<
+    {
+      readonly owner: Owner
+      readonly isCareful: boolean
+      /** Who owned it before, if anybody did and has not handed it over. */
+      readonly former: string | undefined
+    },
+    StoreError
+  >
   /** Whether nobody has taken over since. */
   readonly isOwner: (owner: Owner) => Effect.Effect<boolean, StoreError>
   /** After every handler has stopped. `false`: superseded meanwhile. */
   readonly handOver: (owner: Owner) => Effect.Effect<boolean, StoreError>
-  /** Counts one crash for each run noted by an earlier epoch and still live. Never those of `held`. */
-  readonly countCrashes: (owner: Owner, held: ReadonlyArray<JobId>) => Effect.Effect<Crashes, StoreError>
+  /** Counts one crash for each run noted by an earlier epoch and still live, with an entry in its history. Never those of `held`. */
+  readonly countCrashes: (
+    owner: Owner,
+    held: ReadonlyArray<JobId>,
+    /** For the entries: which runner had started them, and when its crash was found. */
+    of: { readonly runner: string; readonly now: number }
+  ) => Effect.Effect<Crashes, StoreError>
 
   /** Reads ready jobs, writes nothing. A superseded owner reads nothing. */
   readonly intake: (owner: Owner, demand: Demand) => Effect.Effect<Intake, StoreError>

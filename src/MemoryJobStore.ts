@@ -87,6 +87,7 @@ const submit = (
       version: 0,
       attempt: 0,
       crashes: 0,
+      reruns: 0,
       batchId,
       createdAt: now,
       history: []
@@ -95,14 +96,19 @@ const submit = (
     return { id: job.id, isNew: true, seq, ...placed }
   })
 
-const takeOver = (tables: Tables, { partition, queueId }: PartitionKey, name: string) => {
+const takeOver = (
+  tables: Tables,
+  { partition, queueId }: PartitionKey,
+  { now, owner: name, unwritten = [] }: Parameters<JobStore["Service"]["takeOver"]>[1]
+) => {
   const before = tables.fences.get(fenceKey({ queueId, partition }))
   const owner = { queueId, partition, epoch: (before?.epoch ?? 0) + 1 }
   const isAgain = before?.owner === name
   const isCareful = isAgain ? before.isCareful : before?.owner !== undefined
   if (isAgain) forgetNotes(tables, { queueId, partition, epoch: before.epoch })
   tables.fences.set(fenceKey(owner), { epoch: owner.epoch, owner: name, isCareful })
-  return { owner, isCareful }
+  for (const rerun of unwritten) settle(tables, owner, rerun, now)
+  return { owner, isCareful, former: before?.owner }
 }
 
 /** What one ownership has noted. */
@@ -120,7 +126,12 @@ const handOver = (tables: Tables, owner: Owner): boolean => {
   return true
 }
 
-const countCrashes = (tables: Tables, owner: Owner, held: ReadonlyArray<JobId>): Crashes => {
+const countCrashes = (
+  tables: Tables,
+  owner: Owner,
+  held: ReadonlyArray<JobId>,
+  { now, runner }: { readonly runner: string; readonly now: number }
+): Crashes => {
   if (!tables.owns(owner)) return { counted: [], busy: [] }
   const counted = [...tables.notes.values()]
     .filter((note) => fenceKey(note) === fenceKey(owner) && note.epoch < owner.epoch && !held.includes(note.id))
@@ -128,7 +139,16 @@ const countCrashes = (tables: Tables, owner: Owner, held: ReadonlyArray<JobId>):
       tables.notes.delete(note.id)
       const row = tables.at(note.id, note.version)
       if (row === undefined) return []
-      const crashed = { ...row, crashes: row.crashes + 1, version: row.version + 1 }
+      const { attempt, startedAt } = note
+      const history = append(row.history, {
+        kind: "attempt",
+        attempt,
+        startedAt,
+        endedAt: now,
+        runner,
+        outcome: "crashed"
+      })
+      const crashed = { ...row, crashes: row.crashes + 1, version: row.version + 1, history }
       tables.put(crashed)
       return [{ id: row.id, version: crashed.version, crashes: crashed.crashes, attempt: row.attempt }]
     })
@@ -176,6 +196,17 @@ const settle = (tables: Tables, owner: Owner, settlement: Settlement, now: numbe
     case "DeadLetter": {
       const attempt = row.attempt + (settlement.isAttempt ? 1 : 0)
       tables.end({ _tag: "Dead", row: { ...row, attempt, history }, endedAt: now, failure: settlement.failure })
+      return true
+    }
+    case "Rerun": {
+      const { isCrash } = settlement
+      tables.put({
+        ...row,
+        crashes: row.crashes + (isCrash ? 1 : 0),
+        reruns: row.reruns + (isCrash ? 0 : 1),
+        version,
+        history
+      })
       return true
     }
   }
@@ -228,6 +259,7 @@ const replay = (tables: Tables, id: JobId, tenant: TenantKey, entry: Entry): Opt
     version: dead.row.version + 1,
     attempt: 0,
     crashes: 0,
+    reruns: 0,
     dueAt: undefined,
     expiresAt: undefined,
     history: append(dead.row.history, entry)
@@ -291,10 +323,10 @@ const make = (): JobStore["Service"] => {
     say: (messages) => tell(tables.saidTo, messages),
     heard: listen(tables.saidTo),
     find: (id) => Effect.sync(() => find(tables, id)),
-    takeOver: (partition, options) => Effect.sync(() => takeOver(tables, partition, options.owner)),
+    takeOver: (partition, options) => Effect.sync(() => takeOver(tables, partition, options)),
     isOwner: (owner) => Effect.sync(() => tables.owns(owner)),
     handOver: (owner) => Effect.sync(() => handOver(tables, owner)),
-    countCrashes: (owner, held) => Effect.sync(() => countCrashes(tables, owner, held)),
+    countCrashes: (owner, held, of) => Effect.sync(() => countCrashes(tables, owner, held, of)),
     intake: (owner, demand) => Effect.sync(() => intake(tables, owner, demand)),
     heads: (owner, lines) => Effect.sync(() => heads(tables, owner, lines)),
     payload: (id, version) => Effect.sync(() => payload(tables, id, version)),

@@ -16,15 +16,16 @@ import together from "./migrations/0003_together.ts"
 import partitions from "./migrations/0004_partitions.ts"
 import moves from "./migrations/0005_moves.ts"
 import locks from "./migrations/0006_locks.ts"
+import reruns from "./migrations/0007_reruns.ts"
 import type { Migration } from "./migrations/migration.ts"
 
 export type { Migration } from "./migrations/migration.ts"
 
 /** Raised with every change of the code that needs a newer schema, or that an older code could not share one with. */
-export const codeVersion = 6
+export const codeVersion = 7
 
 /** Every step, in order. */
-export const migrations: ReadonlyArray<Migration> = [store, grouped, together, partitions, moves, locks]
+export const migrations: ReadonlyArray<Migration> = [store, grouped, together, partitions, moves, locks, reruns]
 
 /**
  * The schema cannot be used by this code. `ChecksumMismatch`: an applied step is not the one in this code. `CodeTooOld`: the database

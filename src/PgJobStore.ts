@@ -76,7 +76,7 @@ const makeWith = Effect.fnUntraced(function*(
   const listen = yield* listening(pool, schema)
   const retention = Retention.make(db)
   const lending = transactionsOf(client)?.lending ?? new Lending()
-  const alone = transact(schema, client, retention.foresee, lending)
+  const alone = transact(db, client, retention.foresee, lending)
   const settleMany = settle(db, retention.inDays, retention.foresee)
   return {
     now: clock.now,

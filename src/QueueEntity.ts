@@ -29,6 +29,7 @@ import * as ShardGroups from "./internal/shardGroups.ts"
 import { ShardLocks, shardName } from "./internal/supervisor.ts"
 import * as Suspects from "./internal/suspects.ts"
 import { onLiveClock } from "./internal/time/liveClock.ts"
+import * as Unwritten from "./internal/unwritten.ts"
 import { PartitionUnavailable } from "./JobError.ts"
 import { JobHandlers } from "./JobHandlers.ts"
 import { JobId } from "./JobId.ts"
@@ -127,11 +128,12 @@ const unserved = (entity: string) => {
 const layerEntity = (
   options: Options,
   groups: Groups,
-  { incarnation, local, suspects }: {
+  { incarnation, local, suspects, unwritten }: {
     readonly local: Local
     /** This process, as long as it lives. */
     readonly incarnation: string
     readonly suspects: Suspects.Suspects
+    readonly unwritten: Unwritten.Unwritten
   }
 ) =>
   entityOf(groups).toLayer(
@@ -162,6 +164,7 @@ const layerEntity = (
         handlerGraceMs: options.handlerGraceMs,
         lock: locks.of(address.shardId),
         suspects,
+        unwritten,
         moves: options.moves
       })
       const key = localKey(row.queueId, index)
@@ -277,7 +280,15 @@ export const layer = (
       groupOf: groups,
       isHere: ({ partition, queueId }) => local.has(localKey(queueId, partition))
     })
-    return Layer.mergeAll(layerEntity(options, groups, { local, incarnation, suspects: Suspects.make() }), activators)
+    return Layer.mergeAll(
+      layerEntity(options, groups, {
+        local,
+        incarnation,
+        suspects: Suspects.make(),
+        unwritten: Unwritten.make()
+      }),
+      activators
+    )
       .pipe(
         Layer.provideMerge(layerOwners(options, groups, { idOf, local }))
       )

@@ -1,53 +1,17 @@
 /**
  * Guarantees 1, 2 and 10 when the database is in trouble: it restarts, it closes sessions, its answers get lost, it is not there.
  */
-import type { PgClient } from "@effect/sql-pg/PgClient"
 import { assert, describe, it } from "@effect/vitest"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
 import * as Schedule from "effect/Schedule"
-import { connect, type Socket } from "node:net"
 import { fatesOf, untilFinal } from "./utils/child.ts"
 import { databaseUrl, TestDatabase, TestServer } from "./utils/database.ts"
 import { holdLock, untilWaiting } from "./utils/holds.ts"
+import { makeLines } from "./utils/lines.ts"
 import { epochOf } from "./utils/ownership.ts"
 import { makeRecorder } from "./utils/recorder.ts"
 import { assertEachOnce, quiet, rowsOf, start, Turned, Write } from "./utils/trouble.ts"
-
-/** The client's ends of its connections, any of which can be lost while the server's session lives on. */
-const makeLines = (url: string) => {
-  const { hostname, port } = new URL(url)
-  const sockets: Array<Socket> = []
-  const of = (sql: PgClient, pids: ReadonlyArray<number>) =>
-    Effect.map(
-      sql<{ readonly port: number }>`select client_port as port from pg_stat_activity where pid = any(${pids}::int[])`,
-      (rows) => sockets.filter(({ localPort }) => rows.some(({ port }) => port === localPort))
-    )
-  return {
-    stream: () => {
-      const socket = connect(Number(port), hostname)
-      sockets.push(socket)
-      return socket
-    },
-    /** Answers how many it was. */
-    lose: (sql: PgClient, pids: ReadonlyArray<number>) =>
-      Effect.map(of(sql, pids), (lost) => {
-        for (const socket of lost) socket.destroy()
-        return lost.length
-      }),
-    /** The next thing that is written gets lost, and the line with it. */
-    loseAtNextWrite: (sql: PgClient, pid: number) =>
-      Effect.map(of(sql, [pid]), ([socket]) => {
-        if (socket === undefined) throw new Error(`session ${pid} has no line`)
-        Object.assign(socket, {
-          write: () => {
-            socket.destroy()
-            return false
-          }
-        })
-      })
-  }
-}
 
 describe("PostgreSQL restarts under load", () => {
   for (const mode of ["fast", "immediate"] as const) {
@@ -107,30 +71,27 @@ describe("PostgreSQL restarts while long jobs run", () => {
 })
 
 describe("the session of a running handler is closed by the server", () => {
-  it.live("its attempt runs again, is not counted, and its writes are there once", () =>
+  it.live("its attempt counts as one, and its writes are rolled back", () =>
     Effect.gen(function*() {
       const { jobs, nextTurn, sql } = yield* start(yield* databaseUrl)
       const id = yield* jobs.submit(Turned.request(undefined))
       const first = yield* nextTurn
       yield* sql`select pg_terminate_backend(${first.pid}, 5000)`
       yield* first.go
-      const second = yield* nextTurn
-      assert.strictEqual(second.jobId, id)
-      yield* second.go
-      yield* assertEachOnce(sql, [id])
+      assert.deepInclude((yield* untilFinal(sql, [id]))[0], { state: "failed", attempt: 1, crashes: 0 })
+      assert.deepStrictEqual(yield* rowsOf(sql, [id]), [])
     }).pipe(Effect.scoped, quiet, Effect.provide(TestDatabase.layerDatabase)))
 
-  it.live("inside COMMIT, after its settlement: it did not commit, and runs again", () =>
+  it.live("inside COMMIT, after its settlement: it did not commit, and counts as an attempt", () =>
     Effect.gen(function*() {
-      const { jobs, sql, untilCompleted } = yield* start(yield* databaseUrl)
+      const { jobs, sql } = yield* start(yield* databaseUrl)
       const { release } = yield* holdLock(sql, 1)
       const id = yield* jobs.submit(Write.request({ hold: 1 }))
       const [session] = yield* untilWaiting(sql)
       yield* sql`select pg_terminate_backend(${session!.pid}, 5000)`
       yield* release
-      yield* jobs.await(id)
-      yield* assertEachOnce(sql, [id])
-      assert.deepStrictEqual(yield* untilCompleted(1), [id])
+      assert.deepInclude((yield* untilFinal(sql, [id]))[0], { state: "failed", attempt: 1, crashes: 0 })
+      assert.deepStrictEqual(yield* rowsOf(sql, [id]), [])
     }).pipe(Effect.scoped, quiet, Effect.provide(TestDatabase.layerDatabase)))
 })
 
@@ -167,7 +128,7 @@ describe("the connection is lost during COMMIT", () => {
       assert.strictEqual(second.jobId, id)
       assert.deepStrictEqual(yield* rowsOf(sql, [id]), [])
       // Raised by the refence: no settlement of the first attempt fits the row.
-      assert.deepInclude((yield* fatesOf(sql, [id]))[0], { version: 1 })
+      assert.deepInclude((yield* fatesOf(sql, [id]))[0], { version: 2, attempt: 0, crashes: 1 })
       yield* second.go
       yield* jobs.await(id)
       yield* assertEachOnce(sql, [id])

@@ -21,6 +21,7 @@ import * as Moves from "../src/internal/moves.ts"
 import * as Partition from "../src/internal/partition.ts"
 import * as Supervisor from "../src/internal/supervisor.ts"
 import * as Suspects from "../src/internal/suspects.ts"
+import * as Unwritten from "../src/internal/unwritten.ts"
 import * as Job from "../src/Job.ts"
 import { Snooze } from "../src/JobError.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
@@ -912,6 +913,7 @@ const ownChanged = Effect.fnUntraced(
       handlerGraceMs: 1_000,
       lock: Supervisor.always,
       suspects: Suspects.make(),
+      unwritten: Unwritten.make(),
       moves: Moves.none
     }).pipe(Scope.provide(scope))
     const job = newJob({ queueId, type })

@@ -16,6 +16,7 @@ import * as Moves from "../src/internal/moves.ts"
 import * as Partition from "../src/internal/partition.ts"
 import * as Supervisor from "../src/internal/supervisor.ts"
 import * as Suspects from "../src/internal/suspects.ts"
+import * as Unwritten from "../src/internal/unwritten.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import type { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
@@ -286,6 +287,7 @@ layer(twoQueues, { excludeTestServices: true })("of several queues in one proces
         handlerGraceMs: 60_000,
         lock: Supervisor.always,
         suspects: together,
+        unwritten: Unwritten.make(),
         moves: Moves.none
       }).pipe(Scope.provide(scope))
       yield* stops.arrived("has grace")

@@ -17,6 +17,7 @@ import * as Moves from "../src/internal/moves.ts"
 import * as Partition from "../src/internal/partition.ts"
 import * as Supervisor from "../src/internal/supervisor.ts"
 import * as Suspects from "../src/internal/suspects.ts"
+import * as Unwritten from "../src/internal/unwritten.ts"
 import * as JobHandlers from "../src/JobHandlers.ts"
 import type { JobId } from "../src/JobId.ts"
 import * as JobQueue from "../src/JobQueue.ts"
@@ -112,6 +113,7 @@ const own = Effect.fnUntraced(function*(queue: JobQueue.JobQueue, graceMs: numbe
     handlerGraceMs: 60_000,
     lock: Supervisor.always,
     suspects: Suspects.make(),
+    unwritten: Unwritten.make(),
     moves: Moves.none
   }).pipe(Scope.provide(scope))
   return { ids: jobs.map(({ id }) => id), partition, queueId, scope, seqs: stored.map(({ seq }) => seq), store }

@@ -316,7 +316,7 @@ for (const statistics of ["empty", "full"] as const) {
       describe("owning", () => {
         it.effect("countCrashes reads the former owner's notes and no others", () =>
           Effect.gen(function*() {
-            const nodes = yield* plansOf((db) => countCrashes(db)(owner, []))
+            const nodes = yield* plansOf((db) => countCrashes(db)(owner, [], { runner: "runner", now: t0 }))
             check(nodes, ["running_jobs_owner", "running_jobs_pkey", "jobs_pkey"], 500)
           }))
 

@@ -31,6 +31,7 @@ create table millrace.dead_letters (
   history jsonb not null,
   key text,
   place integer,
+  reruns smallint not null default 0,
   constraint dead_letters_pkey PRIMARY KEY (id)
 );
 
@@ -51,6 +52,8 @@ create table millrace.finished_jobs (
   context json,
   result json,
   history jsonb not null,
+  crashes smallint not null default 0,
+  reruns smallint not null default 0,
   constraint finished_jobs_outcome CHECK ((outcome = ANY (ARRAY[0, 1, 2]))),
   constraint finished_jobs_pkey PRIMARY KEY (id, purge_on)
 ) partition by RANGE (purge_on);
@@ -78,6 +81,7 @@ create table millrace.jobs (
   history jsonb not null default '[]'::jsonb,
   key text,
   place integer,
+  reruns smallint not null default 0,
   constraint jobs_due_at CHECK (((state = 0) OR (due_at IS NOT NULL))),
   constraint jobs_lane CHECK (((lane >= 0) AND (lane <= 3))),
   constraint jobs_pkey PRIMARY KEY (id),
@@ -236,10 +240,10 @@ begin
   with d as (
     delete from millrace.jobs j where j.id = job and j.version = ver
       and exists (select from millrace.partitions p where p.queue_id = queue and p.partition = part and p.epoch = ep)
-    returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.batch_id, j.created_at, j.payload, j.context, j.history
+    returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.crashes, j.reruns, j.batch_id, j.created_at, j.payload, j.context, j.history
   )
-  insert into millrace.finished_jobs (id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, batch_id, created_at, finished_at, payload, context, result, history)
-  select d.id, d.version, purge, how, d.queue_id, d.partition, d.tenant_id, d.type, d.attempt + (how = 0)::int, d.batch_id, d.created_at, at, d.payload, d.context, res::json, millrace.append_entry(d.history, entry) from d;
+  insert into millrace.finished_jobs (id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, crashes, reruns, batch_id, created_at, finished_at, payload, context, result, history)
+  select d.id, d.version, purge, how, d.queue_id, d.partition, d.tenant_id, d.type, d.attempt + (how = 0)::int, d.crashes, d.reruns, d.batch_id, d.created_at, at, d.payload, d.context, res::json, millrace.append_entry(d.history, entry) from d;
   if not found then raise exception 'attempt superseded' using errcode = 'MR001'; end if;
 end $function$
 ;
@@ -275,11 +279,11 @@ begin
     delete from millrace.jobs j using unnest(jobs, versions, queues, partitions, epochs, days, results, entries) as s(id, version, queue, partition, epoch, day, result, entry)
     where j.id = any(jobs) and j.id = s.id and j.version = s.version
       and exists (select from millrace.partitions p where p.queue_id = s.queue and p.partition = s.partition and p.epoch = s.epoch)
-    returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.batch_id, j.created_at, j.payload, j.context, j.history,
+    returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.crashes, j.reruns, j.batch_id, j.created_at, j.payload, j.context, j.history,
       s.day, s.result, s.entry
   )
-  insert into millrace.finished_jobs (id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, batch_id, created_at, finished_at, payload, context, result, history)
-  select d.id, d.version, date '1970-01-01' + d.day, 0, d.queue_id, d.partition, d.tenant_id, d.type, d.attempt + 1, d.batch_id, d.created_at, at, d.payload, d.context, d.result::json, millrace.append_entry(d.history, d.entry::jsonb) from d;
+  insert into millrace.finished_jobs (id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, crashes, reruns, batch_id, created_at, finished_at, payload, context, result, history)
+  select d.id, d.version, date '1970-01-01' + d.day, 0, d.queue_id, d.partition, d.tenant_id, d.type, d.attempt + 1, d.crashes, d.reruns, d.batch_id, d.created_at, at, d.payload, d.context, d.result::json, millrace.append_entry(d.history, d.entry::jsonb) from d;
   get diagnostics taken = row_count;
   if taken < cardinality(jobs) then raise exception 'attempts superseded' using errcode = 'MR001'; end if;
 end $function$

@@ -74,6 +74,7 @@ export const make = (bus: EventBus["Service"], queue: string, context: Context.C
           new JobEvent.JobDeadLettered({ ...common(job, at), attempt, failure: settlement.failure })
         ]
       case "PutBack":
+      case "Rerun":
         return []
     }
   }
@@ -90,6 +91,9 @@ export const make = (bus: EventBus["Service"], queue: string, context: Context.C
       case "DeadLetter":
         metrics.finished(job.type, "failed")
         metrics.deadLettered(job.type, settlement.failure.class)
+        break
+      case "Rerun":
+        metrics.rerun(job.type, settlement.isCrash ? "crash" : "rerun")
         break
       case "PutBack":
         break

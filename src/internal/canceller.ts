@@ -37,7 +37,7 @@ export const make = (options: {
     Effect.gen(function*() {
       const found = yield* store.find(id)
       if (Option.isNone(found) || found.value.state !== "queued") return false
-      const { attempt, context, crashes, createdAt, key, lane, payload, tenant, type, version } = found.value
+      const { attempt, context, crashes, createdAt, key, lane, payload, reruns, tenant, type, version } = found.value
       const now = yield* store.now
       const job: ReadyJob = {
         id,
@@ -48,6 +48,7 @@ export const make = (options: {
         type,
         attempt,
         crashes,
+        reruns,
         createdAt,
         expiresAt: undefined,
         isLarge: false,

@@ -17,6 +17,8 @@ import { untilAvailable } from "./untilAvailable.ts"
 export const count = (options: {
   readonly store: JobStore["Service"]
   readonly owner: Owner
+  /** Who owned the partition before. */
+  readonly former: string | undefined
   readonly blocked: Set<JobId>
   /** What this owner runs meanwhile: never counted. */
   readonly running: () => ReadonlyArray<JobId>
@@ -26,10 +28,16 @@ export const count = (options: {
   readonly outage: Outage
 }): Effect.Effect<void> =>
   Effect.gen(function*() {
-    const { blocked, outage, owner, running, store } = options
+    const { blocked, former = "unknown", outage, owner, running, store } = options
+    // Without the incarnation behind it.
+    const runner = former.split("#")[0] ?? former
     const counted = (held: ReadonlyArray<JobId>) =>
       Effect.map(
-        untilAvailable(store.countCrashes(owner, held), "Counting crashes", outage),
+        untilAvailable(
+          Effect.flatMap(store.now, (now) => store.countCrashes(owner, held, { runner, now })),
+          "Counting crashes",
+          outage
+        ),
         ({ busy }) => new Set(busy)
       )
     for (const id of yield* counted([])) blocked.add(id)

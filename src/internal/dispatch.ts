@@ -9,6 +9,7 @@ import type { JobHandlers } from "../JobHandlers.ts"
 import * as JobMetrics from "../JobMetrics.ts"
 import type { JobQueue } from "../JobQueue.ts"
 import type { JobStore, ReadyJob } from "../JobStore.ts"
+import { crashLimit } from "./accounting.ts"
 import type { Attempts } from "./attempts.ts"
 import type { PartitionState } from "./partitionState.ts"
 import type { Lock } from "./supervisor.ts"
@@ -17,7 +18,6 @@ import { liveClock } from "./time/liveClock.ts"
 import type { Settle } from "./unstarted.ts"
 import * as Verdict from "./verdict.ts"
 
-const crashLimit = 5
 /** How long after an unclean take-over every attempt is noted before it starts. */
 const carefulMs = 60_000
 const atOnce = 64

@@ -83,6 +83,7 @@ export const make = (store: JobStore["Service"], queues: Queues["Service"], owne
         state: isRunning ? "running" : record.state,
         attempts: record.attempt,
         crashes: record.crashes,
+        reruns: record.reruns,
         priority: record.lane === undefined ? undefined : Priority.laneName(record.lane),
         dedupeKey: record.dedupeKey,
         batchId: record.batchId,

@@ -63,7 +63,7 @@ export const settlementOf = (
 const maxErrorLength = 1_000_000
 
 /** History keeps at most 8 kB of an encoded error; the dead letter itself keeps all of it. */
-const withoutLargeError = (failure: JobError.JobFailure): JobError.JobFailure => {
+export const withoutLargeError = (failure: JobError.JobFailure): JobError.JobFailure => {
   if (failure.error === undefined || JSON.stringify(failure.error).length <= 8_000) return failure
   const { error: _, ...rest } = failure
   return rest
@@ -106,9 +106,17 @@ export const judge = (
     return { decision, failure }
   })
 
-/** Says what is to become of the job, also after the database broke its transaction. */
-export const isVerdict = (error: unknown): boolean =>
-  askedBy(error) !== undefined || error instanceof JobError.JobTimeout
+/** What a failure says of itself that is to become of the job, also after the database broke its transaction. */
+export const verdictOf = (cause: Cause.Cause<unknown>): "discard" | "snooze" | "timeout" | undefined => {
+  const error = Cause.squash(cause)
+  return error instanceof JobError.Discard
+    ? "discard"
+    : error instanceof JobError.Snooze
+    ? "snooze"
+    : error instanceof JobError.JobTimeout
+    ? "timeout"
+    : undefined
+}
 
 const askedBy = (error: unknown): RetryPolicy.Question["asked"] =>
   error instanceof JobError.Snooze

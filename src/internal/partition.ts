@@ -41,6 +41,7 @@ import * as Timers from "./timers.ts"
 import { told } from "./told.ts"
 import * as Unstarted from "./unstarted.ts"
 import { untilAvailable } from "./untilAvailable.ts"
+import type { Unwritten } from "./unwritten.ts"
 
 /** What a partition is made of. */
 export interface Options {
@@ -63,6 +64,8 @@ export interface Options {
   readonly lock: Lock
   /** Those of all partitions of this process. */
   readonly suspects: Suspects
+  /** What former ownerships of this process could not write. */
+  readonly unwritten: Unwritten
   /** Tells of its coming and going. */
   readonly moves: Moves
 }
@@ -93,7 +96,8 @@ const checkSeconds = 5
 /** Owns the partition until the scope closes. Returns at once; the take-over is tried until the store answers. */
 export const make = (options: Options): Effect.Effect<Partition, never, Scope.Scope> =>
   Effect.gen(function*() {
-    const { bus, handlers, lock, moves, partition, position, queue, queueId, services, store, suspects } = options
+    const { bus, handlers, lock, moves, partition, position, queue, queueId, services, store, suspects, unwritten } =
+      options
     const loops = yield* Scope.make()
     const attemptsScope = yield* Scope.make()
     const state = yield* PartitionState.make(queue)
@@ -158,6 +162,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       })
 
     const own = Effect.gen(function*() {
+      const left = unwritten.of({ queueId, partition })
       const takeOver = Effect.flatMap(
         store.now,
         (now) =>
@@ -166,15 +171,17 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
             ? store.takeOver({ queueId, partition }, {
               owner: `${position.runner}#${options.incarnation}`,
               now,
+              unwritten: left.filter((settlement) => settlement._tag === "Rerun"),
               ...(lock.number === undefined ? {} : { lock: lock.number })
             })
             : Effect.never
       )
-      const { isCareful, owner } = yield* untilAvailable(takeOver, "Taking over", outage)
+      const { former, isCareful, owner } = yield* untilAvailable(takeOver, "Taking over", outage)
       if (isCareful) {
         yield* Crashes.count({
           store,
           owner,
+          former,
           blocked,
           running: () => state.owned?.attempts.ids() ?? [],
           onUnblocked: (id) => {
@@ -202,10 +209,19 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
           dispatchDue.openUnsafe()
           if (suspects.isActive) suspects.ended()
         },
-        isStopped: () => isStopped
+        isStopped: () => isStopped,
+        isOwned: lock.isHeld,
+        unwritten
       }).pipe(Scope.provide(attemptsScope))
       const ownSuspects = suspects.join({ attempts, wake: () => void dispatchDue.openUnsafe() })
       state.owned = { owner, attempts, settler, suspects: ownSuspects }
+      // Before anything is read: a job that has ended must not start.
+      yield* Effect.forEach(
+        left.filter((settlement) => settlement._tag !== "Rerun"),
+        (settlement) => settler.settle(settlement),
+        { concurrency: "unbounded", discard: true }
+      )
+      unwritten.forget(left)
       const changes = HandlerChanges.make({ state, end, entity: position.entity, loops })
       yield* handlers.observe(changes).pipe(Scope.provide(loops))
       const dispatchTurn = Dispatch.make({

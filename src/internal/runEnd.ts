@@ -4,6 +4,7 @@
  * Promise: every run is given back exactly once, when its outcome is confirmed, whatever the store or the lines below do. A crash on any
  * line leaves a live row, or one that is settled already.
  */
+import * as Cause from "effect/Cause"
 import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -11,14 +12,18 @@ import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import type * as Execution from "../Execution.ts"
-import type { ReadyJob, Settlement } from "../JobStore.ts"
+import * as JobError from "../JobError.ts"
+import type { Attempt } from "../JobHistory.ts"
+import type { ReadyJob, Rerun, Settlement } from "../JobStore.ts"
+import { accounting, countsAs, pauseMs, type RunEnding } from "./accounting.ts"
 import type { Announcer } from "./announcer.ts"
 import * as Judgement from "./judgement.ts"
-import * as Reruns from "./reruns.ts"
 import type { Run, Runs } from "./run.ts"
 import type { Settled, Settler } from "./settler.ts"
 import { onLiveClock } from "./time/liveClock.ts"
+import { told } from "./told.ts"
 import { untilAnswered } from "./untilAvailable.ts"
+import type { Unwritten } from "./unwritten.ts"
 
 /** Ends runs of one ownership. */
 export interface RunEnd {
@@ -44,6 +49,9 @@ export interface Surroundings {
   /** There is room for another attempt, or one less to wait for. */
   readonly onEnded: () => void
   readonly isStopped: () => boolean
+  /** Whether this process can be sure that it owns the partition. */
+  readonly isOwned: () => boolean
+  readonly unwritten: Unwritten
 }
 
 /** Ends what is in `runs`. */
@@ -53,9 +61,22 @@ export const make = (
     readonly fork: (effect: Effect.Effect<unknown>) => Fiber.Fiber<unknown>
   }
 ): RunEnd => {
-  const { announcer, environment: { owner, queue, store }, fork, isStopped, onDue, onEnded, release, runs, settler } =
+  const { announcer, environment, fork, isOwned, isStopped, onDue, onEnded, release, runs, settler, unwritten } =
     options
-  const reruns = Reruns.make()
+  const { owner, queue, store } = environment
+  const keep = (settlement: Settlement): void => unwritten.keep(owner, settlement)
+
+  const log = ({ job: { id, type } }: Run, line: Effect.Effect<void>) =>
+    told(Effect.annotateLogs(line, { jobId: id, jobType: type, queue: queue.name }))
+
+  const entryOf = ({ job, startedAt }: Run, endedAt: number): Omit<Attempt, "outcome"> => ({
+    kind: "attempt",
+    attempt: job.attempt + 1,
+    startedAt,
+    endedAt,
+    runner: environment.position.runner
+  })
+
   // A serial queue starts a job only when the one before is written down.
   const isSerial = queue.concurrency === 1
 
@@ -80,25 +101,40 @@ export const make = (
   const written = (run: Run, settlement: Settlement) => {
     const { entry } = settlement
     const at = entry.kind === "attempt" ? entry.endedAt : entry.at
-    release(run.job, false)
+    release(run.job, settlement._tag === "Rerun")
     if (settlement._tag === "Retry" || settlement._tag === "PutBack") onDue()
     const telling = announcer.settled(run.job, settlement, at)
     if (telling === undefined) return ended(run, settlement)
     fork(Effect.onExit(telling, () => Effect.sync(() => ended(run, settlement))))
   }
 
-  /** Ours, for a handler's defect is an outcome. Whatever became of the row, it is looked at again, not at once. */
+  /** A defect that arose while the run was judged, encoded or settled: an attempt that failed, or it would run again forever. */
+  const unjudged = (run: Run, defect: unknown): Effect.Effect<Settlement | undefined> =>
+    Effect.gen(function*() {
+      const { handler, job } = run
+      const error = new JobError.UnjudgedRun({ detail: JobError.toFailure(defect, { class: "System" }).message })
+      yield* log(run, Effect.logError(error.message))
+      const { decision, failure } = yield* Judgement.judge(Cause.die(error), handler, job.attempt + 1)
+      const entry = entryOf(run, yield* store.now)
+      return yield* settle(run, Judgement.settlementOf(job, entry, decision, failure, queue.retention))
+    })
+
+  /** Ours, for a handler's defect is an outcome. */
   const guarded = (run: Run, rest: Effect.Effect<Settlement | undefined>) =>
     rest.pipe(
       Effect.catchDefect((defect) =>
-        Effect.logError("Settling a job died", defect).pipe(
-          Effect.annotateLogs("jobId", run.job.id),
-          Effect.andThen(pause(run, "5 seconds")),
-          Effect.andThen(lookAgain(run.job)),
-          Effect.as(undefined)
+        Effect.catchCause(unjudged(run, defect), (cause) =>
+          log(run, Effect.logError("Settling a job died", Cause.pretty(cause))).pipe(
+            Effect.andThen(pause(run, "60 seconds")),
+            Effect.andThen(lookAgain(run.job)),
+            Effect.as(undefined)
+          ))
+      ),
+      Effect.onExit((exit) =>
+        Effect.sync(() =>
+          ended(run, Exit.isSuccess(exit) ? exit.value : undefined)
         )
       ),
-      Effect.onExit((exit) => Effect.sync(() => ended(run, Exit.isSuccess(exit) ? exit.value : undefined))),
       Effect.uninterruptible
     )
 
@@ -116,18 +152,38 @@ export const make = (
 
   const settled = (run: Run, settlement: Settlement) =>
     settler.push(settlement, (exit) => {
-      if (Exit.isFailure(exit)) return goOn(run, Effect.failCause(exit.cause))
+      if (Exit.isFailure(exit)) {
+        keep(settlement)
+        return goOn(run, Effect.failCause(exit.cause))
+      }
       const answer = exit.value
       if (typeof answer !== "string") return written(run, answer)
-      goOn(run, Effect.as(unwritten(run, answer), undefined))
+      goOn(run, Effect.as(notWritten(run, settlement, answer), undefined))
     })
 
-  const unwritten = (run: Run, answer: Extract<Settled, string>): Effect.Effect<void> => {
+  /** The same for a fiber that goes on behind it: what was written, released and told of. `undefined`: nothing. */
+  const settle = (run: Run, settlement: Settlement, pauseMs = 0): Effect.Effect<Settlement | undefined> =>
+    Effect.gen(function*() {
+      const { job } = run
+      const answer = yield* Effect.onError(settler.settle(settlement), () => Effect.sync(() => keep(settlement)))
+      if (typeof answer === "string") return yield* Effect.as(notWritten(run, settlement, answer), undefined)
+      if (answer._tag === "Rerun" && pauseMs > 0) yield* pause(run, Duration.millis(pauseMs))
+      release(job, answer._tag === "Rerun")
+      if (answer._tag === "Retry" || answer._tag === "PutBack") onDue()
+      yield* announcer.settled(job, answer, yield* store.now) ?? Effect.void
+      return answer
+    })
+
+  const notWritten = (
+    run: Run,
+    settlement: Settlement,
+    answer: Extract<Settled, string>
+  ): Effect.Effect<void> => {
     switch (answer) {
       case "superseded":
-        return lookAgain(run.job)
+        return lookAgain(run.job, settlement)
       case "stopped":
-        return Effect.void
+        return Effect.sync(() => keep(settlement))
       // Running it again at once would be refused again.
       case "refused":
         return Effect.andThen(pause(run, "60 seconds"), lookAgain(run.job))
@@ -135,20 +191,38 @@ export const make = (
   }
 
   /** What became of a row that was not ours to settle any more. */
-  const lookAgain = (job: ReadyJob) =>
+  const lookAgain = (job: ReadyJob, settlement?: Settlement) =>
     Effect.map(untilAnswered(store.reread([job.id]), isStopped), (rows) => {
       const row = Option.isSome(rows) ? rows.value[0] : undefined
+      // The row is as the run found it: only the ownership has ended.
+      if (settlement !== undefined && (Option.isNone(rows) || row?.version === settlement.version)) keep(settlement)
       release(job, row?.state === "queued")
       if (row !== undefined && row.state !== "queued") onDue()
     })
 
   /** Lost during COMMIT: forbid the old attempt, or find that it had committed. */
-  const resolve = ({ job }: Run): Effect.Effect<Settlement | undefined> =>
+  const resolve = (
+    run: Run,
+    { ifNot }: Extract<Execution.Conclusion, { readonly _tag: "Unknown" }>
+  ): Effect.Effect<Settlement | undefined> =>
     Effect.gen(function*() {
+      const { job } = run
       const refenced = yield* untilAnswered(store.refence(owner, job.id, job.version), isStopped)
-      const isLive = Option.isSome(refenced) && Option.isSome(refenced.value)
-      release(job, isLive)
-      if (isLive || Option.isNone(refenced)) return undefined
+      const version = Option.isNone(refenced) ? job.version : Option.getOrUndefined(refenced.value)
+      if (version !== undefined && (ifNot._tag === "Rerun" || ifNot._tag === "Settle")) {
+        const settlement = ifNot._tag === "Rerun"
+          ? rerunOf(version, job, ifNot.end, ifNot.entry, ifNot.failure)
+          : { ...ifNot.settlement, version }
+        if (Option.isSome(refenced)) {
+          return yield* settlement._tag === "Rerun" && ifNot._tag === "Rerun"
+            ? again(run, ifNot.end, settlement)
+            : settle(run, settlement)
+        }
+        // Not found out before the ownership ended. Fenced by its version, it says nothing if the attempt has committed.
+        keep(settlement)
+      }
+      release(job, version !== undefined)
+      if (version !== undefined) return undefined
       const record = yield* untilAnswered(store.find(job.id), isStopped)
       if (Option.isNone(record) || Option.isNone(record.value)) return undefined
       const { endedAt, history, state } = record.value.value
@@ -167,26 +241,59 @@ export const make = (
       return settlement
     })
 
-  /** Once more, after a pause; given up as the handler's own failure when the database keeps breaking it. */
-  const rerun = (run: Run, conclusion: Extract<Execution.Conclusion, { readonly _tag: "Rerun" }>) =>
-    Effect.gen(function*() {
-      const { job } = run
-      const pauseMs = reruns.next(job.id, conclusion.trouble)
-      if (pauseMs !== undefined) {
-        yield* pause(run, Duration.millis(pauseMs))
-        release(job, true)
-        return undefined
+  const rerunOf = (
+    version: number,
+    { id }: ReadyJob,
+    end: RunEnding,
+    entry: Omit<Attempt, "outcome">,
+    failure: JobError.JobFailure | undefined
+  ): Rerun => {
+    const isCrash = accounting[end].counts === "crash"
+    return {
+      _tag: "Rerun",
+      id,
+      version,
+      isCrash,
+      entry: {
+        ...entry,
+        outcome: isCrash ? "crashed" : "interrupted",
+        ...(failure === undefined ? {} : { failure: Judgement.withoutLargeError(failure) })
       }
-      const { decision, failure } = yield* Judgement.judge(conclusion.cause, run.handler, job.attempt + 1)
-      const answer = yield* settler.settle(
-        Judgement.settlementOf(job, conclusion.entry, decision, failure, queue.retention)
+    }
+  }
+
+  /** The run counts as no attempt: it is written down, and after a pause the job runs again. */
+  const again = (run: Run, end: RunEnding, settlement: Rerun): Effect.Effect<Settlement | undefined> => {
+    const { job } = run
+    const { failure } = settlement.entry
+    const line = Effect.logWarning("Run broken off, the job runs again").pipe(
+      Effect.annotateLogs({
+        event: "job.rerun",
+        end,
+        counts: accounting[end].counts,
+        ...(failure === undefined ? {} : { because: `${failure.tag}: ${failure.message}` })
+      })
+    )
+    return Effect.andThen(log(run, line), settle(run, settlement, pauseMs(end, job.reruns + job.crashes)))
+  }
+
+  /** The runtime has interrupted it: a shutdown, a handler that is going, a lock that was lost. */
+  const interrupted = (run: Run, entry: Omit<Attempt, "outcome">): void => {
+    const { handler, job } = run
+    if (countsAs("interrupted", job.reruns) === "attempt") {
+      const failed = Effect.flatMap(
+        Judgement.judge(Cause.fail(new JobError.RunInterrupted({ reruns: job.reruns + 1 })), handler, entry.attempt),
+        ({ decision, failure }) => settle(run, Judgement.settlementOf(job, entry, decision, failure, queue.retention))
       )
-      if (typeof answer === "string") return yield* Effect.as(unwritten(run, answer), undefined)
-      release(job, false)
-      if (answer._tag === "Retry" || answer._tag === "PutBack") onDue()
-      yield* announcer.settled(job, answer, yield* store.now) ?? Effect.void
-      return answer
-    })
+      return goOn(run, failed)
+    }
+    const settlement = rerunOf(job.version, job, "interrupted", entry, undefined)
+    if (isOwned()) return goOn(run, again(run, "interrupted", settlement))
+    // Whoever owns it next runs it again. If that is this process, it knows.
+    keep(settlement)
+    release(job, true)
+    ended(run, undefined)
+  }
 
   const cancellation = (
     run: Run,
@@ -209,7 +316,6 @@ export const make = (
   const concluded = (run: Run, conclusion: Execution.Conclusion): void => {
     const { job } = run
     if (!isSerial) leavePlace(run)
-    if (conclusion._tag !== "Rerun") reruns.forget(job.id)
     switch (conclusion._tag) {
       case "Settle":
         return settled(run, conclusion.settlement)
@@ -218,13 +324,15 @@ export const make = (
       case "Superseded":
         return goOn(run, Effect.as(lookAgain(job), undefined))
       case "Unknown":
-        return goOn(run, resolve(run))
-      case "Rerun":
-        return goOn(run, rerun(run, conclusion))
+        return goOn(run, resolve(run, conclusion))
+      case "Rerun": {
+        const { end, entry, failure } = conclusion
+        return goOn(run, again(run, end, rerunOf(job.version, job, end, entry, failure)))
+      }
       case "Interrupted":
-        if (run.ending?._tag === "Cancel") return settled(run, cancellation(run, conclusion))
-        release(job, true)
-        return ended(run, undefined)
+        return run.ending?._tag === "Cancel"
+          ? settled(run, cancellation(run, conclusion))
+          : interrupted(run, conclusion.entry)
     }
   }
 

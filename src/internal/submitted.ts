@@ -45,6 +45,7 @@ const jobOf = ({ at, job }: Prepared, seq: number): ReadyJob => ({
   type: job.type,
   attempt: 0,
   crashes: 0,
+  reruns: 0,
   createdAt: at,
   expiresAt: job.expiresAt,
   isLarge: false,

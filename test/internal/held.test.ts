@@ -47,6 +47,7 @@ const makeWorld = (capacity: number, atMost?: number) => {
         version: 0,
         attempt: 0,
         crashes: 0,
+        reruns: 0,
         batchId: undefined,
         createdAt: 0,
         history: []
@@ -94,6 +95,7 @@ const makeWorld = (capacity: number, atMost?: number) => {
         type,
         attempt,
         crashes,
+        reruns: 0,
         createdAt,
         expiresAt,
         isLarge: false,

@@ -95,6 +95,7 @@ const head: ReadyJob = {
   type: "T",
   attempt: 0,
   crashes: 0,
+  reruns: 0,
   createdAt: t0,
   expiresAt: undefined,
   isLarge: false,

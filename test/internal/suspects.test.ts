@@ -19,6 +19,7 @@ const newJob = (crashes: number): ReadyJob => ({
   type: "any",
   attempt: 0,
   crashes,
+  reruns: 0,
   createdAt: 0,
   expiresAt: undefined,
   isLarge: false,

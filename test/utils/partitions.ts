@@ -15,6 +15,7 @@ import * as Partition from "../../src/internal/partition.ts"
 import * as Queues from "../../src/internal/queues.ts"
 import * as Supervisor from "../../src/internal/supervisor.ts"
 import * as Suspects from "../../src/internal/suspects.ts"
+import * as Unwritten from "../../src/internal/unwritten.ts"
 import * as Waker from "../../src/internal/waker.ts"
 import * as JobHandlers from "../../src/JobHandlers.ts"
 import type { JobQueue } from "../../src/JobQueue.ts"
@@ -75,6 +76,7 @@ const layerPartitions = (options: Options) =>
           handlerGraceMs: options.handlerGraceMs ?? 900_000,
           lock: options.locks?.[name] ?? options.lock ?? Supervisor.always,
           suspects,
+          unwritten: Unwritten.make(),
           moves: Moves.none
         })
         owned.set(entity, partition)

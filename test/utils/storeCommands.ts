@@ -201,7 +201,7 @@ export const live = Effect.fnUntraced(function*(
   const rowsOf = (numbers: ReadonlyArray<number>) => store.reread([...new Set(numbers.map(pick))])
 
   const countCrashes = (by: Owner, held: ReadonlyArray<JobId>) =>
-    Effect.map(store.countCrashes(by, held), ({ busy, counted }) => ({
+    Effect.map(store.countCrashes(by, held, { runner: "runner", now: 0 }), ({ busy, counted }) => ({
       busy,
       counted: counted.map((one) => ({ ...one, id: number(one.id) })).sort((a, b) => a.id - b.id)
     }))

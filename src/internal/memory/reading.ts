@@ -31,7 +31,8 @@ const recordOf = (row: Row) => ({
   type: row.type,
   version: row.version,
   attempt: row.attempt,
-  crashes: 0,
+  crashes: row.crashes,
+  reruns: row.reruns,
   dedupeKey: undefined,
   key: undefined,
   batchId: row.batchId,
@@ -50,7 +51,6 @@ const recordOf = (row: Row) => ({
 const runnableOf = (row: Row) => ({
   ...recordOf(row),
   lane: row.lane,
-  crashes: row.crashes,
   dedupeKey: row.dedupeKey,
   key: row.key
 })
@@ -113,6 +113,7 @@ const readyJobOf = (row: Row, standing?: Standing): ReadyJob => ({
   type: row.type,
   attempt: row.attempt,
   crashes: row.crashes,
+  reruns: row.reruns,
   createdAt: row.createdAt,
   expiresAt: row.expiresAt,
   isLarge: isLarge(row),

@@ -29,6 +29,7 @@ export interface Row extends NewJob {
   readonly version: number
   readonly attempt: number
   readonly crashes: number
+  readonly reruns: number
   readonly batchId: BatchId | undefined
   readonly createdAt: number
   readonly history: ReadonlyArray<Entry>

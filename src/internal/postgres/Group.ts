@@ -27,6 +27,7 @@ import {
   type Sent
 } from "./ending.ts"
 import { beginStatement, type Line } from "./LazyConnection.ts"
+import { watch } from "./sessionEnd.ts"
 import { isConflict } from "./sqlState.ts"
 import { type Ride, Turn, untilIdle } from "./Turn.ts"
 
@@ -37,7 +38,7 @@ import { type Ride, Turn, untilIdle } from "./Turn.ts"
 export type Outcome =
   | { readonly _tag: "Committed" }
   | { readonly _tag: "Broken"; readonly own: SqlError | undefined }
-  | { readonly _tag: "Unknown" }
+  | { readonly _tag: "Unknown"; readonly error: SqlError }
 
 const broken: Outcome = { _tag: "Broken", own: undefined }
 
@@ -154,6 +155,7 @@ export class Group<Member> {
       this.base === undefined ? restore(Scope.provide(this.groups.pool.get, this.scope)) : Effect.succeed(this.base),
       (base) => {
         this.base = base
+        watch(base)
         this.turnSince = liveClock.currentTimeMillisUnsafe()
         this.turnRide = ride
         return new Turn({ base, scope: this.scope, cancel: this.cancel(base), alone: this.clear, ride })
@@ -341,7 +343,7 @@ export class Group<Member> {
       onFailure: (error) =>
         this.end(
           isCommitUnknown(error)
-            ? { _tag: "Unknown" }
+            ? { _tag: "Unknown", error }
             : { _tag: "Broken", own: members.length === 1 ? error : undefined }
         ),
       onSuccess: () => this.end({ _tag: "Committed" })

@@ -16,6 +16,7 @@ import * as Semaphore from "effect/Semaphore"
 import type { Connection } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"
 import * as Stream from "effect/Stream"
+import type * as JobStore from "../../JobStore.ts"
 import { liveClock } from "../time/liveClock.ts"
 import * as SessionConnection from "./connection.ts"
 import {
@@ -30,16 +31,15 @@ import {
   transactionError
 } from "./ending.ts"
 import { firstWords } from "./firstWords.ts"
-import { hasLostConnection, troubleOf } from "./sqlState.ts"
+import { deathOf, isOwnDoing, lastWords, watch } from "./sessionEnd.ts"
+import { breakageOf, hasLostConnection, sqlState } from "./sqlState.ts"
 
 type TransformRows = (<A extends object>(row: ReadonlyArray<A>) => ReadonlyArray<A>) | undefined
 
-/**
- * The error of the database's that broke the transaction (`troubleOf`). `isOver`: a statement has
- * succeeded since, after going back to a savepoint.
- */
+/** The error of the database's that broke the transaction. `isOver`: a statement has succeeded since, after going back to a savepoint. */
 export interface Breakage {
   readonly error: SqlError
+  readonly by: JobStore.Breakage
   readonly isOver: boolean
 }
 
@@ -139,6 +139,11 @@ export class LazyConnection implements Connection {
     return this.breakage
   }
 
+  /** The reason that the server gave for ending the session, if it gave one. */
+  get lastWords(): SqlError | undefined {
+    return this.session === undefined ? undefined : lastWords(this.session.base)
+  }
+
   setLast(statement: LastStatement): void {
     if (this.last !== undefined) throw new Error("setLast: this transaction has its last statement already")
     this.last = statement
@@ -170,12 +175,14 @@ export class LazyConnection implements Connection {
       this.refuses(sql) ? Effect.fail(notAllowed) : Effect.andThen(
         this.gate.takeScoped(1),
         Effect.map(
-          Effect.tapError(Effect.suspend(() => this.open()), (error) => Effect.sync(() => this.note(error))),
-          (session) =>
-            Stream.tapError(
+          Effect.suspend(() => this.noting(this.open())),
+          (session) => {
+            const before = this.death
+            return Stream.tapError(
               session.statements.executeStream(sql, params, transform),
-              (error) => Effect.sync(() => this.note(error))
+              (error) => Effect.sync(() => this.note(this.explained(error), before === undefined))
             )
+          }
         )
       )
     )
@@ -211,12 +218,54 @@ export class LazyConnection implements Connection {
 
   /** Remembers what broke the transaction, until it is mended: callers hold the gate. */
   protected noting<A>(statement: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> {
-    const noted = Effect.tapError(statement, (error) => Effect.sync(() => this.note(error)))
+    const before = this.death
+    const noted = Effect.onError(Effect.mapError(statement, this.explained), (cause) =>
+      Effect.sync(() => {
+        // Interrupted, a statement leaves no error: a session that has died under it does.
+        const error = Option.getOrElse(Cause.findErrorOption(cause), () => {
+          const { death } = this
+          return before !== undefined || death === undefined || isOwnDoing(death) ? undefined : this.explained(death)
+        })
+        // What BEGIN ran into is none of the job's statements.
+        if (error !== undefined) this.note(error, before === undefined && error !== this.failed)
+      }))
     return this.breakage === undefined ? noted : Effect.tap(noted, () => Effect.sync(() => this.mended()))
   }
 
-  private note(error: SqlError): void {
-    if (troubleOf(error) !== undefined) this.breakage = { error, isOver: false }
+  /** What has ended the session, if it has ended. */
+  private get death(): SqlError | undefined {
+    return this.session === undefined ? undefined : deathOf(this.session.base)
+  }
+
+  /** The server's reason, in place of the driver's word that the session is gone. */
+  private readonly explained = (error: SqlError): SqlError =>
+    this.session !== undefined && sqlState(error) === undefined && hasLostConnection(error)
+      ? lastWords(this.session.base) ?? error
+      : error
+
+  private note(error: SqlError, isInFlight: boolean): void {
+    const by = breakageOf(error, isInFlight)
+    if (by !== undefined) this.breakage = { error, by, isOver: false }
+  }
+
+  /**
+   * After a transaction that took no writes (25006), once it is rolled back: a session that still takes none is useless to everybody, and is
+   * replaced. Otherwise the transaction's own statements had made it read-only.
+   */
+  private lookForWrites(base: PgConnection, error: SqlError, line: Line = base): Effect.Effect<void> {
+    return Effect.matchEffect(line.query("select current_setting('transaction_read_only') as read_only"), {
+      onFailure: () => this.useless(base, error),
+      onSuccess: ({ rows: [row] }) => {
+        if (row?.["read_only"] !== "off") return this.useless(base, error)
+        this.breakage = { error, by: "readOnly", isOver: false }
+        return Effect.void
+      }
+    })
+  }
+
+  private useless(base: PgConnection, error: SqlError): Effect.Effect<void> {
+    this.breakage = { error, by: "unable", isOver: false }
+    return this.pool.invalidate(base)
   }
 
   private mended(): void {
@@ -267,6 +316,7 @@ export class LazyConnection implements Connection {
   ): Effect.Effect<Session, SqlError> {
     const lease = Scope.forkUnsafe(this.leases)
     return Effect.flatMap(restore(Scope.provide(this.pool.get, lease)), (base) => {
+      watch(base)
       const pin = Scope.forkUnsafe(lease)
       return Effect.map(
         Scope.provide(base.pin, pin),
@@ -337,7 +387,14 @@ export class LazyConnection implements Connection {
   }
 
   protected undo({ base, pinned }: Session): Effect.Effect<void> {
-    return Effect.catch(Effect.asVoid(pinned.query(rollbackStatement)), () => this.pool.invalidate(base))
+    const { breakage } = this
+    const undone = Effect.asVoid(pinned.query(rollbackStatement))
+    return Effect.catch(
+      breakage?.by === "readOnly"
+        ? Effect.andThen(undone, this.lookForWrites(base, breakage.error, pinned))
+        : undone,
+      () => this.pool.invalidate(base)
+    )
   }
 
   /** Ends a transaction in which no statement was sent. */
@@ -362,7 +419,10 @@ export class LazyConnection implements Connection {
         const { base, pin } = session
         return Effect.flatMap(Scope.close(pin, Exit.void), () => {
           if (Exit.isFailure(opened)) return Effect.andThen(cleanUp(this.pool, base), Effect.asVoid(opened))
-          return last === undefined ? commitNow(this.pool, base) : commitAfter(this.pool, base, last)
+          return last === undefined ? commitNow(this.pool, base) : Effect.tapError(
+            commitAfter(this.pool, base, last),
+            (error) => sqlState(error) === "25006" ? this.lookForWrites(base, error) : Effect.void
+          )
         })
       })
     )

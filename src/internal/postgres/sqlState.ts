@@ -1,8 +1,9 @@
 /**
- * What the server said about an error, if it said anything.
+ * What the server said about an error, if it said anything, and what that means for the transaction it arose in.
  */
 import * as Predicate from "effect/Predicate"
 import type { SqlError } from "effect/sql/SqlError"
+import type { Breakage } from "../../JobStore.ts"
 
 /** A field of the server's ErrorResponse. The severity is asked for as well: Node's own `code`s (`EPIPE`) look like SQLSTATEs. */
 const field = (error: SqlError, name: "code" | "severityUnlocalized"): string | undefined => {
@@ -28,12 +29,24 @@ export const hasLostConnection = (error: SqlError): boolean =>
     ? error.reason._tag === "ConnectionError"
     : ["FATAL", "PANIC"].includes(field(error, "severityUnlocalized") ?? "")
 
-/** Whether the server is in no state to do the work now: out of resources, shutting down, failed by its system, a standby that only reads. */
-export const isOutage = (error: SqlError): boolean => /^(?:53|57P|58|25006)/.test(sqlState(error) ?? "")
+/** Whether the server cannot do the work now: out of resources, starting, shutting down, failed by its system. */
+const isUnable = (state: string): boolean => /^(?:08|53|57P0[2345]|58)/.test(state)
 
 /**
- * What of the database broke the transaction of a statement that failed with this: it lost against another one, or there was no way to go
- * on with it (its session is gone, the server could not do the work). `undefined`: the statement itself was wrong.
+ * What an error broke of its transaction. `undefined`: the statement itself was wrong. `isInFlight`: whether its session was alive when the
+ * statement was sent. `ended` is a guess while the server may be shutting down: another session tells.
  */
-export const troubleOf = (error: SqlError): "conflict" | "outage" | undefined =>
-  isConflict(error) ? "conflict" : hasLostConnection(error) || isOutage(error) ? "outage" : undefined
+export const breakageOf = (error: SqlError, isInFlight: boolean): Breakage | undefined => {
+  if (isConflict(error)) return "conflict"
+  const state = sqlState(error)
+  if (error.reason.operation === "connect") {
+    return state === undefined || hasLostConnection(error)
+      ? "unable"
+      : undefined
+  }
+  if (state === undefined) return error.reason._tag !== "ConnectionError" ? undefined : isInFlight ? "crashed" : "lost"
+  if (state === "25006") return "readOnly"
+  if (field(error, "severityUnlocalized") === "PANIC") return "crashed"
+  if (isUnable(state) || state === "57P01" && !hasLostConnection(error)) return "unable"
+  return hasLostConnection(error) ? "ended" : undefined
+}

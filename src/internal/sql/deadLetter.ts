@@ -74,11 +74,12 @@ with fence as materialized (
   delete from ${schema}.jobs j where j.id = $1 and j.version = $2
     and (j.state <> 0 or case when $3 is null then not exists (select from owned) else j.queue_id = $4 and j.partition = $5
       and exists (select from ${schema}.partitions p where p.queue_id = $4 and p.partition = $5 and p.epoch = $3) end)
-  returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.batch_id, j.created_at, j.payload, j.context, j.history
+  returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.crashes, j.reruns, j.batch_id, j.created_at, j.payload,
+    j.context, j.history
 )
-insert into ${schema}.finished_jobs (id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, batch_id, created_at, finished_at,
-  payload, context, history)
-select id, version, date '1970-01-01' + $7, 1, queue_id, partition, tenant_id, type, attempt, batch_id, created_at, $6, payload, context,
+insert into ${schema}.finished_jobs (id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, crashes, reruns, batch_id, created_at,
+  finished_at, payload, context, history)
+select id, version, date '1970-01-01' + $7, 1, queue_id, partition, tenant_id, type, attempt, crashes, reruns, batch_id, created_at, $6, payload, context,
   ${schema}.append_entry(history, $8::jsonb) from d
 returning id`
 

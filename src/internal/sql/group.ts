@@ -15,10 +15,11 @@ import type { LastStatement } from "../postgres/ending.ts"
 import type { Outcome } from "../postgres/Group.ts"
 import { GroupedConnection } from "../postgres/GroupedConnection.ts"
 import { GroupLimits, Groups } from "../postgres/Groups.ts"
+import type { LazyConnection } from "../postgres/LazyConnection.ts"
 import type { Database } from "./database.ts"
 import type { Foresee, InDays } from "./retention.ts"
 import { dayOf, entryJson, int2s, int4, int4s, int8s, texts, timestamp, uuids } from "./rows.ts"
-import { type Completion, conclude, settleParameters, settleSql, type Transact } from "./transact.ts"
+import { type Completion, conclude, explain, settleParameters, settleSql, type Transact } from "./transact.ts"
 import { breakageOn, type Transactions, transactionsOf } from "./transaction.ts"
 
 /** See {@link JobStore.transactGrouped}. `alone`: for a client that `Postgres.make` did not make, and for whose group is broken. */
@@ -45,7 +46,7 @@ export const transactGrouped = (
     // Made by a member, a day would be locked until the group commits, and with it all settlements into that day.
     const prepare = (day: number): Effect.Effect<void> =>
       known.has(day) ? Effect.void : Effect.ignore(inDays(new Set([day]), Effect.sync(() => known.add(day))))
-    return together(db.schema, transactions, foresee, prepare, alone, groups)
+    return together(db, transactions, foresee, prepare, alone, groups)
   })
 
 /** Who has done its work in a group, and how it is to be settled. */
@@ -82,26 +83,30 @@ export const settlementOf = (schema: string) => {
 /** `Scattered`: nothing of the group is there. */
 type Joined = Transacted | { readonly _tag: "Scattered" }
 
-const joinedBy = (outcome: Outcome, settlement: Finish): Effect.Effect<Joined, CommitFailed> => {
+const joinedBy = (
+  outcome: Outcome,
+  settlement: Finish,
+  connection: LazyConnection
+): Effect.Effect<Joined, CommitFailed> => {
   switch (outcome._tag) {
     case "Committed":
       return Effect.succeed({ _tag: "Committed", settlement })
     case "Unknown":
-      return Effect.succeed({ _tag: "Unknown" })
+      return conclude(outcome.error, false, connection)
     case "Broken":
       return outcome.own === undefined ? Effect.succeed({ _tag: "Scattered" }) : conclude(outcome.own, false)
   }
 }
 
 const together = (
-  schema: string,
+  db: Database,
   { enter }: Transactions,
   foresee: Foresee,
   prepare: (day: number) => Effect.Effect<void>,
   alone: Transact,
   groups: Groups<Member>
 ): Transact => {
-  const sql = settleSql(schema)
+  const sql = settleSql(db.schema)
 
   const joined = <A, E, R>(
     owner: Owner,
@@ -121,23 +126,31 @@ const together = (
             // No statement was sent, but something waits for the commit: it must not run before the settlement is written.
             connection.setLast({ sql, params: settleParameters(owner, settlement, now) })
             return Effect.matchEffect(connection.commitAndTell(), {
-              onFailure: (error) => conclude(error, false),
+              onFailure: (error) =>
+                Effect.flatMap(conclude(error, false, connection), (end) => explain(db, end, connection)),
               onSuccess: () => Effect.succeed<Transacted>({ _tag: "Committed", settlement })
             })
           }
           const ended = Effect.andThen(prepare(dayOf(settlement.purgeAt)), connection.keep({ owner, settlement, now }))
           return Effect.matchEffect(ended, {
-            onFailure: (error) => conclude(error, false),
-            onSuccess: (outcome) => joinedBy(outcome, settlement)
+            onFailure: (error) =>
+              Effect.flatMap(conclude(error, false, connection), (end) => explain(db, end, connection)),
+            onSuccess: (outcome) =>
+              Effect.flatMap(joinedBy(outcome, settlement, connection), (end) => explain(db, end, connection))
           })
         }
         const rolledBack = (cause: Cause.Cause<E>): Effect.Effect<Joined, E> => {
           const by = breakageOn(connection, cause)
           // Being interrupted has nothing to do with what it saw.
-          if (Cause.hasInterruptsOnly(cause)) return Effect.andThen(connection.rollBack(), Effect.failCause(cause))
+          if (Cause.hasInterruptsOnly(cause) && by !== "crashed") {
+            return Effect.andThen(connection.rollBack(), Effect.failCause(cause))
+          }
           return Effect.flatMap(connection.takeBack(), (stands) =>
-            by !== undefined
-              ? Effect.succeed<Joined>({ _tag: "Broken", by, cause })
+            // What one member makes read-only may fail another: alone, each finds out about itself.
+            by === "readOnly"
+              ? Effect.succeed<Joined>({ _tag: "Scattered" })
+              : by !== undefined
+              ? explain<Joined>(db, { _tag: "Broken", by, cause }, connection)
               : stands
               ? Effect.failCause(cause)
               : Effect.succeed<Joined>({ _tag: "Scattered" }))

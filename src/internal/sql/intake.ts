@@ -48,7 +48,7 @@ with recursive lane as materialized (
     where j.queue_id = $1 and j.partition = $2 and j.lane = t.lane and j.tenant_id > t.tenant_id and j.state = 0
     order by j.tenant_id limit 1) f
 )
-select r.lane, r.tenant_id, r.id, r.seq::float8 as seq, r.version, r.type, r.attempt, r.crashes, r.created_at, r.expires_at, r.is_large, ${
+select r.lane, r.tenant_id, r.id, r.seq::float8 as seq, r.version, r.type, r.attempt, r.crashes, r.reruns, r.created_at, r.expires_at, r.is_large, ${
   isOrdered
     ? "case when r.is_head then r.payload end as payload, r.context, r.key, r.is_head, r.leaves"
     : "r.payload, r.context"
@@ -58,7 +58,7 @@ from lane l cross join lateral (
   from turn t
   cross join lateral (select coalesce(max(w.seq), 0) as seq from low w where w.lane = t.lane and w.tenant_id = t.tenant_id) w
   left join lateral (
-    select j.id, j.seq, j.version, j.type, j.attempt, j.crashes, j.created_at, j.expires_at, j.context::text as context,
+    select j.id, j.seq, j.version, j.type, j.attempt, j.crashes, j.reruns, j.created_at, j.expires_at, j.context::text as context,
       ${payloadSql}${isOrdered ? `, j.key, ${isHeadSql(schema)} as is_head, ${leavesSql} as leaves` : ""}
     from ${schema}.jobs j
     where j.queue_id = $1 and j.partition = $2 and j.lane = t.lane and j.tenant_id = t.tenant_id and j.seq > w.seq and j.state = 0
@@ -101,6 +101,7 @@ interface JobRow {
   readonly type: string
   readonly attempt: number
   readonly crashes: number
+  readonly reruns: number
   readonly created_at: Date
   readonly expires_at: Date | null
   readonly is_large: boolean
@@ -131,6 +132,7 @@ const toJob = (row: JobRow, contextOf: (text: string) => unknown): ReadyJob => (
   type: row.type,
   attempt: row.attempt,
   crashes: row.crashes,
+  reruns: row.reruns,
   createdAt: row.created_at.getTime(),
   expiresAt: millis(row.expires_at),
   isLarge: row.is_large,
@@ -196,7 +198,7 @@ export const intake = (db: Database) => {
 export const headsSql = (schema: string) => `
 with ${countsSql(schema)}
 select n.tenant_id, n.key, n.lane as next_lane, n.seq::float8 as next_seq, n.partition as next_partition, w.leaves,
-  h.lane, h.id, h.seq::float8 as seq, h.version, h.type, h.attempt, h.crashes, h.created_at, h.expires_at, h.context, h.is_large, h.payload,
+  h.lane, h.id, h.seq::float8 as seq, h.version, h.type, h.attempt, h.crashes, h.reruns, h.created_at, h.expires_at, h.context, h.is_large, h.payload,
   true as is_head
 from unnest($4, $5) as k(tenant_id, key) cross join lateral (
   select j.lane, j.tenant_id, j.key, j.seq, j.partition, j.place from ${schema}.jobs j
@@ -205,7 +207,7 @@ from unnest($4, $5) as k(tenant_id, key) cross join lateral (
 cross join lateral (
   select ${leavesSql} as leaves, ${isHeldBackSql(schema)} as is_held_back from (select n.tenant_id, n.key, n.place) j) w
 left join lateral (
-  select j.lane, j.id, j.seq, j.version, j.type, j.attempt, j.crashes, j.created_at, j.expires_at, j.state, j.context::text as context, ${payloadSql}
+  select j.lane, j.id, j.seq, j.version, j.type, j.attempt, j.crashes, j.reruns, j.created_at, j.expires_at, j.state, j.context::text as context, ${payloadSql}
   from ${schema}.jobs j
   where j.queue_id = $1 and j.tenant_id = n.tenant_id and j.key = n.key and j.partition = $2 and j.state in (0, 2)
     and j.seq < case when w.leaves then (select barrier from counts) else 9223372036854775807 end

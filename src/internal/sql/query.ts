@@ -24,6 +24,7 @@ interface FoundRow {
   readonly version: number
   readonly attempt: number
   readonly crashes: number
+  readonly reruns: number
   readonly dedupe_key: string | null
   readonly key: string | null
   readonly batch_id: BatchId | null
@@ -43,14 +44,14 @@ interface FoundRow {
 // started_at only for runs noted; a ready job without it may be waiting or have started less than a second ago: only its owner can tell.
 // Serving indexes: the primary keys.
 export const findSql = (schema: string) => `
-select 'live' as place, j.state as code, j.id, j.queue_id, j.partition, j.lane, j.tenant_id, j.type, j.version, j.attempt, j.crashes, j.dedupe_key, j.key,
+select 'live' as place, j.state as code, j.id, j.queue_id, j.partition, j.lane, j.tenant_id, j.type, j.version, j.attempt, j.crashes, j.reruns, j.dedupe_key, j.key,
   j.batch_id, j.created_at, j.due_at, null::timestamptz as ended_at, j.payload, j.context, null::json as result, null::json as failure, j.history,
   r.started_at, r.progress, r.message
 from ${schema}.jobs j left join ${schema}.running_jobs r on r.id = j.id and r.version = j.version where j.id = $1
-union all select 'dead', null, id, queue_id, partition, lane, tenant_id, type, version, attempt, crashes, dedupe_key, key,
+union all select 'dead', null, id, queue_id, partition, lane, tenant_id, type, version, attempt, crashes, reruns, dedupe_key, key,
   batch_id, created_at, null, dead_at, payload, context, null, failure, history,
   null, null, null from ${schema}.dead_letters where id = $1
-union all select 'finished', outcome, id, queue_id, partition, null, tenant_id, type, version, attempt, 0, null, null,
+union all select 'finished', outcome, id, queue_id, partition, null, tenant_id, type, version, attempt, crashes, reruns, null, null,
   batch_id, created_at, null, finished_at, payload, context, result, null, history,
   null, null, null from ${schema}.find_finished($1)`
 
@@ -78,6 +79,7 @@ const toRecord = (row: FoundRow): JobRecord => ({
   version: row.version,
   attempt: row.attempt,
   crashes: row.crashes,
+  reruns: row.reruns,
   dedupeKey: row.dedupe_key ?? undefined,
   key: row.key ?? undefined,
   batchId: row.batch_id ?? undefined,

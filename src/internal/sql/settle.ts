@@ -6,7 +6,7 @@
 import * as Effect from "effect/Effect"
 import type { JobId } from "../../JobId.ts"
 import { outcomeCodes } from "../../JobState.ts"
-import type { DeadLetter, Finish, Owner, PutBack, Retry, Settlement, StoreError } from "../../JobStore.ts"
+import type { DeadLetter, Finish, Owner, PutBack, Rerun, Retry, Settlement, StoreError } from "../../JobStore.ts"
 import type { Database } from "./database.ts"
 import type { Foresee, InDays } from "./retention.ts"
 import {
@@ -37,12 +37,12 @@ const finishSql = (schema: string) => `
 with d as (
   delete from ${schema}.jobs j using unnest($4, $5, $6, $8, $9, $10) as s(id, version, outcome, day, result, entry)
   where ${fenced(schema)}
-  returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.batch_id, j.created_at, j.payload, j.context, j.history,
-    s.outcome, s.day, s.result, s.entry
+  returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.crashes, j.reruns, j.batch_id, j.created_at, j.payload, j.context,
+    j.history, s.outcome, s.day, s.result, s.entry
 ), finished as (
-insert into ${schema}.finished_jobs (id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, batch_id, created_at, finished_at,
-  payload, context, result, history)
-select id, version, date '1970-01-01' + day, outcome, queue_id, partition, tenant_id, type, attempt + (outcome = 0)::int, batch_id, created_at, $7,
+insert into ${schema}.finished_jobs (id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, crashes, reruns, batch_id, created_at,
+  finished_at, payload, context, result, history)
+select id, version, date '1970-01-01' + day, outcome, queue_id, partition, tenant_id, type, attempt + (outcome = 0)::int, crashes, reruns, batch_id, created_at, $7,
   payload, context, result::json, ${schema}.append_entry(history, entry::jsonb) from d
 returning id
 )
@@ -64,18 +64,41 @@ from unnest($4, $5, $6, $7) as s(id, version, due_at, entry)
 where ${fenced(schema)}
 returning j.id`
 
+// The run counts as a crash or a rerun, and the row is as ready as before, at its place, under another version. Serving index: jobs_pkey.
+// $4 ids $5 versions $6 which are crashes, 1 or 0 $7 history entries
+const rerunSql = (schema: string) => `
+update ${schema}.jobs j set version = j.version + 1, crashes = least(j.crashes + s.crash, 32767), reruns = least(j.reruns + 1 - s.crash, 32767),
+  history = ${schema}.append_entry(j.history, s.entry::jsonb)
+from unnest($4, $5, $6, $7) as s(id, version, crash, entry)
+where ${fenced(schema)}
+returning j.id`
+
+/** Counts reruns on behalf of `owner`, whoever has run them. */
+export const countReruns = (db: Database) => {
+  const sql = rerunSql(db.schema)
+  return (owner: Owner, reruns: ReadonlyArray<Rerun>): Effect.Effect<ReadonlyArray<Settled>, StoreError> => {
+    const rows = byId(reruns)
+    return db.run<Settled>("settle", sql, [
+      ...fence(owner),
+      ...attempted(rows),
+      int2s(rows.map(({ isCrash }) => isCrash ? 1 : 0)),
+      entries(rows)
+    ])
+  }
+}
+
 // The job moves to dead_letters with its payload, error and history. Serving index: jobs_pkey.
 // $4 ids $5 versions $6 now $7 tags $8 classes $9 failures $10 history entries $11 attempts to count
 const deadLetterSql = (schema: string) => `
 with d as (
   delete from ${schema}.jobs j using unnest($4, $5, $7, $8, $9, $10, $11) as s(id, version, tag, class, failure, entry, attempts)
   where ${fenced(schema)}
-  returning j.id, j.version, j.queue_id, j.partition, j.lane, j.tenant_id, j.type, j.attempt, j.crashes, j.dedupe_key, j.key, j.place, j.batch_id,
+  returning j.id, j.version, j.queue_id, j.partition, j.lane, j.tenant_id, j.type, j.attempt, j.crashes, j.reruns, j.dedupe_key, j.key, j.place, j.batch_id,
     j.created_at, j.payload, j.context, j.history, s.tag, s.class, s.failure, s.entry, s.attempts
 )
-insert into ${schema}.dead_letters (id, version, queue_id, partition, lane, tenant_id, type, attempt, crashes, dedupe_key, key, place, batch_id,
+insert into ${schema}.dead_letters (id, version, queue_id, partition, lane, tenant_id, type, attempt, crashes, reruns, dedupe_key, key, place, batch_id,
   created_at, dead_at, error_tag, error_class, failure, payload, context, history)
-select id, version, queue_id, partition, lane, tenant_id, type, attempt + attempts, crashes, dedupe_key, key, place, batch_id, created_at, $6,
+select id, version, queue_id, partition, lane, tenant_id, type, attempt + attempts, crashes, reruns, dedupe_key, key, place, batch_id, created_at, $6,
   tag, class, failure::json, payload, context, ${schema}.append_entry(history, entry::jsonb) from d
 returning id`
 
@@ -99,6 +122,7 @@ export const settle = (db: Database, inDays: InDays, foresee: Foresee) => {
   const retryStatement = laterSql(db.schema, 2)
   const putBackStatement = laterSql(db.schema, 1)
   const deadLetterStatement = deadLetterSql(db.schema)
+  const rerun = countReruns(db)
 
   const finish = (owner: Owner, rows: ReadonlyArray<Finish>, now: number) => {
     for (const { purgeAt } of rows) foresee(now, purgeAt)
@@ -149,12 +173,14 @@ export const settle = (db: Database, inDays: InDays, foresee: Foresee) => {
     const retries = rows.filter((row) => row._tag === "Retry")
     const putBacks = rows.filter((row) => row._tag === "PutBack")
     const deadLetters = rows.filter((row) => row._tag === "DeadLetter")
+    const reruns = rows.filter((row) => row._tag === "Rerun")
     return Effect.map(
       Effect.all([
         finishes.length === 0 ? Effect.succeed([]) : finish(owner, finishes, now),
         retries.length === 0 ? Effect.succeed([]) : retry(owner, retries),
         putBacks.length === 0 ? Effect.succeed([]) : putBack(owner, putBacks),
-        deadLetters.length === 0 ? Effect.succeed([]) : deadLetter(owner, deadLetters, now)
+        deadLetters.length === 0 ? Effect.succeed([]) : deadLetter(owner, deadLetters, now),
+        reruns.length === 0 ? Effect.succeed([]) : rerun(owner, reruns)
       ]),
       (settled) => new Set(settled.flatMap((ids) => ids.map(({ id }) => id)))
     )

@@ -6,7 +6,7 @@
  */
 import * as Effect from "effect/Effect"
 import type { JobId } from "../../JobId.ts"
-import { type Crashes, type Owner, type RunNote, StoreError } from "../../JobStore.ts"
+import { type Crashes, type JobStore, type Owner, type RunNote, StoreError } from "../../JobStore.ts"
 import type { Database } from "./database.ts"
 import {
   byId,
@@ -23,6 +23,7 @@ import {
   timestamps,
   uuids
 } from "./rows.ts"
+import { countReruns } from "./settle.ts"
 import { isShardLockSql } from "./shards.ts"
 
 interface Taken {
@@ -32,7 +33,7 @@ interface Taken {
 
 // Epoch + 1; there is nothing to undo. careful: another owner before left without handOver. A living process that takes its own partition
 // again (the database was away, and handOver with it) has not crashed: it stays as careful as it was, and what its former epoch noted is
-// forgotten. In one transaction, since what stayed behind would count for the next owner; statement by statement, since the last one has to
+// forgotten: what of it crashed is counted from what the process remembers ($unwritten). In one transaction, since what stayed behind would count for the next owner; statement by statement, since the last one has to
 // see the notes that the second has waited for. The lock is said with the session that holds it at this moment, ours but for a late take-over
 // (which ends soon, see partition.ts). Serving indexes: partitions_pkey, running_jobs_owner. $1 queue $2 partition $3 owner $4 now $5 lock
 export const takeOver = (db: Database) => {
@@ -46,11 +47,9 @@ on conflict (queue_id, partition) do update set epoch = p.epoch + 1, owner = exc
 returning epoch::float8 as epoch, careful`
   const forget = `delete from ${db.schema}.running_jobs where queue_id = $1 and partition = $2 and epoch = $3`
   const noRow = new StoreError({ reason: "Conflict", operation: "takeOver", cause: new Error("no row came back") })
-  return ({ partition, queueId }: { readonly queueId: number; readonly partition: number }, options: {
-    readonly owner: string
-    readonly now: number
-    readonly lock?: number
-  }): Effect.Effect<{ readonly owner: Owner; readonly isCareful: boolean }, StoreError> => {
+  const count = countReruns(db)
+  const takeOver: JobStore["Service"]["takeOver"] = ({ partition, queueId }, options) => {
+    const { unwritten = [] } = options
     const name = storable(options.owner)
     const key = [int4(queueId), int2(partition)]
     return db.together(
@@ -66,10 +65,13 @@ returning epoch::float8 as epoch, careful`
         if (taken === undefined) return yield* noRow
         const { careful, epoch } = taken
         if (former?.owner === name) yield* db.run("takeOver", forget, [...key, int8(epoch - 1)])
-        return { owner: { queueId, partition, epoch }, isCareful: careful }
+        const owner = { queueId, partition, epoch }
+        if (unwritten.length > 0) yield* count(owner, unwritten)
+        return { owner, isCareful: careful, former: former?.owner ?? undefined }
       })
     )
   }
+  return takeOver
 }
 
 /**
@@ -106,21 +108,24 @@ interface Counted {
 }
 
 // After takeOver, before the first intake. Each run noted by an older epoch and still live at that version counts one crash, once: the note
-// goes with the count. busy: the row is locked, that settle is ending just now; do not run that id, ask again until it is not named any more
+// goes with the count, and its history says so. busy: the row is locked, that settle is ending just now; do not run that id, ask again until it is not named any more
 // (settled) or is counted. $4: ids this epoch has in hand, never counted (their version must not move under them).
 // "+ 0" keeps running_jobs_owner out of the last step. Serving indexes: running_jobs_owner, jobs_pkey, running_jobs_pkey.
 const countCrashesSql = (schema: string) => `
 with fence as materialized (
   select epoch from ${schema}.partitions where queue_id = $1 and partition = $2 and epoch = $3 for share
 ), noted as materialized (
-  select id, version from ${schema}.running_jobs
+  select id, version, attempt, started_at from ${schema}.running_jobs
   where queue_id = $1 and partition = $2 and epoch < $3 and not (id = any($4)) and exists (select from fence) order by id
 ), live as materialized (
   select j.id from noted n join ${schema}.jobs j on j.id = n.id and j.version = n.version
 ), mine as materialized (
-  select j.id from noted n join ${schema}.jobs j on j.id = n.id and j.version = n.version order by j.id for update of j skip locked
+  select j.id, n.attempt, n.started_at from noted n join ${schema}.jobs j on j.id = n.id and j.version = n.version order by j.id for update of j skip locked
 ), counted as (
-  update ${schema}.jobs j set crashes = crashes + 1, version = version + 1 from mine m where j.id = m.id
+  update ${schema}.jobs j set crashes = least(crashes + 1, 32767), version = version + 1,
+    history = ${schema}.append_entry(history, jsonb_build_object('kind', 'attempt', 'attempt', m.attempt,
+      'startedAt', floor(extract(epoch from m.started_at) * 1000), 'endedAt', $6, 'runner', $5, 'outcome', 'crashed'))
+  from mine m where j.id = m.id
   returning j.id, j.version, j.crashes, j.attempt
 ), gone as (
   delete from ${schema}.running_jobs r using noted n
@@ -131,9 +136,20 @@ union all select 'busy', id, null, null, null from live where id not in (select 
 
 export const countCrashes = (db: Database) => {
   const sql = countCrashesSql(db.schema)
-  return ({ epoch, partition, queueId }: Owner, held: ReadonlyArray<JobId>): Effect.Effect<Crashes, StoreError> =>
+  return (
+    { epoch, partition, queueId }: Owner,
+    held: ReadonlyArray<JobId>,
+    { now, runner }: { readonly runner: string; readonly now: number }
+  ): Effect.Effect<Crashes, StoreError> =>
     Effect.map(
-      db.run<Counted>("countCrashes", sql, [int4(queueId), int2(partition), int8(epoch), uuids(held)]),
+      db.run<Counted>("countCrashes", sql, [
+        int4(queueId),
+        int2(partition),
+        int8(epoch),
+        uuids(held),
+        text(storable(runner)),
+        int8(now)
+      ]),
       (rows) => ({
         counted: rows.flatMap(({ attempt, crashes, how, id, version }) =>
           how === "counted" ? [{ id, version, crashes, attempt }] : []

@@ -14,20 +14,21 @@ import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import { CommitFailed } from "../../JobError.ts"
 import type { JobId } from "../../JobId.ts"
 import { outcomeCodes } from "../../JobState.ts"
-import type { Finish, JobStore, Owner, StoreError, Transacted } from "../../JobStore.ts"
+import type { Breakage, Finish, JobStore, Owner, StoreError, Transacted } from "../../JobStore.ts"
 import type { AttemptConnection } from "../postgres/AttemptConnection.ts"
+import type { LazyConnection } from "../postgres/LazyConnection.ts"
 import type { Lending } from "../postgres/lending.ts"
-import { monotonicMillis } from "../time/liveClock.ts"
+import { monotonicMillis, onLiveClock } from "../time/liveClock.ts"
 import * as Standstill from "../time/standstill.ts"
 import { type Database, isMissingDay, messageOf, toStoreError } from "./database.ts"
 import type { Foresee } from "./retention.ts"
 import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
 import {
   breakage,
+  breakageOf,
   breakageOn,
   hasLostConnection,
   isCommitUnknown,
-  isOutage,
   sqlState,
   type Transactions,
   transactionsOf
@@ -58,40 +59,96 @@ export interface Completion {
   readonly now: number
 }
 
-/** The server was in no state to commit, and nothing of it says that this transaction never can. */
-const couldNotCommit = (error: SqlError, state: string | undefined) =>
-  hasLostConnection(error) || isOutage(error) || /^(?:08|57)/.test(state ?? "")
+const noSession: Pick<LazyConnection, "brokenBy" | "lastWords"> = { brokenBy: undefined, lastWords: undefined }
 
-/** What the end of a transaction without a commit means. `isCommitting`: COMMIT may have been sent by a client that does not say so. */
-export const conclude = (error: SqlError, isCommitting: boolean): Effect.Effect<Transacted, CommitFailed> => {
-  if (isCommitUnknown(error)) return Effect.succeed({ _tag: "Unknown" })
+/** COMMIT was sent on a session that has ended. */
+const unknown = (error: SqlError): Transacted => ({
+  _tag: "Unknown",
+  by: breakageOf(error, true) ?? "crashed",
+  cause: Cause.fail(new CommitFailed({ sqlState: sqlState(error) ?? "08006", detail: messageOf(error) }))
+})
+
+/**
+ * What the end of a transaction without a commit means. `isCommitting`: COMMIT may have been sent by a client that does not say so. A session
+ * that is lost while COMMIT never left counts as what had broken the transaction before.
+ */
+export const conclude = (
+  error: SqlError,
+  isCommitting: boolean,
+  { brokenBy, lastWords }: Pick<LazyConnection, "brokenBy" | "lastWords"> = noSession
+): Effect.Effect<Transacted, CommitFailed> => {
+  if (isCommitUnknown(error)) return Effect.succeed(unknown(lastWords ?? error))
   const state = sqlState(error)
   if (isCommitting && state === undefined && error.reason._tag === "ConnectionError") {
-    return Effect.succeed({ _tag: "Unknown" })
+    return Effect.succeed(unknown(error))
   }
   if (state === "MR001") return Effect.succeed({ _tag: "Superseded" })
   const failure = toStoreError("transact")(error)
-  if (couldNotCommit(error, state)) {
-    return Effect.succeed({ _tag: "Broken", by: "outage", cause: Cause.fail(failure) })
+  // A limit on the time of statements may be the handler's, or everybody's.
+  if (state === "57014") return Effect.succeed({ _tag: "Broken", by: "unable", cause: Cause.fail(failure) })
+  const by = hasLostConnection(error) || state === "25006" || state === "25P02"
+    ? brokenBy?.by ?? breakageOf(error, false)
+    : breakageOf(error, false)
+  if (by !== undefined && by !== "conflict" && by !== "ended" && by !== "readOnly") {
+    return Effect.succeed({ _tag: "Broken", by, cause: Cause.fail(failure) })
   }
   // A purge dropped the day meanwhile: a conflict like any other, and gone when the attempt runs again.
   const code = isMissingDay(failure) ? "40001" : state ?? "25P02"
   const failed = new CommitFailed({ sqlState: code, detail: messageOf(error) })
-  return code === "40001" || code === "40P01"
-    ? Effect.succeed({ _tag: "Broken", by: "conflict", cause: Cause.fail(failed) })
-    : Effect.fail(failed)
+  if (code === "40001" || code === "40P01") {
+    return Effect.succeed({ _tag: "Broken", by: "conflict", cause: Cause.fail(failed) })
+  }
+  return by === undefined ? Effect.fail(failed) : Effect.succeed({ _tag: "Broken", by, cause: Cause.fail(failed) })
 }
 
 /** Its signature, which other ways to run a transaction share. */
 export type Transact = JobStore["Service"]["transact"]
 
 /** See {@link JobStore.transact}. */
-export const transact = (schema: string, client: SqlClient, foresee: Foresee, lending: Lending): Transact => {
+export const transact = (
+  db: Database,
+  client: SqlClient,
+  foresee: Foresee,
+  lending: Lending
+): Transact => {
   const transactions = transactionsOf(client)
   return transactions === undefined
-    ? transactEagerly(schema, client, foresee, lending)
-    : transactLazily(schema, transactions, foresee)
+    ? transactEagerly(db, client, foresee, lending)
+    : transactLazily(db, transactions, foresee)
 }
+
+/** After that the server's other sessions have heard of a shutdown, too. */
+const hearsay = "100 millis"
+
+/**
+ * A session that the server ended: one of the store's own tells whether the server goes on serving others. Not so where that one is refused, or
+ * is itself younger than the transaction: then others were ended, too, and the end says nothing about the job.
+ */
+export const explain = <T extends { readonly _tag: string }>(
+  db: Database,
+  transacted: T,
+  connection: LazyConnection
+): Effect.Effect<T> => {
+  if (!("by" in transacted) || transacted.by !== "ended") return Effect.succeed(transacted)
+  const error = connection.lastWords ?? connection.brokenBy?.error
+  if (error !== undefined && isOwnTimeout(error)) return Effect.succeed(transacted)
+  const sinceStart = db.run<{ readonly ms: number }>(
+    "transact",
+    "select extract(epoch from clock_timestamp() - backend_start)::float8 * 1000 as ms from pg_stat_activity where pid = pg_backend_pid()",
+    []
+  )
+  return Effect.sleep(hearsay).pipe(
+    Effect.andThen(sinceStart),
+    Effect.timeout("2 seconds"),
+    onLiveClock,
+    Effect.map(([row]) => row !== undefined && row.ms > connection.heldMs),
+    Effect.orElseSucceed(() => false),
+    Effect.map((isServing) => isServing ? transacted : { ...transacted, by: "unable" })
+  )
+}
+
+/** The server ended the session for what its own transaction did: it idled (25P03), or took too long (25P04). */
+const isOwnTimeout = (error: SqlError): boolean => ["25P03", "25P04"].includes(sqlState(error) ?? "")
 
 /** From how many milliseconds on an open transaction is told of. */
 export const LongTransaction = Context.Reference<number>("millrace/internal/LongTransaction", {
@@ -126,8 +183,8 @@ const makeTellIfLong = () => {
 }
 
 /** On a transaction opened by hand, which costs nothing before the first statement. */
-const transactLazily = (schema: string, { open }: Transactions, foresee: Foresee): Transact => {
-  const sql = settleSql(schema)
+const transactLazily = (db: Database, { open }: Transactions, foresee: Foresee): Transact => {
+  const sql = settleSql(db.schema)
   const tellIfLong = makeTellIfLong()
   return <A, E, R>(
     owner: Owner,
@@ -147,18 +204,20 @@ const transactLazily = (schema: string, { open }: Transactions, foresee: Foresee
           foresee(now, settlement.purgeAt)
           connection.setLast({ sql, params: settleParameters(owner, settlement, now) })
           return Effect.matchEffect(Effect.ensuring(connection.commitAndTell(), told), {
-            onFailure: (error) => conclude(error, false),
+            onFailure: (error) =>
+              Effect.flatMap(conclude(error, false, connection), (end) => explain(db, end, connection)),
             onSuccess: () => Effect.succeed<Transacted>({ _tag: "Committed", settlement })
           })
         }
         const rolledBack = (cause: Cause.Cause<E>): Effect.Effect<Transacted, E> => {
-          const by = breakageOn(connection, cause)
           // Of one that was cut short (a timeout, a shutdown, a lost lock, a cancel) it says nothing about how the handler is written.
           const told = Cause.hasInterrupts(cause) ? Effect.void : tellIfLong(connection, services)
-          return Effect.andThen(
-            Effect.ensuring(connection.rollBack(), told),
-            by === undefined ? Effect.failCause(cause) : Effect.succeed<Transacted>({ _tag: "Broken", by, cause })
-          )
+          return Effect.flatMap(Effect.ensuring(connection.rollBack(), told), (): Effect.Effect<Transacted, E> => {
+            const by = breakageOn(connection, cause)
+            return by === undefined
+              ? Effect.failCause(cause)
+              : explain<Transacted>(db, { _tag: "Broken", by, cause }, connection)
+          })
         }
         return Effect.matchCauseEffect(
           restore(Effect.setContext(Effect.flatMap(handler, complete), context)),
@@ -169,7 +228,7 @@ const transactLazily = (schema: string, { open }: Transactions, foresee: Foresee
 }
 
 /** In `withTransaction` of somebody else's client, which says only by running it that it has got a connection (`lending`). */
-const transactEagerly = (schema: string, client: SqlClient, foresee: Foresee, lending: Lending): Transact => {
+const transactEagerly = ({ schema }: Database, client: SqlClient, foresee: Foresee, lending: Lending): Transact => {
   const sql = settleSql(schema)
 
   const end = (owner: Owner, { now, settlement }: Completion): Effect.Effect<Transacted, SqlError> =>
@@ -189,7 +248,7 @@ const transactEagerly = (schema: string, client: SqlClient, foresee: Foresee, le
     Effect.uninterruptibleMask((restore) => {
       // The handler's own failure is told from the transaction's by where it happened: both may be a SqlError.
       let handlerFailure: Cause.Cause<E> | undefined
-      let broken: "conflict" | "outage" | undefined
+      let broken: Breakage | undefined
       let isCommitting = false
       const handled = Effect.onExit(Effect.flatMap(handler, complete), (exit) =>
         Exit.isSuccess(exit) ? Effect.void : Effect.map(breakage(client, exit.cause), (by) => {

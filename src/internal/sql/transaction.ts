@@ -7,15 +7,13 @@ import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import type { SqlClient } from "effect/sql/SqlClient"
 import { isSqlError } from "effect/sql/SqlError"
+import type { Breakage } from "../../JobStore.ts"
 import { LazyConnection } from "../postgres/LazyConnection.ts"
-import { hasLostConnection, troubleOf } from "../postgres/sqlState.ts"
+import { breakageOf, hasLostConnection } from "../postgres/sqlState.ts"
 
 export { type Transactions, transactionsOf } from "../postgres/attemptTransaction.ts"
 export { isCommitUnknown } from "../postgres/ending.ts"
-export { hasLostConnection, isOutage, sqlState } from "../postgres/sqlState.ts"
-
-/** What broke a transaction. */
-type Trouble = NonNullable<ReturnType<typeof troubleOf>>
+export { breakageOf, hasLostConnection, sqlState } from "../postgres/sqlState.ts"
 
 /** The current transaction of `sql` in this fiber: its connection and its depth. */
 const current = (sql: SqlClient) => Effect.serviceOption(sql.transactionService)
@@ -29,9 +27,9 @@ const errorsOf = (cause: Cause.Cause<unknown>): ReadonlyArray<unknown> =>
 export const breakageOn = (
   connection: LazyConnection,
   cause: Cause.Cause<unknown>
-): Trouble | undefined => {
-  const by = connection.brokenBy
-  return by === undefined || (by.isOver && !errorsOf(cause).includes(by.error)) ? undefined : troubleOf(by.error)
+): Breakage | undefined => {
+  const broken = connection.brokenBy
+  return broken === undefined || (broken.isOver && !errorsOf(cause).includes(broken.error)) ? undefined : broken.by
 }
 
 /**
@@ -41,17 +39,17 @@ export const breakageOn = (
 export const breakage = (
   sql: SqlClient,
   cause: Cause.Cause<unknown>
-): Effect.Effect<Trouble | undefined> =>
+): Effect.Effect<Breakage | undefined> =>
   Effect.flatMap(current(sql), (transaction) => {
     if (Option.isNone(transaction)) return Effect.undefined
     const [connection] = transaction.value
     if (connection instanceof LazyConnection) return Effect.succeed(breakageOn(connection, cause))
     // Of a client that keeps no account: where the failure looks like it, the session is asked whether it still works.
-    const suspected = errorsOf(cause).filter(isSqlError).find((error) => troubleOf(error) !== undefined)
+    const suspected = errorsOf(cause).filter(isSqlError).find((error) => breakageOf(error, true) !== undefined)
     if (suspected === undefined) return Effect.undefined
     return Effect.match(Effect.withTracerEnabled(sql.unsafe("select 1"), false), {
       onSuccess: () => undefined,
       onFailure: (error) =>
-        hasLostConnection(error) ? "outage" : hasLostConnection(suspected) ? undefined : troubleOf(suspected)
+        hasLostConnection(error) || !hasLostConnection(suspected) ? breakageOf(suspected, true) : undefined
     })
   })

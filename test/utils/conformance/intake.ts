@@ -65,6 +65,7 @@ export const intake = (it: Suite): void => {
           type: "Greet",
           attempt: 0,
           crashes: 0,
+          reruns: 0,
           createdAt: t0,
           expiresAt: t0 + 60_000,
           isLarge: false,

@@ -69,7 +69,10 @@ export const ownership = (it: Suite): void => {
         assert.deepStrictEqual(yield* store.noteRunning(owner, [note(one)], t0), [])
         assert.isTrue(Option.isNone(yield* store.refence(owner, one.id, 0)))
         assert.isFalse(yield* store.handOver(owner))
-        assert.deepStrictEqual(yield* store.countCrashes(owner, []), { counted: [], busy: [] })
+        assert.deepStrictEqual(yield* store.countCrashes(owner, [], { runner: "runner", now: t0 }), {
+          counted: [],
+          busy: []
+        })
         assert.isFalse(
           yield* store.cancel({
             id: one.id,
@@ -107,13 +110,19 @@ export const ownership = (it: Suite): void => {
         const idle = yield* stored()
         assert.deepStrictEqual(yield* store.noteRunning(owner, [note(one)], t0), [one.id])
         const second = yield* takeOver()
-        assert.deepStrictEqual(yield* store.countCrashes(second, []), {
+        assert.deepStrictEqual(yield* store.countCrashes(second, [], { runner: "runner", now: t0 }), {
           counted: [{ id: one.id, version: 1, crashes: 1, attempt: 0 }],
           busy: []
         })
-        assert.deepStrictEqual(yield* store.countCrashes(second, []), { counted: [], busy: [] })
+        assert.deepStrictEqual(yield* store.countCrashes(second, [], { runner: "runner", now: t0 }), {
+          counted: [],
+          busy: []
+        })
         const third = yield* takeOver()
-        assert.deepStrictEqual(yield* store.countCrashes(third, []), { counted: [], busy: [] })
+        assert.deepStrictEqual(yield* store.countCrashes(third, [], { runner: "runner", now: t0 }), {
+          counted: [],
+          busy: []
+        })
         assert.deepStrictEqual(yield* settle(third, finish(one)), [])
         assert.deepStrictEqual([(yield* get(one.id)).crashes, (yield* get(idle.id)).crashes], [1, 0])
         const { jobs } = yield* store.intake(third, everything())
@@ -128,11 +137,17 @@ export const ownership = (it: Suite): void => {
         yield* settle(owner, finish(done), retry(retried))
         yield* store.noteDone(owner, [forgotten.id])
         const second = yield* takeOver()
-        assert.deepStrictEqual(yield* store.countCrashes(second, []), { counted: [], busy: [] })
+        assert.deepStrictEqual(yield* store.countCrashes(second, [], { runner: "runner", now: t0 }), {
+          counted: [],
+          busy: []
+        })
 
         yield* store.noteRunning(second, [note(forgotten)], t0)
         assert.isTrue(yield* store.handOver(second))
-        assert.deepStrictEqual(yield* store.countCrashes(yield* takeOver(), []), { counted: [], busy: [] })
+        assert.deepStrictEqual(yield* store.countCrashes(yield* takeOver(), [], { runner: "runner", now: t0 }), {
+          counted: [],
+          busy: []
+        })
       }))
 
     it.effect("runs that a living process had when it took its own partition again are no crashes, of the owner before they are", () =>
@@ -144,9 +159,15 @@ export const ownership = (it: Suite): void => {
         yield* store.noteRunning(first, [note(innocent)], t0)
         const again = yield* takeOver(0, "living")
         assert.strictEqual((yield* get(innocent.id)).running, undefined)
-        assert.deepStrictEqual((yield* store.countCrashes(again, [])).counted.map(({ id }) => id), [crashed.id])
+        assert.deepStrictEqual(
+          (yield* store.countCrashes(again, [], { runner: "runner", now: t0 })).counted.map(({ id }) => id),
+          [crashed.id]
+        )
         // Nor for whoever comes after it.
-        assert.deepStrictEqual(yield* store.countCrashes(yield* takeOver(), []), { counted: [], busy: [] })
+        assert.deepStrictEqual(yield* store.countCrashes(yield* takeOver(), [], { runner: "runner", now: t0 }), {
+          counted: [],
+          busy: []
+        })
         assert.strictEqual((yield* get(innocent.id)).crashes, 0)
       }))
 
@@ -156,7 +177,10 @@ export const ownership = (it: Suite): void => {
         const one = yield* stored()
         yield* store.noteRunning(owner, [note(one)], t0)
         const second = yield* takeOver()
-        assert.deepStrictEqual(yield* store.countCrashes(second, [one.id]), { counted: [], busy: [] })
+        assert.deepStrictEqual(yield* store.countCrashes(second, [one.id], { runner: "runner", now: t0 }), {
+          counted: [],
+          busy: []
+        })
         assert.deepStrictEqual(yield* settle(second, finish(one)), [one.id])
       }))
 
@@ -170,7 +194,10 @@ export const ownership = (it: Suite): void => {
         yield* takeOver(1)
         const second = yield* takeOver()
         yield* store.noteRunning(second, [note(mine)], t0)
-        assert.deepStrictEqual(yield* store.countCrashes(second, []), { counted: [], busy: [] })
+        assert.deepStrictEqual(yield* store.countCrashes(second, [], { runner: "runner", now: t0 }), {
+          counted: [],
+          busy: []
+        })
         assert.deepStrictEqual(yield* store.noteRunning(owner, [note(mine)], t0), [])
       }))
 

@@ -34,6 +34,7 @@ export const submit = (it: Suite): void => {
           version: 0,
           attempt: 0,
           crashes: 0,
+          reruns: 0,
           dedupeKey: "a",
           key: undefined,
           batchId,
