@@ -5,6 +5,7 @@
  */
 import * as Schema from "effect/Schema"
 import { JobFailure } from "./JobError.ts"
+import { JobId } from "./JobId.ts"
 import type { JobState, Move } from "./JobState.ts"
 
 /** Times are milliseconds since 1970. */
@@ -22,6 +23,8 @@ export const Attempt = Schema.Struct({
   outcome: Schema.Literals(["completed", "retried", "dead-lettered", "put back", "cancelled"]),
   /** When the job is due again, after `retried` and `put back`. */
   dueAt: Schema.optionalKey(Millis),
+  /** The abandoned run that still ran when this one started: of a job of the same key, or of this job. */
+  alongside: Schema.optionalKey(JobId),
   /** Who cancelled it (a user id). */
   by: Schema.optionalKey(Schema.String),
   failure: Schema.optionalKey(JobFailure)
@@ -65,6 +68,8 @@ export interface Moved {
   readonly runner?: string
   readonly traceId?: string
   readonly spanId?: string
+  /** The abandoned run that still ran when this one started: of a job of the same key, or of this job. */
+  readonly alongside?: JobId
   readonly by?: string
   readonly dueAt?: number
   readonly failure?: JobFailure

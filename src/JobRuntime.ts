@@ -21,6 +21,7 @@ import * as Outage from "./internal/outage.ts"
 import * as Owners from "./internal/owners.ts"
 import * as Queues from "./internal/queues.ts"
 import * as RunnerSettings from "./internal/runnerSettings.ts"
+import * as RunWatch from "./internal/runWatch.ts"
 import * as ShardGroups from "./internal/shardGroups.ts"
 import * as StoreOptions from "./internal/sql/options.ts"
 import * as Standstill from "./internal/time/standstill.ts"
@@ -53,6 +54,12 @@ export interface ClientOptions extends PgJobStore.Options {
 export interface Options extends ClientOptions {
   /** How long running handlers may go on at shutdown. Default 25 seconds, below Kubernetes' 30. */
   readonly gracePeriod?: Duration.Input
+  /**
+   * How long a handler may take to end once it is interrupted: by its timeout, by a cancel, or after the grace period. Then it is abandoned:
+   * its outcome is written, its place is free, its transaction is ended, and what it still does commits nothing. Default 5 seconds; at a
+   * shutdown never more than 3.
+   */
+  readonly abandonAfter?: Duration.Input
   /** How long jobs of a type wait for a handler before they are dead-lettered as `HandlerMissing`. Default 15 minutes. */
   readonly handlerGracePeriod?: Duration.Input
 }
@@ -95,7 +102,7 @@ const clientFields = [
 ]
 const fields = [
   ...clientFields,
-  ...fieldsOf<Omit<Options, keyof ClientOptions>>({ gracePeriod: true, handlerGracePeriod: true })
+  ...fieldsOf<Omit<Options, keyof ClientOptions>>({ gracePeriod: true, abandonAfter: true, handlerGracePeriod: true })
 ]
 const clusterFields = [...fields, ...RunnerSettings.fields]
 
@@ -118,8 +125,12 @@ const periodOf = (where: string, field: keyof Options, input: Duration.Input): n
   return millis
 }
 
-const periodsOf = (where: string, { gracePeriod = "25 seconds", handlerGracePeriod = "15 minutes" }: Options) => ({
+const periodsOf = (
+  where: string,
+  { abandonAfter = "5 seconds", gracePeriod = "25 seconds", handlerGracePeriod = "15 minutes" }: Options
+) => ({
   graceMs: periodOf(where, "gracePeriod", gracePeriod),
+  abandonAfterMs: periodOf(where, "abandonAfter", abandonAfter),
   handlerGraceMs: periodOf(where, "handlerGracePeriod", handlerGracePeriod)
 })
 
@@ -133,7 +144,7 @@ const base = ({ connections, eventBus, lockTimeout, queues, schema }: ClientOpti
     NodeCrypto.layer
   ).pipe(
     Layer.provideMerge(PgJobStore.layer({ schema, connections, lockTimeout })),
-    Layer.provideMerge(Layer.merge(Outage.layer, Standstill.layer))
+    Layer.provideMerge(Layer.mergeAll(Outage.layer, Standstill.layer, RunWatch.layer))
   )
 
 /**

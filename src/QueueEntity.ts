@@ -7,7 +7,7 @@ import * as ClusterSchema from "effect/cluster/ClusterSchema"
 import * as Entity from "effect/cluster/Entity"
 import { EntityId } from "effect/cluster/EntityId"
 import * as Sharding from "effect/cluster/Sharding"
-import type * as Context from "effect/Context"
+import * as Context from "effect/Context"
 import { SecureRandom } from "effect/crypto/SecureRandom"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -20,11 +20,13 @@ import { EventBus } from "./EventBus.ts"
 import * as Activators from "./internal/activators.ts"
 import { isDone } from "./internal/atOnce.ts"
 import { Division } from "./internal/cluster.ts"
+import * as Grace from "./internal/grace.ts"
 import type { Moves } from "./internal/moves.ts"
 import { type Address, outOfReach, Owners, partitionName, type Reach } from "./internal/owners.ts"
 import * as Partition from "./internal/partition.ts"
 import { addressOf, entityIds } from "./internal/placement.ts"
 import { Queues } from "./internal/queues.ts"
+import * as RunWatch from "./internal/runWatch.ts"
 import * as ShardGroups from "./internal/shardGroups.ts"
 import { ShardLocks, shardName } from "./internal/supervisor.ts"
 import * as Suspects from "./internal/suspects.ts"
@@ -77,6 +79,7 @@ export const QueueEntity = Entity.make("Queue", [
 /** How partitions are run. */
 export interface Options {
   readonly graceMs: number
+  readonly abandonAfterMs: number
   readonly handlerGraceMs: number
   /** Services of the runtime for attempts and timers, its Clock among them. */
   readonly services: Context.Context<never>
@@ -127,17 +130,19 @@ const unserved = (entity: string) => {
 const layerEntity = (
   options: Options,
   groups: Groups,
-  { incarnation, local, suspects }: {
+  { incarnation, local, suspects, together }: {
     readonly local: Local
     /** This process, as long as it lives. */
     readonly incarnation: string
     readonly suspects: Suspects.Suspects
+    readonly together: Grace.Together
   }
 ) =>
   entityOf(groups).toLayer(
     Effect.gen(function*() {
       const address = yield* Entity.CurrentAddress
       const { host, port } = yield* Entity.CurrentRunnerAddress
+      const runWatch = Context.get(options.services, RunWatch.Current)
       const queues = yield* Queues
       const locks = yield* ShardLocks
       const { partition: index, queue: name } = addressOf(address.entityId)
@@ -159,10 +164,13 @@ const layerEntity = (
         incarnation,
         services: options.services,
         graceMs: options.graceMs,
+        abandonAfterMs: options.abandonAfterMs,
         handlerGraceMs: options.handlerGraceMs,
         lock: locks.of(address.shardId),
         suspects,
-        moves: options.moves
+        moves: options.moves,
+        runWatch,
+        together
       })
       const key = localKey(row.queueId, index)
       yield* Effect.acquireRelease(
@@ -277,7 +285,13 @@ export const layer = (
       groupOf: groups,
       isHere: ({ partition, queueId }) => local.has(localKey(queueId, partition))
     })
-    return Layer.mergeAll(layerEntity(options, groups, { local, incarnation, suspects: Suspects.make() }), activators)
+    const entity = layerEntity(options, groups, {
+      local,
+      incarnation,
+      suspects: Suspects.make(),
+      together: Grace.together()
+    })
+    return Layer.mergeAll(entity, activators)
       .pipe(
         Layer.provideMerge(layerOwners(options, groups, { idOf, local }))
       )

@@ -14,14 +14,15 @@ import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import { CommitFailed } from "../../JobError.ts"
 import type { JobId } from "../../JobId.ts"
 import { outcomeCodes } from "../../JobState.ts"
-import type { Finish, JobStore, Owner, StoreError, Transacted } from "../../JobStore.ts"
+import type { Finish, JobStore, Owner, Session, StoreError, Transacted } from "../../JobStore.ts"
 import type { AttemptConnection } from "../postgres/AttemptConnection.ts"
 import type { Lending } from "../postgres/lending.ts"
-import { monotonicMillis } from "../time/liveClock.ts"
+import { atMost, monotonicMillis } from "../time/liveClock.ts"
 import * as Standstill from "../time/standstill.ts"
 import { type Database, isMissingDay, messageOf, toStoreError } from "./database.ts"
 import type { Foresee } from "./retention.ts"
 import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
+import type { Terminate } from "./terminate.ts"
 import {
   breakage,
   breakageOn,
@@ -86,11 +87,16 @@ export const conclude = (error: SqlError, isCommitting: boolean): Effect.Effect<
 export type Transact = JobStore["Service"]["transact"]
 
 /** See {@link JobStore.transact}. */
-export const transact = (schema: string, client: SqlClient, foresee: Foresee, lending: Lending): Transact => {
+export const transact = (
+  schema: string,
+  client: SqlClient,
+  { foresee, terminate }: { readonly foresee: Foresee; readonly terminate: Terminate },
+  lending: Lending
+): Transact => {
   const transactions = transactionsOf(client)
   return transactions === undefined
     ? transactEagerly(schema, client, foresee, lending)
-    : transactLazily(schema, transactions, foresee)
+    : transactLazily(schema, transactions, { foresee, terminate })
 }
 
 /** From how many milliseconds on an open transaction is told of. */
@@ -126,17 +132,23 @@ const makeTellIfLong = () => {
 }
 
 /** On a transaction opened by hand, which costs nothing before the first statement. */
-const transactLazily = (schema: string, { open }: Transactions, foresee: Foresee): Transact => {
+const transactLazily = (
+  schema: string,
+  { open }: Transactions,
+  { foresee, terminate }: { readonly foresee: Foresee; readonly terminate: Terminate }
+): Transact => {
   const sql = settleSql(schema)
   const tellIfLong = makeTellIfLong()
   return <A, E, R>(
     owner: Owner,
     handler: Effect.Effect<A, E, R>,
-    complete: (value: A) => Effect.Effect<Completion, E, R>
+    complete: (value: A) => Effect.Effect<Completion, E, R>,
+    session?: Session
   ): Effect.Effect<Transacted, E | CommitFailed, R> =>
     Effect.uninterruptibleMask((restore) =>
       Effect.contextWith((services: Context.Context<R>) => {
         const [connection, context] = open(services)
+        if (session !== undefined) session.end = connection.sever(terminate)
         const committed = ({ now, settlement }: Completion): Effect.Effect<Transacted, CommitFailed> => {
           if (connection.isIdle) {
             connection.abandon()
@@ -168,6 +180,14 @@ const transactLazily = (schema: string, { open }: Transactions, foresee: Foresee
     )
 }
 
+/** The transaction of somebody else's client ends its own session, as soon as that takes a statement. */
+const severedBy = (client: SqlClient, session: Session) =>
+  Effect.map(Effect.serviceOption(client.transactionService), (transaction) => {
+    if (Option.isNone(transaction)) return
+    const [connection] = transaction.value
+    session.end = atMost(1_000, connection.execute("select pg_terminate_backend(pg_backend_pid())", [], undefined))
+  })
+
 /** In `withTransaction` of somebody else's client, which says only by running it that it has got a connection (`lending`). */
 const transactEagerly = (schema: string, client: SqlClient, foresee: Foresee, lending: Lending): Transact => {
   const sql = settleSql(schema)
@@ -184,7 +204,8 @@ const transactEagerly = (schema: string, client: SqlClient, foresee: Foresee, le
   return <A, E, R>(
     owner: Owner,
     handler: Effect.Effect<A, E, R>,
-    complete: (value: A) => Effect.Effect<Completion, E, R>
+    complete: (value: A) => Effect.Effect<Completion, E, R>,
+    session?: Session
   ): Effect.Effect<Transacted, E | CommitFailed, R> =>
     Effect.uninterruptibleMask((restore) => {
       // The handler's own failure is told from the transaction's by where it happened: both may be a SqlError.
@@ -201,7 +222,7 @@ const transactEagerly = (schema: string, client: SqlClient, foresee: Foresee, le
         Effect.flatMap(
           Effect.suspend(() => {
             lending.served(wait)
-            return handled
+            return session === undefined ? handled : Effect.andThen(severedBy(client, session), handled)
           }),
           (completion) =>
             end(owner, completion)
