@@ -15,6 +15,7 @@ import * as Health from "./Health.ts"
 import * as Cluster from "./internal/cluster.ts"
 import type { ClusterError } from "./internal/clusterError.ts"
 import * as Commands from "./internal/commands.ts"
+import * as Grace from "./internal/grace.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Moves from "./internal/moves.ts"
 import * as Outage from "./internal/outage.ts"
@@ -24,6 +25,7 @@ import * as RunnerSettings from "./internal/runnerSettings.ts"
 import * as RunWatch from "./internal/runWatch.ts"
 import * as ShardGroups from "./internal/shardGroups.ts"
 import * as StoreOptions from "./internal/sql/options.ts"
+import { atMost } from "./internal/time/liveClock.ts"
 import * as Standstill from "./internal/time/standstill.ts"
 import * as Unserved from "./internal/unserved.ts"
 import * as Waker from "./internal/waker.ts"
@@ -163,16 +165,19 @@ export const layerClient = (
 }
 
 /** The queues' entities, in a scope of their own: they end before anything that they or their handlers stand on. */
-const entities = (options: Omit<QueueEntity.Options, "services" | "moves">) =>
+const entities = (options: Omit<QueueEntity.Options, "services" | "moves" | "together">) =>
   Layer.effectContext(Effect.gen(function*() {
     const moves = yield* Moves.make(options)
     const scope = yield* Scope.fork(yield* Effect.scope)
     const services = yield* Effect.context()
-    const built = yield* Layer.buildWithScope(QueueEntity.layer({ ...options, moves, services }), scope)
+    const together = Grace.together()
+    const built = yield* Layer.buildWithScope(QueueEntity.layer({ ...options, moves, services, together }), scope)
     let isDraining = false
+    // The database may be away, and handlers may hang: neither holds up a process that leaves.
+    const closed = Effect.suspend(() => atMost(Grace.leftMs(together, options.graceMs), Scope.close(scope, Exit.void)))
     // Once: whoever asks again waits for the same end.
     const close = yield* Effect.cached(
-      Effect.uninterruptible(moves.leaving(Scope.close(scope, Exit.void), () => isDraining))
+      Effect.uninterruptible(moves.leaving(closed, () => isDraining))
     )
     yield* Effect.addFinalizer(() => close)
     const drain = Effect.suspend(() => {

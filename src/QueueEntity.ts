@@ -20,7 +20,7 @@ import { EventBus } from "./EventBus.ts"
 import * as Activators from "./internal/activators.ts"
 import { isDone } from "./internal/atOnce.ts"
 import { Division } from "./internal/cluster.ts"
-import * as Grace from "./internal/grace.ts"
+import type * as Grace from "./internal/grace.ts"
 import type { Moves } from "./internal/moves.ts"
 import { type Address, outOfReach, Owners, partitionName, type Reach } from "./internal/owners.ts"
 import * as Partition from "./internal/partition.ts"
@@ -87,6 +87,8 @@ export interface Options {
   readonly groupOf: (shardGroup: number) => string
   /** Tells of partitions that come and go. */
   readonly moves: Moves
+  /** What is used of the grace period when the process leaves. */
+  readonly together: Grace.Together
   /** Whether other runners can be reached by messages. */
   readonly isClustered: boolean
 }
@@ -289,7 +291,7 @@ export const layer = (
       local,
       incarnation,
       suspects: Suspects.make(),
-      together: Grace.together()
+      together: options.together
     })
     return Layer.mergeAll(entity, activators)
       .pipe(

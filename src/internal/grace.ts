@@ -35,14 +35,26 @@ export interface Together {
 /** Nothing has left yet. */
 export const together = (): Together => ({ usedMs: 0, endedAt: -Infinity, overAt: undefined })
 
-/** All that follows the grace period takes as long, at most: interrupting, abandoning, writing outcomes, handing over. */
-const afterwardsMs = 4_700
+/**
+ * All that follows the grace period takes as long, at most: interrupting, abandoning, writing outcomes, handing over. What the process closes
+ * after that, its locks and its connections, has the rest of 5 seconds.
+ */
+const afterwardsMs = 4_000
 /** Of that, until what is under way goes on alone. */
-const stoppingMs = 4_000
+const stoppingMs = 3_600
 /** Of that, for handlers that have been interrupted. */
 const abandoningMs = 3_000
 /** What comes late, behind others that have used all of it, has this at least. */
 const leastMs = 200
+
+/** For how long what closes now may be waited for: for the rest of the grace period, and what follows it. */
+export const leftMs = ({ endedAt, overAt, usedMs }: Together, graceMs: number): number => {
+  const now = monotonicMillis()
+  if (now - endedAt >= togetherMs) return graceMs + afterwardsMs
+  return overAt === undefined
+    ? Math.max(graceMs - usedMs, 0) + afterwardsMs
+    : Math.max(overAt + afterwardsMs - now, 2 * leastMs)
+}
 
 /** Grace lasts only while the partition is surely ours: `lockLost` ends it at once. */
 export const make = (options: {
