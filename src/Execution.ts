@@ -18,6 +18,7 @@ import * as Judgement from "./internal/judgement.ts"
 import * as JobError from "./JobError.ts"
 import type { Handler } from "./JobHandlers.ts"
 import type { Attempt } from "./JobHistory.ts"
+import type { JobId } from "./JobId.ts"
 import { type JobQueue, maxJsonBytes } from "./JobQueue.ts"
 import {
   type Breakage,
@@ -25,6 +26,7 @@ import {
   type JobStore,
   type Owner,
   type ReadyJob,
+  type Session,
   type Settlement,
   tenantId,
   type TenantKey,
@@ -47,6 +49,12 @@ export interface Control {
   readonly progress: CurrentJobService["progress"]
   /** Whether the runtime asked for the interruption: then it is not a failure. */
   readonly isInterrupting: () => boolean
+  /** The timeout has passed, and the handler is interrupted: it may not end by that. */
+  readonly onTimeout: () => void
+  /** The abandoned run that still runs when this one starts: of the same key, or of the same job. */
+  readonly alongside: JobId | undefined
+  /** The attempt, once it has begun. */
+  attempting: Attempting | undefined
 }
 
 /**
@@ -88,7 +96,7 @@ interface Common {
 }
 
 /** One attempt under way: what every step of the pipeline looks at. */
-interface Attempting {
+export interface Attempting extends Session {
   readonly environment: Environment
   readonly common: Common
   readonly job: ReadyJob
@@ -100,6 +108,12 @@ interface Attempting {
   broken: Breakage | undefined
   /** The attempt's span, once it has begun. */
   span: Tracer.Span | undefined
+  /** How often the handler was started: again where the transaction that it shared was broken. */
+  starts: number
+  /** The handler has returned, and what it returned is written. */
+  isCompleting: boolean
+  /** The runtime waits for it no more: whatever it still does concludes nothing. */
+  isAbandoned: boolean
 }
 
 /** The attempts of one ownership. */
@@ -108,6 +122,8 @@ export interface Execution {
   readonly scheduledFor: (job: ReadyJob) => number | undefined
   /** Runs a job once. Never fails; interruptible while the handler runs, not while it settles. */
   readonly run: (job: ReadyJob, handler: Handler, control: Control) => Effect.Effect<Conclusion>
+  /** Concludes an attempt whose handler does not end. From here on it cannot commit. */
+  readonly abandon: (attempting: Attempting) => Effect.Effect<Conclusion>
 }
 
 /** What is the same for many attempts is made once. */
@@ -132,8 +148,8 @@ export const make = (environment: Environment): Execution => {
   return {
     scheduledFor: (job) => originOf(job).scheduledFor,
     run: (job, handler, control) =>
-      Effect.flatMap(environment.store.now, (startedAt) =>
-        attempt({
+      Effect.flatMap(environment.store.now, (startedAt) => {
+        const attempting: Attempting = {
           environment,
           common: commonOf(handler),
           job,
@@ -142,10 +158,31 @@ export const make = (environment: Environment): Execution => {
           control,
           startedAt,
           broken: undefined,
-          span: undefined
-        })).pipe(Effect.uninterruptible)
+          span: undefined,
+          end: undefined,
+          starts: 0,
+          isCompleting: false,
+          isAbandoned: false
+        }
+        control.attempting = attempting
+        return attempt(attempting)
+      }).pipe(Effect.uninterruptible),
+    abandon: (attempting) => {
+      attempting.isAbandoned = true
+      const { control, environment, handler, span } = attempting
+      const cause = control.isInterrupting()
+        ? Cause.interrupt()
+        : Cause.fail(new JobError.JobTimeout({ timeoutMs: handler.timeoutMs ?? 0 }))
+      return Effect.flatMap(environment.store.now, (endedAt) => {
+        if (span !== undefined) AttemptSpan.end(attempting, span, Exit.failCause(cause))
+        return concludeFailure(attempting, cause, endedAt)
+      })
+    }
   }
 }
+
+/** Of an abandoned attempt: it has been concluded before. */
+const superseded: Effect.Effect<Conclusion> = Effect.succeed({ _tag: "Superseded" })
 
 const makeOrigin = ({ position }: Environment, context: unknown, tenant: TenantKey): Origin => {
   const { scheduledFor, ...request } = RequestContext.fromStored(context, tenantId(tenant))
@@ -184,6 +221,7 @@ const attempt = (attempting: Attempting): Effect.Effect<Conclusion> =>
     return Effect.flatMap(
       Effect.exit(Effect.setContext(handled(attempting), ownServices(attempting, span))),
       (exit) => {
+        if (attempting.isAbandoned) return superseded
         AttemptSpan.end(attempting, span, exit)
         return conclude(attempting, exit)
       }
@@ -195,12 +233,20 @@ type Unbroken = Exclude<Transacted, { readonly _tag: "Broken" }>
 /** The handler inside its transaction; what it returns is encoded before anything is committed. */
 const handled = (attempting: Attempting): Effect.Effect<Unbroken, unknown, CurrentJob> => {
   const { environment: { owner, store }, handler, job } = attempting
-  const work = Effect.flatMap(handler.decode(job.payload), (payload) => effectOf(handler.run(payload))).pipe(
-    within(handler.timeoutMs),
+  const work = Effect.flatMap(handler.decode(job.payload), (payload) => {
+    if (attempting.isAbandoned) return Effect.interrupt
+    attempting.starts++
+    attempting.isCompleting = false
+    return effectOf(handler.run(payload))
+  }).pipe(
+    // Within the timeout: a finalizer that hangs is part of the attempt.
     Effect.scoped,
+    within(handler.timeoutMs, attempting.control.onTimeout),
     Effect.interruptible
   )
   const complete = (value: unknown) => {
+    if (attempting.isAbandoned) return Effect.interrupt
+    attempting.isCompleting = true
     const encoded = handler.encodeSuccess(value)
     // Most encoders answer at once.
     return Exit.isExit(encoded) && Exit.isSuccess(encoded) && typeof encoded.value === "string"
@@ -211,7 +257,7 @@ const handled = (attempting: Attempting): Effect.Effect<Unbroken, unknown, Curre
   const transact = handler.transaction === "grouped" && job.crashes === 0 ? store.transactGrouped : store.transact
   return handler.transaction === "none"
     ? Effect.map(Effect.flatMap(work, complete), ({ settlement }): Unbroken => ({ _tag: "Pending", settlement }))
-    : Effect.flatMap(transact(owner, work, complete), (transacted): Effect.Effect<Unbroken, unknown> => {
+    : Effect.flatMap(transact(owner, work, complete, attempting), (transacted): Effect.Effect<Unbroken, unknown> => {
       if (transacted._tag !== "Broken") return Effect.succeed(transacted)
       attempting.broken = transacted.by
       return Effect.failCause(transacted.cause)
@@ -243,11 +289,15 @@ const completed = (
 const effectOf = <A, E, R>(answer: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.isEffect(answer) ? answer : Effect.die(new TypeError("the handler did not return an Effect"))
 
-const within = (timeoutMs: number | undefined) => <A, E, R>(effect: Effect.Effect<A, E, R>) =>
-  timeoutMs === undefined ? effect : Effect.timeoutOrElse(effect, {
-    duration: Duration.millis(timeoutMs),
-    orElse: () => Effect.fail(new JobError.JobTimeout({ timeoutMs }))
-  })
+/** `onTimeout` runs before the effect is interrupted, for it may not end by that. */
+const within = (timeoutMs: number | undefined, onTimeout: () => void) => <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+  timeoutMs === undefined ? effect : Effect.raceFirst(
+    effect,
+    Effect.flatMap(Effect.sleep(Duration.millis(timeoutMs)), () => {
+      onTimeout()
+      return Effect.fail(new JobError.JobTimeout({ timeoutMs }))
+    })
+  )
 
 /**
  * The handler's own services over the runtime's, under those of this attempt: of its transaction, where it has one. Nothing of the fiber that
@@ -285,6 +335,7 @@ const entryOf = (attempting: Attempting, endedAt: number): Omit<Attempt, "outcom
   startedAt: attempting.startedAt,
   endedAt,
   runner: attempting.environment.position.runner,
+  ...(attempting.control.alongside === undefined ? {} : { alongside: attempting.control.alongside }),
   ...AttemptSpan.idsOf(attempting, attempting.span)
 })
 

@@ -14,6 +14,7 @@ import * as HealthState from "./internal/healthState.ts"
 import { Hosts } from "./internal/hosts.ts"
 import { Owners } from "./internal/owners.ts"
 import { partitionsOf, Queues } from "./internal/queues.ts"
+import * as RunWatch from "./internal/runWatch.ts"
 import * as Shortages from "./internal/shortages.ts"
 import { monotonicMillis, onLiveClock } from "./internal/time/liveClock.ts"
 import { Unserved } from "./internal/unserved.ts"
@@ -43,6 +44,7 @@ export const layer = (options: {
       const queues = yield* Queues
       const hosts = yield* Hosts
       const unserved = yield* Unserved
+      const runWatch = yield* RunWatch.Current
       const startedAt = monotonicMillis()
       let watchedAt = startedAt
       let isAnswering: boolean | undefined
@@ -67,6 +69,8 @@ export const layer = (options: {
           declared: partitions.length,
           isShared: hosted.every(({ row }) => hosts.isElsewhere(row.shardGroup)),
           unserved: unserved.reasons(),
+          runs: runWatch.reasons(),
+          isStuck: runWatch.isStuck(),
           shortage
         }
       })

@@ -5,6 +5,7 @@
  */
 import * as Schema from "effect/Schema"
 import { JobFailure } from "./JobError.ts"
+import { JobId } from "./JobId.ts"
 import type { JobState, Move } from "./JobState.ts"
 
 /** Times are milliseconds since 1970. */
@@ -30,6 +31,8 @@ export const Attempt = Schema.Struct({
   ]),
   /** When the job is due again, after `retried` and `put back`. */
   dueAt: Schema.optionalKey(Millis),
+  /** The abandoned run that still ran when this one started: of a job of the same key, or of this job. */
+  alongside: Schema.optionalKey(JobId),
   /** Who cancelled it (a user id). */
   by: Schema.optionalKey(Schema.String),
   failure: Schema.optionalKey(JobFailure)
@@ -73,6 +76,8 @@ export interface Moved {
   readonly runner?: string
   readonly traceId?: string
   readonly spanId?: string
+  /** The abandoned run that still ran when this one started: of a job of the same key, or of this job. */
+  readonly alongside?: JobId
   readonly by?: string
   readonly dueAt?: number
   readonly failure?: JobFailure

@@ -71,6 +71,17 @@ export const runTime = Metric.histogram("millrace_job_run_ms", {
 /** Attempts running now. Attributes: queue, partition. */
 export const inFlight = Metric.gauge("millrace_jobs_in_flight", { description: "Attempts running now" })
 
+/** Attempts whose handler did not end when it was interrupted. Attributes: type, queue. */
+export const abandoned = Metric.counter("millrace_attempts_abandoned", {
+  description: "Attempts whose handler did not end when it was interrupted",
+  incremental: true
+})
+
+/** Handlers of abandoned attempts that still run. Attributes: type, queue. */
+export const abandonedRunning = Metric.gauge("millrace_attempts_abandoned_running", {
+  description: "Handlers of abandoned attempts that still run"
+})
+
 /** Ready jobs of a lane, counted by the owner every few seconds up to 10,000. Attributes: queue, partition, lane. */
 export const depth = Metric.gauge("millrace_lane_depth", { description: "Ready jobs waiting in a lane" })
 
@@ -100,6 +111,8 @@ const rerunOf = memo(rerun, ["type", "queue", "counts"])
 const deadLetteredOf = memo(deadLettered, ["type", "queue", "class"])
 const waitTimeOf = memo(waitTime, ["type", "queue"])
 const runTimeOf = memo(runTime, ["type", "queue"])
+const abandonedOf = memo(abandoned, ["type", "queue"])
+const abandonedRunningOf = memo(abandonedRunning, ["type", "queue"])
 const inFlightOf = memo(inFlight, ["queue", "partition"])
 const depthOf = memo(depth, ["queue", "partition", "lane"])
 
@@ -133,6 +146,10 @@ export interface Recorder {
   readonly started: (type: string, waitedMs: number) => void
   /** How long an attempt ran. */
   readonly ended: (type: string, ranMs: number) => void
+  /** Counts an abandoned attempt. */
+  readonly abandoned: (type: string) => void
+  /** How many handlers of abandoned attempts still run. */
+  readonly abandonedRunning: (type: string, count: number) => void
 }
 
 /** A recorder for the jobs of one queue. */
@@ -147,7 +164,9 @@ export const recorder = (queue: string, context: Context.Context<never>): Record
     rerun: (type, counts) => rerunOf(type, queue, counts).updateUnsafe(1, context),
     deadLettered: (type, errorClass) => deadLetteredOf(type, queue, errorClass).updateUnsafe(1, context),
     started: (type, waitedMs) => waitOf(type).updateUnsafe(Math.max(waitedMs, 0), context),
-    ended: (type, ranMs) => runOf(type).updateUnsafe(Math.max(ranMs, 0), context)
+    ended: (type, ranMs) => runOf(type).updateUnsafe(Math.max(ranMs, 0), context),
+    abandoned: (type) => abandonedOf(type, queue).updateUnsafe(1, context),
+    abandonedRunning: (type, count) => abandonedRunningOf(type, queue).updateUnsafe(count, context)
   }
 }
 

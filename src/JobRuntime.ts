@@ -15,14 +15,17 @@ import * as Health from "./Health.ts"
 import * as Cluster from "./internal/cluster.ts"
 import type { ClusterError } from "./internal/clusterError.ts"
 import * as Commands from "./internal/commands.ts"
+import * as Grace from "./internal/grace.ts"
 import * as Hosts from "./internal/hosts.ts"
 import * as Moves from "./internal/moves.ts"
 import * as Outage from "./internal/outage.ts"
 import * as Owners from "./internal/owners.ts"
 import * as Queues from "./internal/queues.ts"
 import * as RunnerSettings from "./internal/runnerSettings.ts"
+import * as RunWatch from "./internal/runWatch.ts"
 import * as ShardGroups from "./internal/shardGroups.ts"
 import * as StoreOptions from "./internal/sql/options.ts"
+import { atMost } from "./internal/time/liveClock.ts"
 import * as Standstill from "./internal/time/standstill.ts"
 import * as Unserved from "./internal/unserved.ts"
 import * as Waker from "./internal/waker.ts"
@@ -53,6 +56,12 @@ export interface ClientOptions extends PgJobStore.Options {
 export interface Options extends ClientOptions {
   /** How long running handlers may go on at shutdown. Default 25 seconds, below Kubernetes' 30. */
   readonly gracePeriod?: Duration.Input
+  /**
+   * How long a handler may take to end once it is interrupted: by its timeout, by a cancel, or after the grace period. Then it is abandoned:
+   * its outcome is written, its place is free, its transaction is ended, and what it still does commits nothing. Default 5 seconds; at a
+   * shutdown never more than 3.
+   */
+  readonly abandonAfter?: Duration.Input
   /** How long jobs of a type wait for a handler before they are dead-lettered as `HandlerMissing`. Default 15 minutes. */
   readonly handlerGracePeriod?: Duration.Input
 }
@@ -95,7 +104,7 @@ const clientFields = [
 ]
 const fields = [
   ...clientFields,
-  ...fieldsOf<Omit<Options, keyof ClientOptions>>({ gracePeriod: true, handlerGracePeriod: true })
+  ...fieldsOf<Omit<Options, keyof ClientOptions>>({ gracePeriod: true, abandonAfter: true, handlerGracePeriod: true })
 ]
 const clusterFields = [...fields, ...RunnerSettings.fields]
 
@@ -118,8 +127,12 @@ const periodOf = (where: string, field: keyof Options, input: Duration.Input): n
   return millis
 }
 
-const periodsOf = (where: string, { gracePeriod = "25 seconds", handlerGracePeriod = "15 minutes" }: Options) => ({
+const periodsOf = (
+  where: string,
+  { abandonAfter = "5 seconds", gracePeriod = "25 seconds", handlerGracePeriod = "15 minutes" }: Options
+) => ({
   graceMs: periodOf(where, "gracePeriod", gracePeriod),
+  abandonAfterMs: periodOf(where, "abandonAfter", abandonAfter),
   handlerGraceMs: periodOf(where, "handlerGracePeriod", handlerGracePeriod)
 })
 
@@ -133,7 +146,7 @@ const base = ({ connections, eventBus, lockTimeout, queues, schema }: ClientOpti
     NodeCrypto.layer
   ).pipe(
     Layer.provideMerge(PgJobStore.layer({ schema, connections, lockTimeout })),
-    Layer.provideMerge(Layer.merge(Outage.layer, Standstill.layer))
+    Layer.provideMerge(Layer.mergeAll(Outage.layer, Standstill.layer, RunWatch.layer))
   )
 
 /**
@@ -152,16 +165,19 @@ export const layerClient = (
 }
 
 /** The queues' entities, in a scope of their own: they end before anything that they or their handlers stand on. */
-const entities = (options: Omit<QueueEntity.Options, "services" | "moves">) =>
+const entities = (options: Omit<QueueEntity.Options, "services" | "moves" | "together">) =>
   Layer.effectContext(Effect.gen(function*() {
     const moves = yield* Moves.make(options)
     const scope = yield* Scope.fork(yield* Effect.scope)
     const services = yield* Effect.context()
-    const built = yield* Layer.buildWithScope(QueueEntity.layer({ ...options, moves, services }), scope)
+    const together = Grace.together()
+    const built = yield* Layer.buildWithScope(QueueEntity.layer({ ...options, moves, services, together }), scope)
     let isDraining = false
+    // The database may be away, and handlers may hang: neither holds up a process that leaves.
+    const closed = Effect.suspend(() => atMost(Grace.leftMs(together, options.graceMs), Scope.close(scope, Exit.void)))
     // Once: whoever asks again waits for the same end.
     const close = yield* Effect.cached(
-      Effect.uninterruptible(moves.leaving(Scope.close(scope, Exit.void), () => isDraining))
+      Effect.uninterruptible(moves.leaving(closed, () => isDraining))
     )
     yield* Effect.addFinalizer(() => close)
     const drain = Effect.suspend(() => {

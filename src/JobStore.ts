@@ -302,6 +302,15 @@ export type Transacted =
     readonly cause: Cause.Cause<unknown>
   }
 
+/** Where a store leaves the way to the database session of one attempt. */
+export interface Session {
+  /**
+   * Ends the transaction from outside, whatever the handler does: nothing of it commits, its session ends on the server, and the pool has
+   * another one. Bounded in time. Safe to run before a session was leased, and after the transaction has ended.
+   */
+  end: Effect.Effect<void> | undefined
+}
+
 /** A live row, read again. `state` is as stored: a ready one may be running. */
 export interface LiveRow {
   readonly id: JobId
@@ -487,21 +496,24 @@ export class JobStore extends Context.Service<JobStore, {
   ) => Effect.Effect<ReadonlySet<JobId>, StoreError>
   /**
    * Runs a handler in one transaction; its COMMIT carries the completion. A failure of `handler` or `complete` rolls back.
-   * `CommitFailed`: rolled back by the server (a deferred constraint).
+   * `CommitFailed`: rolled back by the server (a deferred constraint). `session`: gets the way to end the transaction from outside.
    */
   readonly transact: <A, E, R>(
     owner: Owner,
     handler: Effect.Effect<A, E, R>,
-    complete: (value: A) => Effect.Effect<{ readonly settlement: Finish; readonly now: number }, E, R>
+    complete: (value: A) => Effect.Effect<{ readonly settlement: Finish; readonly now: number }, E, R>,
+    session?: Session
   ) => Effect.Effect<Transacted, E | CommitFailed, R>
   /**
    * The same, but several handlers may share the transaction, one after another, each with a savepoint of its own; answers when they have
-   * committed together. Where that fails it runs this handler again, in a transaction of its own.
+   * committed together. Where that fails it runs this handler again, in a transaction of its own. Ended from outside, the turn of a handler
+   * breaks its group: the others run again, each in a transaction of its own.
    */
   readonly transactGrouped: <A, E, R>(
     owner: Owner,
     handler: Effect.Effect<A, E, R>,
-    complete: (value: A) => Effect.Effect<{ readonly settlement: Finish; readonly now: number }, E, R>
+    complete: (value: A) => Effect.Effect<{ readonly settlement: Finish; readonly now: number }, E, R>,
+    session?: Session
   ) => Effect.Effect<Transacted, E | CommitFailed, R>
   /**
    * Laid over the services of a handler that runs in `transact`: the client of that transaction, whatever client the handler's layer was

@@ -29,6 +29,7 @@ import { settle } from "./internal/sql/settle.ts"
 import { agreeOnShards, shards } from "./internal/sql/shards.ts"
 import * as Submit from "./internal/sql/submit.ts"
 import { countCrashes, handOver, isOwner, noteDone, noteRunning, takeOver } from "./internal/sql/takeOver.ts"
+import { terminator } from "./internal/sql/terminate.ts"
 import { refence, transact } from "./internal/sql/transact.ts"
 import { transactionsOf } from "./internal/sql/transaction.ts"
 import { checkFields } from "./internal/words/options.ts"
@@ -76,7 +77,8 @@ const makeWith = Effect.fnUntraced(function*(
   const listen = yield* listening(pool, schema)
   const retention = Retention.make(db)
   const lending = transactionsOf(client)?.lending ?? new Lending()
-  const alone = transact(db, client, retention.foresee, lending)
+  const terminate = terminator(db)
+  const alone = transact(db, client, { foresee: retention.foresee, terminate }, lending)
   const settleMany = settle(db, retention.inDays, retention.foresee)
   return {
     now: clock.now,
@@ -106,7 +108,7 @@ const makeWith = Effect.fnUntraced(function*(
     noteDone: noteDone(db),
     settle: settleMany,
     transact: alone,
-    transactGrouped: yield* transactGrouped(db, client, retention, alone),
+    transactGrouped: yield* transactGrouped(db, client, retention, { alone, terminate }),
     handlerServices: Context.make(PgClient, client).pipe(Context.add(SqlClient, client)),
     shortage: Effect.sync(() => lending.shortage),
     refence: refence(db),

@@ -7,7 +7,7 @@ import * as ClusterSchema from "effect/cluster/ClusterSchema"
 import * as Entity from "effect/cluster/Entity"
 import { EntityId } from "effect/cluster/EntityId"
 import * as Sharding from "effect/cluster/Sharding"
-import type * as Context from "effect/Context"
+import * as Context from "effect/Context"
 import { SecureRandom } from "effect/crypto/SecureRandom"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -20,11 +20,13 @@ import { EventBus } from "./EventBus.ts"
 import * as Activators from "./internal/activators.ts"
 import { isDone } from "./internal/atOnce.ts"
 import { Division } from "./internal/cluster.ts"
+import type * as Grace from "./internal/grace.ts"
 import type { Moves } from "./internal/moves.ts"
 import { type Address, outOfReach, Owners, partitionName, type Reach } from "./internal/owners.ts"
 import * as Partition from "./internal/partition.ts"
 import { addressOf, entityIds } from "./internal/placement.ts"
 import { Queues } from "./internal/queues.ts"
+import * as RunWatch from "./internal/runWatch.ts"
 import * as ShardGroups from "./internal/shardGroups.ts"
 import { ShardLocks, shardName } from "./internal/supervisor.ts"
 import * as Suspects from "./internal/suspects.ts"
@@ -78,6 +80,7 @@ export const QueueEntity = Entity.make("Queue", [
 /** How partitions are run. */
 export interface Options {
   readonly graceMs: number
+  readonly abandonAfterMs: number
   readonly handlerGraceMs: number
   /** Services of the runtime for attempts and timers, its Clock among them. */
   readonly services: Context.Context<never>
@@ -85,6 +88,8 @@ export interface Options {
   readonly groupOf: (shardGroup: number) => string
   /** Tells of partitions that come and go. */
   readonly moves: Moves
+  /** What is used of the grace period when the process leaves. */
+  readonly together: Grace.Together
   /** Whether other runners can be reached by messages. */
   readonly isClustered: boolean
 }
@@ -128,18 +133,20 @@ const unserved = (entity: string) => {
 const layerEntity = (
   options: Options,
   groups: Groups,
-  { incarnation, local, suspects, unwritten }: {
+  { incarnation, local, suspects, together, unwritten }: {
     readonly local: Local
     /** This process, as long as it lives. */
     readonly incarnation: string
     readonly suspects: Suspects.Suspects
     readonly unwritten: Unwritten.Unwritten
+    readonly together: Grace.Together
   }
 ) =>
   entityOf(groups).toLayer(
     Effect.gen(function*() {
       const address = yield* Entity.CurrentAddress
       const { host, port } = yield* Entity.CurrentRunnerAddress
+      const runWatch = Context.get(options.services, RunWatch.Current)
       const queues = yield* Queues
       const locks = yield* ShardLocks
       const { partition: index, queue: name } = addressOf(address.entityId)
@@ -161,11 +168,14 @@ const layerEntity = (
         incarnation,
         services: options.services,
         graceMs: options.graceMs,
+        abandonAfterMs: options.abandonAfterMs,
         handlerGraceMs: options.handlerGraceMs,
         lock: locks.of(address.shardId),
         suspects,
         unwritten,
-        moves: options.moves
+        moves: options.moves,
+        runWatch,
+        together
       })
       const key = localKey(row.queueId, index)
       yield* Effect.acquireRelease(
@@ -280,15 +290,14 @@ export const layer = (
       groupOf: groups,
       isHere: ({ partition, queueId }) => local.has(localKey(queueId, partition))
     })
-    return Layer.mergeAll(
-      layerEntity(options, groups, {
-        local,
-        incarnation,
-        suspects: Suspects.make(),
-        unwritten: Unwritten.make()
-      }),
-      activators
-    )
+    const entity = layerEntity(options, groups, {
+      local,
+      incarnation,
+      suspects: Suspects.make(),
+      unwritten: Unwritten.make(),
+      together: options.together
+    })
+    return Layer.mergeAll(entity, activators)
       .pipe(
         Layer.provideMerge(layerOwners(options, groups, { idOf, local }))
       )

@@ -19,6 +19,7 @@ import * as CurrentJob from "../src/CurrentJob.ts"
 import * as EventBus from "../src/EventBus.ts"
 import * as Moves from "../src/internal/moves.ts"
 import * as Partition from "../src/internal/partition.ts"
+import * as RunWatch from "../src/internal/runWatch.ts"
 import * as Supervisor from "../src/internal/supervisor.ts"
 import * as Suspects from "../src/internal/suspects.ts"
 import * as Unwritten from "../src/internal/unwritten.ts"
@@ -910,11 +911,13 @@ const ownChanged = Effect.fnUntraced(
       incarnation: "test",
       services: yield* Effect.context(),
       graceMs: 0,
+      abandonAfterMs: 5_000,
       handlerGraceMs: 1_000,
       lock: Supervisor.always,
       suspects: Suspects.make(),
       unwritten: Unwritten.make(),
-      moves: Moves.none
+      moves: Moves.none,
+      runWatch: RunWatch.make()
     }).pipe(Scope.provide(scope))
     const job = newJob({ queueId, type })
     yield* store.submit([job], { batchId: undefined, now: yield* store.now })

@@ -317,6 +317,8 @@ describe("what the signs of a process mean", () => {
     declared: 2,
     isShared: true,
     unserved: [],
+    runs: [],
+    isStuck: false,
     shortage: noShortage
   }
   const unserved = ["no runner that is alive hosts the group"]

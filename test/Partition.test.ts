@@ -14,6 +14,7 @@ import * as CurrentJob from "../src/CurrentJob.ts"
 import * as EventBus from "../src/EventBus.ts"
 import * as Moves from "../src/internal/moves.ts"
 import * as Partition from "../src/internal/partition.ts"
+import * as RunWatch from "../src/internal/runWatch.ts"
 import * as Supervisor from "../src/internal/supervisor.ts"
 import * as Suspects from "../src/internal/suspects.ts"
 import * as Unwritten from "../src/internal/unwritten.ts"
@@ -284,11 +285,13 @@ layer(twoQueues, { excludeTestServices: true })("of several queues in one proces
         incarnation: "test",
         services: yield* Effect.context(),
         graceMs: 600_000,
+        abandonAfterMs: 5_000,
         handlerGraceMs: 60_000,
         lock: Supervisor.always,
         suspects: together,
         unwritten: Unwritten.make(),
-        moves: Moves.none
+        moves: Moves.none,
+        runWatch: RunWatch.make()
       }).pipe(Scope.provide(scope))
       yield* stops.arrived("has grace")
       yield* until(Effect.sync(() => closing.view(suspect.id)?.isRunning === false))

@@ -15,6 +15,7 @@ import * as CurrentJob from "../src/CurrentJob.ts"
 import * as EventBus from "../src/EventBus.ts"
 import * as Moves from "../src/internal/moves.ts"
 import * as Partition from "../src/internal/partition.ts"
+import * as RunWatch from "../src/internal/runWatch.ts"
 import * as Supervisor from "../src/internal/supervisor.ts"
 import * as Suspects from "../src/internal/suspects.ts"
 import * as Unwritten from "../src/internal/unwritten.ts"
@@ -110,11 +111,13 @@ const own = Effect.fnUntraced(function*(queue: JobQueue.JobQueue, graceMs: numbe
     incarnation: "test",
     services: yield* Effect.context(),
     graceMs,
+    abandonAfterMs: 5_000,
     handlerGraceMs: 60_000,
     lock: Supervisor.always,
     suspects: Suspects.make(),
     unwritten: Unwritten.make(),
-    moves: Moves.none
+    moves: Moves.none,
+    runWatch: RunWatch.make()
   }).pipe(Scope.provide(scope))
   return { ids: jobs.map(({ id }) => id), partition, queueId, scope, seqs: stored.map(({ seq }) => seq), store }
 })

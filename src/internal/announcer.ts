@@ -18,6 +18,10 @@ export interface Announcer {
   readonly started: (job: ReadyJob, at: number, scheduledFor: number | undefined) => Effect.Effect<void> | undefined
   readonly progressed: (job: ReadyJob, at: number, progress: number, message: string | undefined) => Effect.Effect<void>
   readonly settled: (job: ReadyJob, settlement: Settlement, at: number) => Effect.Effect<void> | undefined
+  /** An attempt is abandoned: so many handlers of abandoned ones of its type run now. */
+  readonly abandoned: (job: ReadyJob, running: number) => void
+  /** The handler of an abandoned attempt has ended. */
+  readonly abandonedEnded: (job: ReadyJob, running: number) => void
 }
 
 /** Publishes. A bus of someone else's may fail: what it would have told is committed all the same. */
@@ -126,6 +130,11 @@ export const make = (bus: EventBus["Service"], queue: string, context: Context.C
           ...(message === undefined ? {} : { message })
         })
       ),
+    abandoned: ({ type }, running) => {
+      metrics.abandoned(type)
+      metrics.abandonedRunning(type, running)
+    },
+    abandonedEnded: ({ type }, running) => metrics.abandonedRunning(type, running),
     settled: (job, settlement, at) => {
       count(job, settlement)
       const told = isHeard(bus)

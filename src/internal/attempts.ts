@@ -4,9 +4,9 @@
  * Promise: every started job is given back exactly once, when its outcome is confirmed. A crash on any line leaves a live row.
  */
 import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Fiber from "effect/Fiber"
 import * as FiberSet from "effect/FiberSet"
 import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
@@ -17,7 +17,9 @@ import type { ReadyJob, RunNote, Settlement } from "../JobStore.ts"
 import * as Coalescer from "./coalescer.ts"
 import type { Run, Runs } from "./run.ts"
 import * as RunEnd from "./runEnd.ts"
-import { liveClock, onLiveClock } from "./time/liveClock.ts"
+import type { RunWatch } from "./runWatch.ts"
+import { liveClock, monotonicMillis, onLiveClock } from "./time/liveClock.ts"
+import { told } from "./told.ts"
 import { untilAnswered } from "./untilAvailable.ts"
 
 /** The attempts of one ownership. */
@@ -39,17 +41,26 @@ export interface Attempts {
   readonly cancel: (run: Run, by: string | undefined) => Effect.Effect<boolean>
   /** Waits until the chosen ones have ended. */
   readonly awaitEnd: (choose: (run: Run) => boolean) => Effect.Effect<void>
-  /** Interrupts the chosen ones without an outcome: their rows stay and run again. Returns when they have ended. */
-  readonly stop: (choose: (run: Run) => boolean) => Effect.Effect<void>
+  /**
+   * Interrupts the chosen ones without an outcome: their rows stay and run again. Returns when they have ended, or are waited for no more.
+   */
+  readonly stop: (choose: (run: Run) => boolean, by: StopBy) => Effect.Effect<void>
+  /** Those whose outcome is not written down yet, in the order of their starts. */
+  readonly runs: () => Iterable<Run>
   /** Stores the notes that are due and forgets those of ended byId. */
   readonly note: Effect.Effect<void>
 }
 
+/** How long a stop waits, by the monotonic clock. */
+export interface StopBy {
+  /** Until handlers that have not ended are abandoned. */
+  readonly abandonAt: number
+  /** Until what else is under way, such as the writing of outcomes, goes on without it. */
+  readonly endBy: number
+}
+
 const longRunMs = 1_000
 const heartbeatMs = 10_000
-/** How long a stop waits for outcomes to be written. */
-const stopWait = "5 seconds"
-
 /**
  * How many attempts may have ended without their outcome being written down yet: their places go to others meanwhile, so that the outcomes
  * of short jobs travel to the database together. All of them would run again after a crash, hence not more than the work warrants.
@@ -57,14 +68,23 @@ const stopWait = "5 seconds"
 const maxUnwritten = (concurrency: number) => Math.min(Math.max(4 * concurrency, 64), 1_000)
 
 /** Nothing started yet. What is under way when the scope closes is interrupted. */
-export const make = (options: RunEnd.Surroundings): Effect.Effect<Attempts, never, Scope.Scope> =>
+export const make = (
+  options: RunEnd.Surroundings & {
+    /** How long a handler may take to end once it is interrupted. */
+    readonly abandonAfterMs: number
+    readonly runWatch: RunWatch
+    /** Keeps the next job of the run's key from starting; the answer lets it. */
+    readonly hold: (job: ReadyJob) => () => void
+  }
+): Effect.Effect<Attempts, never, Scope.Scope> =>
   Effect.gen(function*() {
-    const { announcer, environment, isStopped, release } = options
+    const { abandonAfterMs, announcer, environment, hold, isStopped, release, runWatch } = options
     const { owner, queue, store } = environment
     const execution = Execution.make(environment)
     const runs: Runs = { byId: new Map(), inPlace: 0, doneNotes: new Set() }
     const { byId, doneNotes } = runs
-    const fork = yield* FiberSet.runtime(yield* FiberSet.make())()
+    const fibers = yield* FiberSet.make()
+    const fork = yield* FiberSet.runtime(fibers)()
     const { concluded, ended, goOn, lookAgain } = RunEnd.make({ ...options, runs, fork })
     const unwrittenLimit = maxUnwritten(queue.concurrency)
 
@@ -80,17 +100,13 @@ export const make = (options: RunEnd.Surroundings): Effect.Effect<Attempts, neve
 
     const progressed = (run: Run, fraction: number, message: string | undefined): Effect.Effect<void> =>
       Effect.suspend(() => {
+        if (run.isAbandoned) return Effect.void
         run.progress = Number.isFinite(fraction) ? Math.min(Math.max(fraction, 0), 1) : 0
         run.message = message?.slice(0, 1_000).replaceAll("\0", "")
         run.isNoteDue = true
         const { job, progress } = run
         return Effect.flatMap(store.now, (now) => announcer.progressed(job, now, progress, run.message))
       })
-
-    const control = (run: Run): Execution.Control => ({
-      isInterrupting: () => run.ending !== undefined,
-      progress: (fraction, message) => progressed(run, fraction, message)
-    })
 
     const noteOf = (run: Run): RunNote => ({
       id: run.job.id,
@@ -111,8 +127,9 @@ export const make = (options: RunEnd.Surroundings): Effect.Effect<Attempts, neve
 
     /** `undefined`: it did not start, and its row is given back. */
     const attempt = (run: Run, job: ReadyJob): Effect.Effect<Execution.Conclusion | undefined> => {
+      if (run.isAbandoned) return Effect.undefined
       const telling = announcer.started(job, run.startedAt, execution.scheduledFor(job))
-      const ran = execution.run(job, run.handler, control(run))
+      const ran = execution.run(job, run.handler, run.control)
       return telling === undefined ? ran : Effect.andThen(telling, ran)
     }
 
@@ -132,7 +149,13 @@ export const make = (options: RunEnd.Surroundings): Effect.Effect<Attempts, neve
       })
 
     const onExit = (run: Run, exit: Exit.Exit<Execution.Conclusion | undefined>): void => {
+      // It was concluded when it was abandoned.
+      if (run.isAbandoned) return
       run.fiber = undefined
+      run.isAttempting = false
+      if (run.handler.timeoutMs === undefined) {
+        runWatch.ended(run.job.type, liveClock.currentTimeMillisUnsafe() - run.startedLive)
+      }
       if (Exit.isFailure(exit)) return goOn(run, Effect.failCause(exit.cause))
       if (exit.value === undefined) return ended(run, undefined)
       concluded(run, exit.value)
@@ -140,19 +163,94 @@ export const make = (options: RunEnd.Surroundings): Effect.Effect<Attempts, neve
 
     const endOf = (run: Run): Deferred.Deferred<Settlement | undefined> => run.ended ??= Deferred.makeUnsafe()
 
-    const interrupt = (run: Run): Effect.Effect<void> =>
-      run.fiber === undefined ? Effect.void : Fiber.interrupt(run.fiber)
+    /** Its fiber goes on alone: whatever it still does changes nothing. What it holds is taken from it. */
+    const leave = (run: Run): Effect.Effect<void> =>
+      Effect.suspend(() => {
+        const { control: { attempting }, fiber } = run
+        if (fiber === undefined || !run.isAttempting) return Effect.void
+        run.isAttempting = false
+        run.isAbandoned = true
+        run.fiber = undefined
+        // What closes this set would wait for it.
+        if (fibers.state._tag === "Open") fibers.state.backing.delete(fiber)
+        if (attempting === undefined) {
+          release(run.job, true)
+          ended(run, undefined)
+          return Effect.void
+        }
+        const concluding = Effect.map(execution.abandon(attempting), (conclusion) => concluded(run, conclusion))
+        return Effect.andThen(concluding, attempting.end ?? Effect.void)
+      })
 
-    const stop = (choose: (run: Run) => boolean) =>
+    /** Its handler does not end, though it was interrupted. */
+    const abandon = (run: Run): Effect.Effect<void> =>
+      Effect.suspend(() => {
+        const { control: { attempting }, fiber, job } = run
+        // What is being written is no handler's: its transaction ends by itself.
+        if (fiber === undefined || !run.isAttempting || attempting === undefined || attempting.isCompleting) {
+          return Effect.void
+        }
+        const letGo = hold(job)
+        fork(Effect.andThen(onLiveClock(Effect.sleep(Duration.millis(abandonAfterMs))), Effect.sync(letGo)))
+        const abandoned = runWatch.abandon(queue.name, job)
+        announcer.abandoned(job, abandoned.running())
+        fiber.addObserver(() => {
+          abandoned.ended()
+          announcer.abandonedEnded(job, abandoned.running())
+          letGo()
+        })
+        const after = run.ending?._tag === "Cancel"
+          ? "cancelled"
+          : run.ending?._tag === "Stop"
+          ? "stopped"
+          : "timed out"
+        const line = Effect.logWarning(
+          `Attempt abandoned: the handler of "${job.type}" was ${after} and does not end`
+        ).pipe(
+          Effect.annotateLogs({
+            event: "attempt.abandoned",
+            queue: queue.name,
+            type: job.type,
+            jobId: job.id,
+            attempt: job.attempt + 1
+          })
+        )
+        return Effect.andThen(told(line), leave(run))
+      })
+
+    /** Abandons it unless it has ended by then, or is another one. */
+    const later = (run: Run, isSame: () => boolean): void => {
+      if (!Number.isFinite(abandonAfterMs)) return
+      fork(
+        onLiveClock(Effect.sleep(Duration.millis(abandonAfterMs))).pipe(
+          Effect.andThen(Effect.suspend(() => isSame() ? Effect.uninterruptible(abandon(run)) : Effect.void))
+        )
+      )
+    }
+
+    /** Its handler is interrupted, and whatever pauses. */
+    const interrupt = (run: Run): void => run.fiber?.interruptUnsafe()
+
+    const until = (at: number, effect: Effect.Effect<unknown>) =>
+      Effect.timeoutOption(effect, Duration.millis(Math.max(at - monotonicMillis(), 0)))
+
+    const stop = (choose: (run: Run) => boolean, { abandonAt, endBy }: StopBy) =>
       Effect.forEach([...byId.values()].filter(choose), (run) => {
         run.ending ??= { _tag: "Stop" }
-        // Its handler has ended when it is interrupted. What is left is to write that down, and the database may be away.
-        const written = onLiveClock(Effect.timeoutOption(Deferred.await(endOf(run)), stopWait))
-        return Effect.andThen(interrupt(run), written)
+        interrupt(run)
+        const end = Deferred.await(endOf(run))
+        return until(abandonAt, end).pipe(
+          Effect.andThen(abandon(run)),
+          // What is left is to write down how it ended, and the database may be away.
+          Effect.andThen(until(endBy, end)),
+          Effect.andThen(leave(run)),
+          onLiveClock
+        )
       }, { concurrency: "unbounded", discard: true })
 
     return {
       size: () => byId.size,
+      runs: () => byId.values(),
       underWay: () => runs.inPlace,
       hasPlace: () => runs.inPlace < queue.concurrency && byId.size - runs.inPlace < unwrittenLimit,
       ids: () => [...byId.keys()],
@@ -160,6 +258,16 @@ export const make = (options: RunEnd.Surroundings): Effect.Effect<Attempts, neve
       count: (choose) => [...byId.values()].filter(choose).length,
       get: (id) => byId.get(id),
       start: (job, handler, now, isNotedFirst) => {
+        const control: Execution.Control = {
+          isInterrupting: () => run.ending !== undefined,
+          progress: (fraction, message) => progressed(run, fraction, message),
+          onTimeout: () => {
+            const starts = control.attempting?.starts
+            later(run, () => control.attempting?.starts === starts)
+          },
+          alongside: runWatch.alongside(queue.name, job),
+          attempting: undefined
+        }
         const run: Run = {
           job,
           handler,
@@ -172,7 +280,10 @@ export const make = (options: RunEnd.Surroundings): Effect.Effect<Attempts, neve
           ending: undefined,
           fiber: undefined,
           isInPlace: true,
-          ended: undefined
+          ended: undefined,
+          isAttempting: true,
+          isAbandoned: false,
+          control
         }
         byId.set(job.id, run)
         runs.inPlace++
@@ -183,14 +294,17 @@ export const make = (options: RunEnd.Surroundings): Effect.Effect<Attempts, neve
         const fiber = fork(running, { uninterruptible: true })
         run.fiber = fiber
         // Told to end by its own handler, before there was a fiber to interrupt.
-        if (run.ending !== undefined) fiber.interruptUnsafe()
+        if (run.ending !== undefined) interrupt(run)
         fiber.addObserver((exit) => onExit(run, exit))
       },
       cancel: (run, by) =>
         Effect.gen(function*() {
-          run.ending ??= { _tag: "Cancel", by }
+          if (run.ending === undefined) {
+            run.ending = { _tag: "Cancel", by }
+            later(run, () => true)
+          }
           const end = endOf(run)
-          yield* interrupt(run)
+          interrupt(run)
           const settlement = yield* Deferred.await(end)
           return settlement?._tag === "Finish" && settlement.outcome === "cancelled"
         }),

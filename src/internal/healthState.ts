@@ -19,9 +19,12 @@ export const Status = Schema.Struct({
   state: State,
   /** For a readiness probe: it has joined and can reach the database. A process that stands by is ready, or a deploy would wait for ever. */
   isReady: Schema.Boolean,
-  /** For a liveness probe: only a process that does not get to its own watch any more is not. What the database does never counts. */
+  /**
+   * For a liveness probe: a process is not that does not get to its own watch any more, or in which three times as many abandoned handlers
+   * still run as a queue of it runs at once: only a restart ends those. What the database does never counts.
+   */
   isLive: Schema.Boolean,
-  /** Why it is not running, or what keeps jobs of its queues waiting although it is, in words. */
+  /** Why it is not running, what keeps jobs of its queues waiting although it is, and which handlers do not end, in words. */
   reasons: Schema.Array(Schema.String),
   /** How many partitions of its queues this process owns, and how many there are. A runner counts those of the groups that it hosts. */
   owned: Schema.Int,
@@ -51,6 +54,10 @@ export interface Signs {
   readonly isShared: boolean
   /** Why jobs of which queue wait that nobody runs. */
   readonly unserved: ReadonlyArray<string>
+  /** Which handlers do not end. */
+  readonly runs: ReadonlyArray<string>
+  /** Whether so many abandoned handlers still run that only a restart ends them. */
+  readonly isStuck: boolean
   readonly shortage: Shortage
 }
 
@@ -107,7 +114,8 @@ const stateOf = (signs: Signs): readonly [Status["state"], ReadonlyArray<string>
 /** What they mean. */
 export const statusOf = (signs: Signs): Status => {
   const [state, reasons] = stateOf(signs)
-  const isLive = signs.sinceWatchMs < stuckMs
+  const isWatching = signs.sinceWatchMs < stuckMs
+  const isLive = isWatching && !signs.isStuck
   return {
     state,
     isReady: isLive && (state === "running" || state === "standby"),
@@ -115,7 +123,8 @@ export const statusOf = (signs: Signs): Status => {
     reasons: [
       ...reasons,
       ...(state === "running" ? signs.unserved : []),
-      ...(isLive ? [] : ["its own watch is stuck: the event loop is blocked, or starved"])
+      ...signs.runs,
+      ...(isWatching ? [] : ["its own watch is stuck: the event loop is blocked, or starved"])
     ],
     owned: signs.owned,
     declared: signs.declared

@@ -28,6 +28,11 @@ export interface Keys {
   readonly admit: (job: ReadyJob, mayBeLonger?: boolean) => boolean
   /** The job is no longer in hand. `isReady`: it is still there, to be read again. */
   readonly leave: (job: ReadyJob, isReady: boolean) => void
+  /**
+   * Nothing of the line of this job, which is in hand, is taken in hand before the answer is run: the abandoned run of it may still do
+   * something. Its own outcome does not end that.
+   */
+  readonly hold: (job: ReadyJob) => () => void
   /** The head of this line may be ready. Of more lines than are looked for at a time some are left to the sweep. */
   readonly look: (line: Line) => void
   /** Lines whose head has to be looked for, some of them; they are due no more. */
@@ -99,6 +104,20 @@ export const make = (onDue: () => void): Keys => {
       }
       places.delete(name)
       if (place.isLonger) look({ tenant, key: place.key, left: rowOf(job) })
+    },
+    hold: ({ id, standing, tenant }) => {
+      if (standing === undefined) return () => {}
+      const line = { tenant, key: standing.key }
+      const name = nameOf(line)
+      const place = places.get(name)
+      if (place?.inHand !== id) return () => {}
+      const held = `abandoned ${id}`
+      place.inHand = held
+      return () => {
+        if (places.get(name)?.inHand !== held) return
+        places.delete(name)
+        look(line)
+      }
     },
     look,
     due: () => {

@@ -32,11 +32,12 @@ import * as Notes from "./notes.ts"
 import { Outage } from "./outage.ts"
 import * as PartitionState from "./partitionState.ts"
 import * as Reading from "./reading.ts"
+import type { RunWatch } from "./runWatch.ts"
 import * as Settler from "./settler.ts"
 import { unanswered } from "./sql/unanswered.ts"
 import type { Lock } from "./supervisor.ts"
 import type { Suspects } from "./suspects.ts"
-import { onLiveClock } from "./time/liveClock.ts"
+import { atMost, monotonicMillis, onLiveClock } from "./time/liveClock.ts"
 import * as Timers from "./timers.ts"
 import { told } from "./told.ts"
 import * as Unstarted from "./unstarted.ts"
@@ -58,6 +59,8 @@ export interface Options {
   readonly services: Context.Context<never>
   /** How long running attempts may go on at shutdown. */
   readonly graceMs: number
+  /** How long a handler may take to end once it is interrupted, before it is abandoned. */
+  readonly abandonAfterMs: number
   /** How long a job waits for a handler of its type. */
   readonly handlerGraceMs: number
   /** Says whether this process can be sure that it owns the partition. */
@@ -68,6 +71,10 @@ export interface Options {
   readonly unwritten: Unwritten
   /** Tells of its coming and going. */
   readonly moves: Moves
+  /** Which handlers of the process do not end. */
+  readonly runWatch: RunWatch
+  /** What all partitions of the process use of the grace period when it leaves. Default: its own. */
+  readonly together?: Grace.Together
 }
 
 /** A job as its owner sees it. */
@@ -102,7 +109,13 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const attemptsScope = yield* Scope.make()
     const state = yield* PartitionState.make(queue)
     const { dispatchDue, held, mailbox, release, timerDue } = state
-    const end = Grace.make({ graceMs: options.graceMs, lockLost: lock.lost })
+    const { abandonAfterMs, graceMs, runWatch } = options
+    const own = Grace.together()
+    const { together = own } = options
+    /** At a shutdown one grace period is that of all handlers and partitions, whichever goes first. */
+    const graceOf = (shared: () => Grace.Together) =>
+      Grace.make({ graceMs, abandonAfterMs, lockLost: lock.lost, together: shared })
+    const end = graceOf(() => moves.isLeaving() ? together : own)
     const announcer = Announcer.make(bus, queue.name, services)
     const outageHere = Context.get(services, Outage)
     const outage = yield* outageHere.within(loops, position.entity)
@@ -141,7 +154,8 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
             : `${count} jobs under way end here, and those whose outcome is not stored run again where it is owned next`
         }`
       ))
-      yield* attempts.stop(() => true)
+      const abandonAt = monotonicMillis() + abandonAfterMs
+      yield* attempts.stop(() => true, { abandonAt, endBy: abandonAt + abandonAfterMs })
     })
 
     /**
@@ -161,7 +175,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         return yield* Effect.never
       })
 
-    const own = Effect.gen(function*() {
+    const owning = Effect.gen(function*() {
       const left = unwritten.of({ queueId, partition })
       const takeOver = Effect.flatMap(
         store.now,
@@ -211,8 +225,13 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         },
         isStopped: () => isStopped,
         isOwned: lock.isHeld,
-        unwritten
+        unwritten,
+        abandonAfterMs,
+        runWatch,
+        hold: state.keys.hold
       }).pipe(Scope.provide(attemptsScope))
+      const leaveWatch = runWatch.join({ queue: queue.name, concurrency: queue.concurrency, runs: attempts.runs })
+      yield* Effect.addFinalizer(() => Effect.sync(leaveWatch)).pipe(Scope.provide(attemptsScope))
       const ownSuspects = suspects.join({ attempts, wake: () => void dispatchDue.openUnsafe() })
       state.owned = { owner, attempts, settler, suspects: ownSuspects }
       // Before anything is read: a job that has ended must not start.
@@ -222,7 +241,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         { concurrency: "unbounded", discard: true }
       )
       unwritten.forget(left)
-      const changes = HandlerChanges.make({ state, end, entity: position.entity, loops })
+      const changes = HandlerChanges.make({ state, end: graceOf(() => together), entity: position.entity, loops })
       yield* handlers.observe(changes).pipe(Scope.provide(loops))
       const dispatchTurn = Dispatch.make({
         state,
@@ -274,6 +293,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         // What waits here holds back nobody. What runs still counts, until it has ended.
         state.owned?.suspects.withdraw(() => true)
         yield* Scope.close(loops, Exit.void)
+        let overAt = monotonicMillis()
         if (state.owned !== undefined) {
           const { attempts, owner } = state.owned
           // Once the grace is over, what the store does not answer is left to the successor: a database that is away holds up nothing.
@@ -284,14 +304,15 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
             isStopped = true
             interrupted = attempts.underWay()
           })
-          yield* end({ attempts, choose: () => true, onGraceOver: giveUp, tell: tellOfWaiting })
+          overAt = yield* end({ attempts, choose: () => true, onGraceOver: giveUp, tell: tellOfWaiting })
           // A server that restarts meanwhile must not make a crash of it.
           const handOver = Effect.retry(store.handOver(owner), {
             while: ({ reason }) => reason === "Unavailable",
             schedule: Schedule.spaced("200 millis")
           })
-          yield* Effect.andThen(attempts.note, handOver).pipe(
-            Effect.timeoutOption("5 seconds"),
+          const leftMs = Math.max(overAt - monotonicMillis(), 0)
+          const handedOver = Effect.andThen(attempts.note, handOver).pipe(
+            Effect.timeoutOption(Duration.millis(leftMs)),
             Effect.interruptible,
             onLiveClock,
             Effect.catch((error) =>
@@ -301,16 +322,17 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
               ))
             )
           )
+          yield* atMost(leftMs + 100, handedOver)
           if (wasHeld) yield* moves.left(member, { ended: running - interrupted, interrupted })
           else moves.lost(member)
         }
         isStopped = true
-        yield* Scope.close(attemptsScope, Exit.void)
+        yield* atMost(Math.max(overAt - monotonicMillis(), 200), Scope.close(attemptsScope, Exit.void))
       }).pipe(Effect.ensuring(Effect.sync(() => state.owned?.suspects.leave())))
     )
     // The message that activated the entity has references of its sender's: none of them may reach the loops and the attempts.
     yield* Effect.forEach(
-      [own, stopWhenLost],
+      [owning, stopWhenLost],
       (loop) =>
         loop.pipe(
           Effect.annotateLogs({ queue: queue.name, partition }),

@@ -5,6 +5,7 @@
  */
 import type * as Deferred from "effect/Deferred"
 import type * as Fiber from "effect/Fiber"
+import type * as Execution from "../Execution.ts"
 import type { Handler } from "../JobHandlers.ts"
 import type { JobId } from "../JobId.ts"
 import type { ReadyJob, Settlement } from "../JobStore.ts"
@@ -20,6 +21,12 @@ export interface Run {
   message: string | undefined
   notedAt: number | undefined
   isNoteDue: boolean
+  /** What its attempt is told from outside, and the attempt. */
+  readonly control: Execution.Control
+  /** Its handler is under way, or about to be. */
+  isAttempting: boolean
+  /** Its handler does not end: it is waited for no more. */
+  isAbandoned: boolean
   /** Why it was interrupted: it is cancelled for good, or stopped to run again elsewhere. */
   ending: { readonly _tag: "Cancel"; readonly by: string | undefined } | { readonly _tag: "Stop" } | undefined
   /** Runs the handler, and after that whatever takes longer to settle: interrupting it then cuts short its pauses. */

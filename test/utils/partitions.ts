@@ -13,6 +13,7 @@ import * as Moves from "../../src/internal/moves.ts"
 import { Owners, partitionName } from "../../src/internal/owners.ts"
 import * as Partition from "../../src/internal/partition.ts"
 import * as Queues from "../../src/internal/queues.ts"
+import * as RunWatch from "../../src/internal/runWatch.ts"
 import * as Supervisor from "../../src/internal/supervisor.ts"
 import * as Suspects from "../../src/internal/suspects.ts"
 import * as Unwritten from "../../src/internal/unwritten.ts"
@@ -73,11 +74,13 @@ const layerPartitions = (options: Options) =>
           incarnation: randomUUID(),
           services,
           graceMs: 0,
+          abandonAfterMs: 5_000,
           handlerGraceMs: options.handlerGraceMs ?? 900_000,
           lock: options.locks?.[name] ?? options.lock ?? Supervisor.always,
           suspects,
           unwritten: Unwritten.make(),
-          moves: Moves.none
+          moves: Moves.none,
+          runWatch: RunWatch.make()
         })
         owned.set(entity, partition)
         return partition

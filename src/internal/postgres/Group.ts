@@ -322,6 +322,17 @@ export class Group<Member> {
     })
   }
 
+  /** Whose turn it is does not end it: nothing of the group is kept, and those that were done in it run again. */
+  sever(base: PgConnection, terminate: (processId: number) => Effect.Effect<void>): Effect.Effect<void> {
+    this.close()
+    this.isSpent = true
+    return this.groups.pool.invalidate(base).pipe(
+      Effect.andThen(terminate(base.processId)),
+      Effect.andThen(this.end(broken)),
+      Effect.uninterruptible
+    )
+  }
+
   /** Hands the turn on, or commits. */
   pass(): Effect.Effect<void> {
     return Effect.suspend(() => {

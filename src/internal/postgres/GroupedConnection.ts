@@ -11,7 +11,7 @@ import { AttemptConnection } from "./AttemptConnection.ts"
 import { firstWords } from "./firstWords.ts"
 import type { Group, Outcome } from "./Group.ts"
 import type { Groups } from "./Groups.ts"
-import { beginStatement, type Line, type Session } from "./LazyConnection.ts"
+import { beginStatement, hasEnded, type Line, type Session } from "./LazyConnection.ts"
 import { Ride } from "./Turn.ts"
 
 const dataOnly = /^(?:SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES|TABLE|LOCK|NOTIFY|EXPLAIN)\b/i
@@ -107,6 +107,14 @@ export class GroupedConnection<Member> extends AttemptConnection {
     )
   }
 
+  /** The session is the group's, which ends with it. */
+  protected override cut(
+    session: Session,
+    terminate: (processId: number) => Effect.Effect<void>
+  ): Effect.Effect<void> {
+    return this.group === undefined ? Effect.void : this.group.sever(session.base, terminate)
+  }
+
   /** Ends without its writes. What it saw of those before it counts only once they have committed: answers whether it does. */
   takeBack(): Effect.Effect<boolean> {
     const { group } = this
@@ -125,6 +133,7 @@ export class GroupedConnection<Member> extends AttemptConnection {
    */
   keep(member: Member): Effect.Effect<Outcome, SqlError> {
     const { group, session } = this
+    if (this.isSevered) return Effect.fail(hasEnded)
     if (group === undefined || session === undefined) return Effect.die("keep: no statement was sent")
     const kept = this.gate.withPermit(Effect.suspend(() => {
       this.ended = true

@@ -64,7 +64,7 @@ export interface Begin {
   readonly isPrepared: boolean
 }
 
-const hasEnded = transactionError(
+export const hasEnded = transactionError(
   "The transaction has ended: this statement was not sent. A fiber that outlives its transaction must not use its SqlClient.",
   "execute"
 )
@@ -102,6 +102,8 @@ export class LazyConnection implements Connection {
   /** Why the transaction could not begin; nothing can run in it any more. */
   protected failed: SqlError | undefined
   protected ended = false
+  /** Ended from outside: whatever asks for its session gets none. */
+  protected isSevered = false
   private begunAt: number | undefined
   private last: LastStatement | undefined
   private breakage: Breakage | undefined
@@ -371,7 +373,7 @@ export class LazyConnection implements Connection {
   private rollback(): Effect.Effect<void> {
     this.ended = true
     const session = this.session
-    if (session === undefined) return Effect.void
+    if (session === undefined || this.isSevered) return Effect.void
     // A statement still under way belongs to a fiber that outlived the transaction: nobody wants its result.
     const cancelled = Effect.repeat(session.pinned.interrupt, Schedule.spaced("50 millis"))
     const idle = Effect.flatMap(
@@ -397,6 +399,32 @@ export class LazyConnection implements Connection {
     )
   }
 
+  /**
+   * Ends the transaction from outside, whatever runs in it: nothing more is sent, its session ends on the server (`terminate`), and the
+   * pool replaces it. Without a session, or after the transaction has ended, there is nothing to end.
+   */
+  sever(terminate: (processId: number) => Effect.Effect<void>): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      if (this.isSevered) return Effect.void
+      this.isSevered = true
+      this.ended = true
+      const { session } = this
+      return session === undefined || session.lease.state._tag === "Closed" ? Effect.void : this.cut(session, terminate)
+    })
+  }
+
+  /** Taken out of the pool first, so that nobody else has the session when the server ends it. */
+  protected cut(
+    { base, lease }: Session,
+    terminate: (processId: number) => Effect.Effect<void>
+  ): Effect.Effect<void> {
+    return this.pool.invalidate(base).pipe(
+      Effect.andThen(terminate(base.processId)),
+      Effect.andThen(Scope.close(lease, Exit.void)),
+      Effect.uninterruptible
+    )
+  }
+
   /** Ends a transaction in which no statement was sent. */
   abandon(): void {
     this.ended = true
@@ -404,6 +432,7 @@ export class LazyConnection implements Connection {
 
   /** Ends the transaction with its writes. Fails with the server's reason, or with an error that `isCommitUnknown`. */
   commit(): Effect.Effect<void, SqlError> {
+    if (this.isSevered) return Effect.fail(hasEnded)
     const last = this.last
     // Without a session no statement was sent: there is nothing to commit, or the last one alone, which is a transaction by
     // itself. (One that was asked to begin in its own way does.)

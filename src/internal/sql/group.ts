@@ -10,7 +10,7 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import { BeginTransaction, type SqlClient } from "effect/sql/SqlClient"
 import type { CommitFailed } from "../../JobError.ts"
-import type { Finish, Owner, Transacted } from "../../JobStore.ts"
+import type { Finish, Owner, Session, Transacted } from "../../JobStore.ts"
 import type { LastStatement } from "../postgres/ending.ts"
 import type { Outcome } from "../postgres/Group.ts"
 import { GroupedConnection } from "../postgres/GroupedConnection.ts"
@@ -19,6 +19,7 @@ import type { LazyConnection } from "../postgres/LazyConnection.ts"
 import type { Database } from "./database.ts"
 import type { Foresee, InDays } from "./retention.ts"
 import { dayOf, entryJson, int2s, int4, int4s, int8s, texts, timestamp, uuids } from "./rows.ts"
+import type { Terminate } from "./terminate.ts"
 import { type Completion, conclude, explain, settleParameters, settleSql, type Transact } from "./transact.ts"
 import { breakageOn, type Transactions, transactionsOf } from "./transaction.ts"
 
@@ -27,7 +28,7 @@ export const transactGrouped = (
   db: Database,
   client: SqlClient,
   { foresee, inDays }: { readonly foresee: Foresee; readonly inDays: InDays },
-  alone: Transact
+  { alone, terminate }: { readonly alone: Transact; readonly terminate: Terminate }
 ): Effect.Effect<Transact, never, Scope.Scope> =>
   Effect.gen(function*() {
     const transactions = transactionsOf(client)
@@ -46,7 +47,7 @@ export const transactGrouped = (
     // Made by a member, a day would be locked until the group commits, and with it all settlements into that day.
     const prepare = (day: number): Effect.Effect<void> =>
       known.has(day) ? Effect.void : Effect.ignore(inDays(new Set([day]), Effect.sync(() => known.add(day))))
-    return together(db, transactions, foresee, prepare, alone, groups)
+    return together(db, transactions, foresee, prepare, { alone, terminate }, groups)
   })
 
 /** Who has done its work in a group, and how it is to be settled. */
@@ -103,7 +104,7 @@ const together = (
   { enter }: Transactions,
   foresee: Foresee,
   prepare: (day: number) => Effect.Effect<void>,
-  alone: Transact,
+  { alone, terminate }: { readonly alone: Transact; readonly terminate: Terminate },
   groups: Groups<Member>
 ): Transact => {
   const sql = settleSql(db.schema)
@@ -111,11 +112,13 @@ const together = (
   const joined = <A, E, R>(
     owner: Owner,
     handler: Effect.Effect<A, E, R>,
-    complete: (value: A) => Effect.Effect<Completion, E, R>
+    complete: (value: A) => Effect.Effect<Completion, E, R>,
+    session: Session | undefined
   ): Effect.Effect<Joined, E | CommitFailed, R> =>
     Effect.uninterruptibleMask((restore) =>
       Effect.contextWith((services: Context.Context<R>) => {
         const connection = new GroupedConnection(groups)
+        if (session !== undefined) session.end = connection.sever(terminate)
         const settled = ({ now, settlement }: Completion): Effect.Effect<Joined, CommitFailed> => {
           if (connection.isIdle) {
             connection.abandon()
@@ -165,15 +168,16 @@ const together = (
   return <A, E, R>(
     owner: Owner,
     handler: Effect.Effect<A, E, R>,
-    complete: (value: A) => Effect.Effect<Completion, E, R>
+    complete: (value: A) => Effect.Effect<Completion, E, R>,
+    session?: Session
   ): Effect.Effect<Transacted, E | CommitFailed, R> =>
     Effect.contextWith((services: Context.Context<R>) =>
       // A transaction that begins in its own way (another isolation level) is nobody else's.
       Context.get(services, BeginTransaction) !== undefined
-        ? alone(owner, handler, complete)
+        ? alone(owner, handler, complete, session)
         : Effect.flatMap(
-          joined(owner, handler, complete),
-          (ended) => ended._tag === "Scattered" ? alone(owner, handler, complete) : Effect.succeed(ended)
+          joined(owner, handler, complete, session),
+          (ended) => ended._tag === "Scattered" ? alone(owner, handler, complete, session) : Effect.succeed(ended)
         )
     )
 }

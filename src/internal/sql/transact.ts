@@ -14,15 +14,16 @@ import { isSqlError, type SqlError } from "effect/sql/SqlError"
 import { CommitFailed } from "../../JobError.ts"
 import type { JobId } from "../../JobId.ts"
 import { outcomeCodes } from "../../JobState.ts"
-import type { Breakage, Finish, JobStore, Owner, StoreError, Transacted } from "../../JobStore.ts"
+import type { Breakage, Finish, JobStore, Owner, Session, StoreError, Transacted } from "../../JobStore.ts"
 import type { AttemptConnection } from "../postgres/AttemptConnection.ts"
 import type { LazyConnection } from "../postgres/LazyConnection.ts"
 import type { Lending } from "../postgres/lending.ts"
-import { monotonicMillis, onLiveClock } from "../time/liveClock.ts"
+import { atMost, monotonicMillis, onLiveClock } from "../time/liveClock.ts"
 import * as Standstill from "../time/standstill.ts"
 import { type Database, isMissingDay, messageOf, toStoreError } from "./database.ts"
 import type { Foresee } from "./retention.ts"
 import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
+import type { Terminate } from "./terminate.ts"
 import {
   breakage,
   breakageOf,
@@ -108,13 +109,13 @@ export type Transact = JobStore["Service"]["transact"]
 export const transact = (
   db: Database,
   client: SqlClient,
-  foresee: Foresee,
+  { foresee, terminate }: { readonly foresee: Foresee; readonly terminate: Terminate },
   lending: Lending
 ): Transact => {
   const transactions = transactionsOf(client)
   return transactions === undefined
     ? transactEagerly(db, client, foresee, lending)
-    : transactLazily(db, transactions, foresee)
+    : transactLazily(db, transactions, { foresee, terminate })
 }
 
 /** After that the server's other sessions have heard of a shutdown, too. */
@@ -183,17 +184,23 @@ const makeTellIfLong = () => {
 }
 
 /** On a transaction opened by hand, which costs nothing before the first statement. */
-const transactLazily = (db: Database, { open }: Transactions, foresee: Foresee): Transact => {
+const transactLazily = (
+  db: Database,
+  { open }: Transactions,
+  { foresee, terminate }: { readonly foresee: Foresee; readonly terminate: Terminate }
+): Transact => {
   const sql = settleSql(db.schema)
   const tellIfLong = makeTellIfLong()
   return <A, E, R>(
     owner: Owner,
     handler: Effect.Effect<A, E, R>,
-    complete: (value: A) => Effect.Effect<Completion, E, R>
+    complete: (value: A) => Effect.Effect<Completion, E, R>,
+    session?: Session
   ): Effect.Effect<Transacted, E | CommitFailed, R> =>
     Effect.uninterruptibleMask((restore) =>
       Effect.contextWith((services: Context.Context<R>) => {
         const [connection, context] = open(services)
+        if (session !== undefined) session.end = connection.sever(terminate)
         const committed = ({ now, settlement }: Completion): Effect.Effect<Transacted, CommitFailed> => {
           if (connection.isIdle) {
             connection.abandon()
@@ -227,6 +234,14 @@ const transactLazily = (db: Database, { open }: Transactions, foresee: Foresee):
     )
 }
 
+/** The transaction of somebody else's client ends its own session, as soon as that takes a statement. */
+const severedBy = (client: SqlClient, session: Session) =>
+  Effect.map(Effect.serviceOption(client.transactionService), (transaction) => {
+    if (Option.isNone(transaction)) return
+    const [connection] = transaction.value
+    session.end = atMost(1_000, connection.execute("select pg_terminate_backend(pg_backend_pid())", [], undefined))
+  })
+
 /** In `withTransaction` of somebody else's client, which says only by running it that it has got a connection (`lending`). */
 const transactEagerly = ({ schema }: Database, client: SqlClient, foresee: Foresee, lending: Lending): Transact => {
   const sql = settleSql(schema)
@@ -243,7 +258,8 @@ const transactEagerly = ({ schema }: Database, client: SqlClient, foresee: Fores
   return <A, E, R>(
     owner: Owner,
     handler: Effect.Effect<A, E, R>,
-    complete: (value: A) => Effect.Effect<Completion, E, R>
+    complete: (value: A) => Effect.Effect<Completion, E, R>,
+    session?: Session
   ): Effect.Effect<Transacted, E | CommitFailed, R> =>
     Effect.uninterruptibleMask((restore) => {
       // The handler's own failure is told from the transaction's by where it happened: both may be a SqlError.
@@ -260,7 +276,7 @@ const transactEagerly = ({ schema }: Database, client: SqlClient, foresee: Fores
         Effect.flatMap(
           Effect.suspend(() => {
             lending.served(wait)
-            return handled
+            return session === undefined ? handled : Effect.andThen(severedBy(client, session), handled)
           }),
           (completion) =>
             end(owner, completion)
