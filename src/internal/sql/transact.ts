@@ -74,11 +74,12 @@ const unknown = (error: SqlError): Transacted => ({
  * that is lost while COMMIT never left counts as what had broken the transaction before.
  */
 export const conclude = (
-  error: SqlError,
+  answer: SqlError,
   isCommitting: boolean,
   { brokenBy, lastWords }: Pick<LazyConnection, "brokenBy" | "lastWords"> = noSession
 ): Effect.Effect<Transacted, CommitFailed> => {
-  if (isCommitUnknown(error)) return Effect.succeed(unknown(lastWords ?? error))
+  if (isCommitUnknown(answer)) return Effect.succeed(unknown(lastWords ?? answer))
+  const error = hasLostConnection(answer) ? lastWords ?? answer : answer
   const state = sqlState(error)
   if (isCommitting && state === undefined && error.reason._tag === "ConnectionError") {
     return Effect.succeed(unknown(error))
