@@ -28,6 +28,8 @@ export interface Scenario {
   readonly work: Work
   /** Only Millrace, against itself. */
   readonly isOwn?: boolean
+  /** The metric that decides `--against`; by default `cost` (compare.ts). */
+  readonly decidedBy?: string
   /** One round says enough, or takes too long for more. */
   readonly isOnce?: boolean
   readonly measure: (

@@ -23,6 +23,7 @@ export const latency: Scenario = {
   name: "latency",
   what: "one submit every 20 ms on an idle queue, from before it to the handler's first line",
   work: "noop",
+  decidedBy: "p50",
   measure: (turn) =>
     Effect.gen(function*() {
       const { samples, warmUp } = yield* Scale
