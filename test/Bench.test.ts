@@ -3,6 +3,7 @@
  */
 import * as NodeServices from "@effect/platform-node/NodeServices"
 import { describe, expect, it } from "@effect/vitest"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as FileSystem from "effect/FileSystem"
 import * as Path from "effect/Path"
@@ -13,16 +14,22 @@ import { fileURLToPath } from "node:url"
 
 const script = (name: string) => fileURLToPath(new URL(`../scripts/bench/${name}.ts`, import.meta.url))
 
-/** Runs it to its end, on a database of its own. */
-const run = Effect.fnUntraced(function*(name: string, ...args: ReadonlyArray<string>) {
+/** A program with no database given. */
+const spawn = Effect.fnUntraced(function*(program: string, args: ReadonlyArray<string>, cwd = process.cwd()) {
   const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
-  const handle = yield* spawner.spawn(
-    ChildProcess.make(process.execPath, [script(name), ...args], { env: { DATABASE_URL: "" }, extendEnv: true })
-  )
+  return yield* spawner.spawn(ChildProcess.make(program, args, { cwd, env: { DATABASE_URL: "" }, extendEnv: true }))
+})
+
+/** Runs a program to its end. */
+const runToEnd = Effect.fnUntraced(function*(program: string, args: ReadonlyArray<string>, cwd?: string) {
+  const handle = yield* spawn(program, args, cwd)
   const text = (output: Stream.Stream<Uint8Array, unknown>) => Stream.mkString(Stream.decodeText(output))
   const [stdout, stderr] = yield* Effect.all([text(handle.stdout), text(handle.stderr)], { concurrency: 2 })
   return { code: Number(yield* handle.exitCode), stdout, stderr }
 }, Effect.scoped)
+
+/** Runs it to its end, on a database of its own. */
+const run = (name: string, ...args: ReadonlyArray<string>) => runToEnd(process.execPath, [script(name), ...args])
 
 const Line = Schema.fromJsonString(Schema.Struct({
   scenario: Schema.String,
@@ -36,6 +43,44 @@ const Line = Schema.fromJsonString(Schema.Struct({
   jobs: Schema.Int,
   ratio: Schema.Finite
 }))
+
+/** The lines of a comparison with a commit. */
+const ComparedLine = Schema.fromJsonString(Schema.Struct({
+  metric: Schema.String,
+  system: Schema.String,
+  rounds: Schema.Int,
+  ratio: Schema.Finite,
+  ratios: Schema.optionalKey(Schema.Array(Schema.Finite)),
+  interval: Schema.optionalKey(Schema.Tuple([Schema.Finite, Schema.Finite])),
+  verdict: Schema.optionalKey(Schema.Literals(["no worse", "worse"]))
+}))
+
+/** A repository of the test's own: this code in one commit, and another version number in its working tree. */
+const repository = Effect.gen(function*() {
+  const fs = yield* FileSystem.FileSystem
+  const { join } = yield* Path.Path
+  const folder = yield* fs.makeTempDirectoryScoped({ prefix: "millrace-bench-test-" })
+  const root = fileURLToPath(new URL("..", import.meta.url))
+  for (const name of ["src", "scripts/shared", "scripts/bench", "package.json", "package-lock.json", ".gitignore"]) {
+    yield* fs.makeDirectory(join(folder, "scripts"), { recursive: true })
+    yield* fs.copy(join(root, name), join(folder, name))
+  }
+  yield* fs.symlink(join(root, "node_modules"), join(folder, "node_modules"))
+  const git = (...args: ReadonlyArray<string>) => runToEnd("git", args, folder)
+  yield* git("init", "--quiet")
+  yield* git("add", ".")
+  const author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+  expect(yield* git(...author, "commit", "--quiet", "--no-verify", "-m", "Earlier")).toMatchObject({ code: 0 })
+  const manifest = join(folder, "package.json")
+  const text = yield* fs.readFileString(manifest)
+  yield* fs.writeFileString(manifest, text.replace(/"version": "[^"]+"/, "\"version\": \"99.0.0\""))
+  return {
+    main: join(folder, "scripts/bench/main.ts"),
+    out: join(folder, "against.jsonl"),
+    name: Effect.map(git("rev-parse", "HEAD"), ({ stdout }) => `millrace@${stdout.slice(0, 7)}`),
+    worktrees: Effect.map(git("worktree", "list"), ({ stdout }) => stdout.trim().split("\n").length)
+  }
+})
 
 /** Every figure, and whether plain SQL has it too. */
 const expected = [
@@ -130,6 +175,76 @@ describe("the benchmark", () => {
       }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
     240_000
   )
+
+  it.live(
+    "compares the working tree with a commit, whose own code runs in a worktree that is removed",
+    () =>
+      Effect.gen(function*() {
+        const fs = yield* FileSystem.FileSystem
+        const { main, name, out, worktrees } = yield* repository
+        const earlier = yield* name
+        const args = ["submit", "--against", "HEAD", "--jobs", "50", "--rounds", "5", "--json", "--out", out]
+        const { code, stderr, stdout } = yield* runToEnd(process.execPath, [main, ...args])
+        const lines = yield* Schema.decodeUnknownEffect(Schema.Array(ComparedLine))(stdout.trim().split("\n"))
+        expect(lines.map(({ metric, rounds, system }) => [metric, system, rounds])).toEqual([
+          ["rate", "millrace", 5],
+          ["rate", earlier, 5],
+          ["cost", "millrace", 5],
+          ["cost", earlier, 5]
+        ])
+        for (const { interval, ratio, ratios } of lines.filter(({ system }) => system === earlier)) {
+          expect(ratios).toHaveLength(5)
+          expect(interval?.[0]).toBeLessThanOrEqual(ratio)
+          expect(interval?.[1]).toBeGreaterThanOrEqual(ratio)
+        }
+        // So few jobs may be worse by chance.
+        const verdict = lines[3]?.verdict
+        expect([verdict, code]).toEqual(verdict === "worse" ? ["worse", 1] : ["no worse", 0])
+        expect(stderr.includes(`Not shown to be no worse than ${earlier}:`)).toBe(verdict === "worse")
+        const [first = ""] = (yield* fs.readFileString(out)).split("\n")
+        expect(JSON.parse(first).systems).toEqual([
+          { name: "millrace", description: expect.stringMatching(/^Millrace 99[.]0[.]0:/) },
+          { name: earlier, description: expect.not.stringMatching(/^Millrace 99[.]0[.]0:/) }
+        ])
+        expect(yield* worktrees).toBe(1)
+      }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)),
+    240_000
+  )
+
+  it.live("removes the worktree of an interrupted comparison", () =>
+    Effect.gen(function*() {
+      const { main, out, worktrees } = yield* repository
+      const args = ["submit", "--against", "HEAD", "--jobs", "50", "--rounds", "1000", "--out", out]
+      const handle = yield* spawn(process.execPath, [main, ...args])
+      const isMeasuring = yield* Deferred.make<void>()
+      // To its end: a process whose stderr is closed dies at its next line.
+      yield* Stream.decodeText(handle.stderr).pipe(
+        Stream.splitLines,
+        Stream.runForEach((line) =>
+          line.startsWith("submit, round 1 ") ? Deferred.succeed(isMeasuring, undefined) : Effect.void
+        ),
+        Effect.ensuring(Deferred.succeed(isMeasuring, undefined)),
+        Effect.forkScoped
+      )
+      yield* Deferred.await(isMeasuring)
+      expect(yield* worktrees).toBe(2)
+      yield* Effect.ignore(handle.kill({ killSignal: "SIGINT" }))
+      yield* Effect.exit(handle.exitCode)
+      expect(yield* worktrees).toBe(1)
+    }).pipe(Effect.scoped, Effect.provide(NodeServices.layer)), 240_000)
+
+  it.live("names an unknown commit, and scenarios that no commit is compared in", () =>
+    Effect.gen(function*() {
+      const commit = yield* run("main", "drain", "--against", "no-such-commit")
+      expect(commit.code).toBe(1)
+      expect(commit.stdout + commit.stderr).toContain("--against: \"no-such-commit\" is not a commit of ")
+      const scenario = yield* run("main", "startup", "--against", "HEAD")
+      expect(scenario.code).toBe(1)
+      expect(scenario.stdout + scenario.stderr).toContain(
+        "--against does not compare startup. It compares: submit, submitBatch, drain, drainTx, drainGrouped, latency"
+      )
+      for (const { stderr, stdout } of [commit, scenario]) expect(stdout + stderr).not.toMatch(/BenchError|^ +at /m)
+    }).pipe(Effect.provide(NodeServices.layer)), 60_000)
 
   it.live("says which scenarios and peers there are when it is asked for another", () =>
     Effect.gen(function*() {

@@ -5,6 +5,7 @@ import * as Effect from "effect/Effect"
 import { readdir, readFile } from "node:fs/promises"
 import { join } from "node:path"
 import type { BenchError } from "./BenchError.ts"
+import { costs } from "./measure.ts"
 import * as Server from "./Server.ts"
 
 export interface Cost {
@@ -44,6 +45,19 @@ export const now = (url: string): Effect.Effect<Cost, BenchError, Server.Server>
     const cpuMicros = dataDir === undefined ? undefined : yield* Effect.promise(() => cpuOf(dataDir))
     return { cpuMicros, walBytes }
   })
+
+/** Processor time a job: `nodeMicros` of the worker, and the database's between two totals, where it is known. */
+export const perJob = (
+  before: Cost,
+  after: Cost,
+  nodeMicros: number,
+  jobs: number
+): Readonly<Record<string, number>> => ({
+  [costs.node]: nodeMicros / jobs,
+  ...(before.cpuMicros === undefined || after.cpuMicros === undefined
+    ? {}
+    : { [costs.database]: (after.cpuMicros - before.cpuMicros) / jobs })
+})
 
 const sessions =
   `select count(*)::int from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()`

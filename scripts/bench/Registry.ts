@@ -6,9 +6,8 @@ import * as Effect from "effect/Effect"
 import * as FileSystem from "effect/FileSystem"
 import * as Option from "effect/Option"
 import * as Path from "effect/Path"
-import { ChildProcess, ChildProcessSpawner } from "effect/process"
-import * as Stream from "effect/Stream"
 import { fileURLToPath } from "node:url"
+import { run } from "../shared/run.ts"
 import { BenchError } from "./BenchError.ts"
 
 export interface Entry {
@@ -64,12 +63,18 @@ export const slowIn = (scenario: string, systems: ReadonlyArray<Entry>): Readonl
     return factor === undefined ? [] : [`${name} with ${factor} times fewer jobs`]
   })
 
+/** Installs what the lock file of a folder names. */
+export const npmCi = Effect.fnUntraced(function*(name: string, folder: string) {
+  yield* Console.error(`Installing ${name}: npm ci in ${folder}`)
+  const { code, output } = yield* run("npm", ["ci", "--no-audit", "--no-fund"], folder)
+  if (code !== 0) return yield* new BenchError({ message: `npm ci in ${folder} failed:\n${output}` })
+})
+
 /** Installs the packages of a peer, unless they are there, from its own lock file. */
 export const install = Effect.fnUntraced(function*({ folder, name }: Entry) {
   if (folder === undefined) return
   const fs = yield* FileSystem.FileSystem
   const { join } = yield* Path.Path
-  const spawner = yield* ChildProcessSpawner.ChildProcessSpawner
   const changedAt = (file: string) =>
     fs.stat(join(folder, file)).pipe(
       Effect.map(({ mtime }) => Option.match(mtime, { onNone: () => 0, onSome: (at) => at.getTime() })),
@@ -77,11 +82,5 @@ export const install = Effect.fnUntraced(function*({ folder, name }: Entry) {
     )
   // npm writes this file last.
   if ((yield* changedAt("node_modules/.package-lock.json")) > (yield* changedAt("package-lock.json"))) return
-  yield* Console.error(`Installing ${name}: npm ci in ${folder}`)
-  const { code, output } = yield* Effect.scoped(Effect.gen(function*() {
-    const handle = yield* spawner.spawn(ChildProcess.make("npm", ["ci", "--no-audit", "--no-fund"], { cwd: folder }))
-    const output = yield* Stream.mkString(Stream.decodeText(handle.all))
-    return { code: Number(yield* handle.exitCode), output }
-  }))
-  if (code !== 0) return yield* new BenchError({ message: `npm ci in ${folder} failed:\n${output}` })
+  yield* npmCi(name, folder)
 }, Effect.mapError((error) => new BenchError({ message: error.message })))

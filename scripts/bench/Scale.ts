@@ -5,6 +5,8 @@ import * as Context from "effect/Context"
 
 export interface Options {
   readonly isQuick: boolean
+  /** Two commits are compared, which needs rounds enough for an interval. */
+  readonly isComparison: boolean
   readonly jobs: number | undefined
   readonly rounds: number | undefined
   readonly seconds: number | undefined
@@ -26,13 +28,13 @@ export class Scale extends Context.Service<Scale, {
   readonly partitions: ReadonlyArray<number>
 }>()("millrace/bench/Scale") {}
 
-export const make = ({ isQuick, jobs: given, rounds, seconds }: Options): Scale["Service"] => {
+export const make = ({ isComparison, isQuick, jobs: given, rounds, seconds }: Options): Scale["Service"] => {
   const jobs = given ?? (isQuick ? 10_000 : 100_000)
   const loadMillis = (seconds ?? (isQuick ? 30 : 300)) * 1_000
   return {
     isQuick,
     jobs,
-    rounds: rounds ?? (isQuick ? 1 : 3),
+    rounds: rounds ?? (isComparison ? 9 : isQuick ? 1 : 3),
     samples: Math.max(10, Math.min(500, jobs)),
     warmUp: Math.max(5, Math.min(50, jobs / 10)),
     loadMillis,

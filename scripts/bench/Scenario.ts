@@ -28,6 +28,8 @@ export interface Scenario {
   readonly work: Work
   /** Only Millrace, against itself. */
   readonly isOwn?: boolean
+  /** The metric that decides `--against`; by default `cost` (compare.ts). */
+  readonly decidedBy?: string
   /** One round says enough, or takes too long for more. */
   readonly isOnce?: boolean
   readonly measure: (
@@ -82,6 +84,20 @@ export const preload = Effect.fnUntraced(function*(turn: Turn, work: Work, jobs:
   return connect
 })
 
+/** Processor time a job of one call to a worker, its waiting included. */
+export const withCost = Effect.fnUntraced(function*<A, E, R>(
+  { call }: WorkerProcess.Worker,
+  url: string,
+  jobs: number,
+  use: Effect.Effect<A, E, R>
+) {
+  const before = yield* Cost.now(url)
+  const { cpuMicros: nodeBefore } = yield* call("progress", undefined)
+  const result = yield* use
+  const { cpuMicros: nodeAfter } = yield* call("progress", undefined)
+  return { result, extra: Cost.perJob(before, yield* Cost.now(url), nodeAfter - nodeBefore, jobs) }
+})
+
 /** Jobs a second. */
 export const rate = (jobs: number, millis: number): number => jobs / millis * 1_000
 
@@ -100,12 +116,8 @@ export const drain = Effect.fnUntraced(function*(
       return { before, drained, after: yield* Cost.now(connect.url) }
     }))
   const dead = (yield* Cost.deadTuples(connect.url)) - deadBefore
-  const cpu = before.cpuMicros === undefined || after.cpuMicros === undefined
-    ? {}
-    : { "database us a job": (after.cpuMicros - before.cpuMicros) / jobs }
   const extra: Readonly<Record<string, number>> = {
-    "node us a job": drained.cpuMicros / jobs,
-    ...cpu,
+    ...Cost.perJob(before, after, drained.cpuMicros, jobs),
     "peak RSS MB": drained.peakRssMb,
     "WAL bytes a job": (after.walBytes - before.walBytes) / jobs,
     "dead tuples a job": dead / jobs,

@@ -6,14 +6,18 @@ import * as Console from "effect/Console"
 import * as Effect from "effect/Effect"
 import * as Result from "effect/Result"
 import { BenchError } from "./BenchError.ts"
+import * as Commit from "./Commit.ts"
+import * as Compare from "./compare.ts"
+import * as Cost from "./Cost.ts"
 import * as Environment from "./environment.ts"
-import { type Sample, summarize } from "./measure.ts"
+import { ratiosOf, type Sample, summarize } from "./measure.ts"
 import type { Description } from "./protocol.ts"
 import * as Redis from "./Redis.ts"
 import * as Registry from "./Registry.ts"
 import * as Results from "./results.ts"
 import { Scale } from "./Scale.ts"
 import { inProcess, type Scenario, type Turn } from "./Scenario.ts"
+import * as Server from "./Server.ts"
 import { show } from "./table.ts"
 import { withTargets } from "./targets.ts"
 
@@ -21,6 +25,8 @@ import { withTargets } from "./targets.ts"
 export interface Options {
   readonly scenarios: ReadonlyArray<Scenario>
   readonly others: ReadonlyArray<Registry.Entry>
+  /** The commit to compare the working tree with. */
+  readonly against: Commit.Commit | undefined
   readonly isJson: boolean
   readonly out: string
 }
@@ -56,14 +62,22 @@ const rotated = <A>(all: ReadonlyArray<A>, by: number): ReadonlyArray<A> => {
   return [...all.slice(from), ...all.slice(0, from)]
 }
 
+/** The order of a round. Of two commits each goes first in every other round, also with peers around them. */
+const inTurn = <A>(all: ReadonlyArray<A>, round: number, isComparison: boolean): ReadonlyArray<A> =>
+  isComparison ? (round % 2 === 1 ? all : all.toReversed()) : rotated(all, round - 1)
+
 /** The samples of a scenario by metric, then system, then round; and what failed. */
-const measureAll = Effect.fnUntraced(function*(scenario: Scenario, systems: ReadonlyArray<Ready>) {
+const measureAll = Effect.fnUntraced(function*(
+  scenario: Scenario,
+  systems: ReadonlyArray<Ready>,
+  isComparison: boolean
+) {
   const { rounds: asked } = yield* Scale
   const rounds = scenario.isOnce === true ? 1 : asked
   const samples: Array<Sample & { readonly system: string; readonly round: number }> = []
   const failures: Array<Results.Run["failures"][number]> = []
   for (let round = 1; round <= rounds; round++) {
-    for (const { redis, system } of rotated(systems, round - 1)) {
+    for (const { redis, system } of inTurn(systems, round, isComparison)) {
       if (failures.some((failure) => failure.system === system.name)) continue
       const turn: Turn = { system, round, redis }
       const measured = yield* Effect.result(Effect.scoped(scenario.measure(turn)))
@@ -73,10 +87,11 @@ const measureAll = Effect.fnUntraced(function*(scenario: Scenario, systems: Read
         failures.push({ scenario: scenario.name, system: system.name, message })
         yield* Console.error(`${head} failed: ${message}`)
       } else {
-        samples.push(...measured.success.map((sample) => ({ ...sample, system: system.name, round })))
-        const figures = measured.success.map(({ metric, unit, value }) =>
-          `${metric} ${Number(value.toPrecision(4))} ${unit}`
-        )
+        const found = isComparison
+          ? [...measured.success, ...measured.success.flatMap((sample) => Compare.costOf(sample) ?? [])]
+          : measured.success
+        samples.push(...found.map((sample) => ({ ...sample, system: system.name, round })))
+        const figures = found.map(({ metric, unit, value }) => `${metric} ${Number(value.toPrecision(4))} ${unit}`)
         yield* Console.error(`${head} ${figures.join(", ")}`)
       }
     }
@@ -87,10 +102,11 @@ const measureAll = Effect.fnUntraced(function*(scenario: Scenario, systems: Read
 const rowsOf = (
   scenario: Scenario,
   systems: ReadonlyArray<Ready>,
-  samples: Effect.Success<ReturnType<typeof measureAll>>["samples"]
+  samples: Effect.Success<ReturnType<typeof measureAll>>["samples"],
+  against: Commit.Commit | undefined
 ): ReadonlyArray<Results.Row> => {
   const metrics = [...new Set(samples.map(({ metric }) => metric))]
-  return withTargets(metrics.flatMap((metric) => {
+  const rows = metrics.flatMap((metric) => {
     const roundsOf = (name: string) =>
       new Map(
         samples.filter((sample) => sample.metric === metric && sample.system === name).map((sample) => [
@@ -98,17 +114,44 @@ const rowsOf = (
           sample
         ])
       )
-    return systems.flatMap(({ system: { name } }) =>
-      summarize(scenario.name, name, roundsOf(name), roundsOf(Registry.millrace.name)) ?? []
-    )
-  }))
+    const own = roundsOf(Registry.millrace.name)
+    return systems.flatMap(({ system: { name } }) => {
+      const rounds = roundsOf(name)
+      const row = summarize(scenario.name, name, rounds, own)
+      if (row === undefined) return []
+      return row.system === against?.name
+        ? Compare.compared(row, ratiosOf(rounds, own), scenario.decidedBy ?? "cost")
+        : row
+    })
+  })
+  // The targets are of the full benchmark beside its peers.
+  return against === undefined ? withTargets(rows) : rows
 }
 
-export const run = Effect.fnUntraced(function*({ isJson, others, out, scenarios }: Options) {
+/** The earlier commit as a system. Fails where a cost would not be known. */
+const earlier = Effect.fnUntraced(function*(commit: Commit.Commit) {
+  const { url } = yield* Server.Server
+  if ((yield* Cost.now(url)).cpuMicros === undefined) {
+    return yield* new BenchError({
+      message:
+        "--against compares processor time, and the database's is not known here. It needs Linux, and DATABASE_URL unset"
+    })
+  }
+  return yield* Commit.system(commit)
+})
+
+export const run = Effect.fnUntraced(function*({ against, isJson, others, out, scenarios }: Options) {
   const scale = yield* Scale
   const environment = yield* Environment.describe
-  const { leftOut, ready } = yield* makeReady([Registry.millrace, ...others])
+  const compared = against === undefined ? [] : [yield* earlier(against)]
+  const { leftOut, ready } = yield* makeReady([Registry.millrace, ...compared, ...others])
   for (const { because, system } of leftOut) yield* Console.error(`Without ${system}: ${because}`)
+  const missing = against === undefined
+    ? undefined
+    : leftOut.find(({ system }) => system === against.name || system === Registry.millrace.name)
+  if (missing !== undefined) {
+    return yield* new BenchError({ message: `${missing.system} does not start: ${missing.because}` })
+  }
   const rows: Array<Results.Row> = []
   const failures: Array<Results.Run["failures"][number]> = []
   const fewer: Array<string> = []
@@ -118,8 +161,8 @@ export const run = Effect.fnUntraced(function*({ isJson, others, out, scenarios 
       scenario.isOwn === true ? system.name === Registry.millrace.name : description.works.includes(scenario.work)
     )
     const slow = Registry.slowIn(scenario.name, systems.map(({ system }) => system))
-    const measured = yield* measureAll(scenario, systems)
-    const found = rowsOf(scenario, systems, measured.samples)
+    const measured = yield* measureAll(scenario, systems, against !== undefined)
+    const found = rowsOf(scenario, systems, measured.samples, against)
     rows.push(...found)
     failures.push(...measured.failures)
     fewer.push(...slow.map((words) => `${scenario.name}: ${words}`))
@@ -129,21 +172,26 @@ export const run = Effect.fnUntraced(function*({ isJson, others, out, scenarios 
       : Console.log(show(scenario.name, words, found))
     yield* Results.write(out, {
       ...environment,
+      ...(against === undefined ? {} : { against: against.hash }),
       jobs: scale.jobs,
       rounds: scale.rounds,
       isQuick: scale.isQuick,
-      systems: ready.map(({ description: { description, name } }) => ({ name, description })),
+      systems: ready.map(({ description: { description }, system: { name } }) => ({ name, description })),
       leftOut,
       failures,
       fewer
     }, rows)
   }
   if (!isJson) { for (const { because, system } of leftOut) yield* Console.log(`\nWithout ${system}: ${because}`) }
-  yield* Console.error(
-    `\nResults are in ${out}; "npx node scripts/bench/report.ts ${out}" makes the page and the picture.`
-  )
+  const next = against === undefined ? `; "npx node scripts/bench/report.ts ${out}" makes the page and the picture` : ""
+  yield* Console.error(`\nResults are in ${out}${next}.`)
   if (failures.length > 0) {
     const lines = failures.map(({ message, scenario, system }) => `  ${scenario}, ${system}: ${message.split("\n")[0]}`)
     return yield* new BenchError({ message: ["Not all could be measured:", ...lines].join("\n") })
+  }
+  const unproven = against === undefined ? [] : Compare.unproven(scenarios.map(({ name }) => name), rows)
+  if (unproven.length > 0) {
+    const lines = unproven.map((words) => `  ${words}`)
+    return yield* new BenchError({ message: [`Not shown to be no worse than ${against?.name}:`, ...lines].join("\n") })
   }
 })

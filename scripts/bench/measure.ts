@@ -17,6 +17,9 @@ export interface Sample {
   readonly extra?: Readonly<Record<string, number>>
 }
 
+/** The secondary figures that hold processor time. */
+export const costs = { node: "node us a job", database: "database us a job" } as const
+
 /** The value below which `part` of the sorted values lie. */
 export const percentile = (values: ReadonlyArray<number> | Float64Array, part: number): number => {
   const sorted = Float64Array.from(values).sort()
@@ -35,12 +38,9 @@ const better = (sample: Sample, value: number, than: number) => sample.isMoreBet
 /** One system's samples, by round; a round in which it failed is not there. */
 export type Rounds = ReadonlyMap<number, Sample>
 
-/** A row out of one system's samples of one metric, beside Millrace's of the same rounds. */
-export const summarize = (scenario: string, system: string, rounds: Rounds, millrace: Rounds): Row | undefined => {
-  const samples = [...rounds.values()]
-  const [first] = samples
-  if (first === undefined) return undefined
-  const ratios = [...rounds].flatMap(([round, sample]) => {
+/** How many times better Millrace is, for each round that has both. */
+export const ratiosOf = (rounds: Rounds, millrace: Rounds): ReadonlyArray<number> =>
+  [...rounds].flatMap(([round, sample]) => {
     const own = millrace.get(round)
     if (own === undefined) return []
     return [
@@ -49,6 +49,12 @@ export const summarize = (scenario: string, system: string, rounds: Rounds, mill
         : better(own, own.value, sample.value)
     ]
   })
+
+/** A row out of one system's samples of one metric, beside Millrace's of the same rounds. */
+export const summarize = (scenario: string, system: string, rounds: Rounds, millrace: Rounds): Row | undefined => {
+  const samples = [...rounds.values()]
+  const [first] = samples
+  if (first === undefined) return undefined
   const values = samples.map(({ value }) => value)
   const extra = Object.fromEntries(
     Object.keys(first.extra ?? {}).map((
@@ -65,7 +71,7 @@ export const summarize = (scenario: string, system: string, rounds: Rounds, mill
     unit: first.unit,
     rounds: samples.length,
     jobs: first.jobs,
-    ratio: median(ratios),
+    ratio: median(ratiosOf(rounds, millrace)),
     ...(first.extra === undefined ? {} : { extra })
   }
 }

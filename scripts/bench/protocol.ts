@@ -1,5 +1,8 @@
 /**
  * What the harness asks of a worker process, and what that answers. Types only, like System.ts: a worker may live among other versions.
+ *
+ * A promise between commits: `--against` drives the worker of an earlier one. Calls and optional fields may be added; those that exist keep
+ * their names and meanings. A call that an earlier worker does not know ends its process.
  */
 import type { Settings, Work } from "./System.ts"
 

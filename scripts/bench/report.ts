@@ -42,6 +42,11 @@ const command = Command.make("report", {
     const fs = yield* FileSystem.FileSystem
     const { dirname, relative } = yield* Path.Path
     const { rows, run } = yield* Results.read(results)
+    if (run.against !== undefined) {
+      return yield* new BenchError({
+        message: `${results} compares two commits (--against). A report needs a run of "npm run bench" without it`
+      })
+    }
     const text = yield* placed(into, yield* fs.readFileString(into), page(run, rows, relative(dirname(into), svg)))
     yield* fs.writeFileString(svg, picture(run, rows))
     yield* fs.writeFileString(into, text)

@@ -27,6 +27,12 @@ export const Row = Schema.Struct({
   /** What is aimed at, in words, and whether it is reached. */
   target: Schema.optionalKey(Schema.String),
   isMet: Schema.optionalKey(Schema.Boolean),
+  /** On the rows of the commit of `--against`: the ratios of the rounds, in order. */
+  ratios: Schema.optionalKey(Schema.Array(Schema.Finite)),
+  /** The 90 % interval of their median. Absent with fewer than 5 rounds. */
+  interval: Schema.optionalKey(Schema.Tuple([Schema.Finite, Schema.Finite])),
+  /** Whether the working tree is no worse than that commit, on the row that decides it. */
+  verdict: Schema.optionalKey(Schema.Literals(["no worse", "worse", "undecided"])),
   /** Medians of the secondary figures. */
   extra: Schema.optionalKey(Schema.Record(Schema.String, Schema.Finite))
 })
@@ -36,6 +42,8 @@ export type Row = typeof Row.Type
 export const Run = Schema.Struct({
   date: Schema.String,
   commit: Schema.optionalKey(Schema.String),
+  /** The commit that `--against` names. */
+  against: Schema.optionalKey(Schema.String),
   machine: Schema.Struct({ cpu: Schema.String, cores: Schema.Int, memoryGb: Schema.Finite, os: Schema.String }),
   node: Schema.String,
   postgres: Schema.String,

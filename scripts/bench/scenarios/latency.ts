@@ -6,7 +6,7 @@ import { BenchError } from "../BenchError.ts"
 import { percentile } from "../measure.ts"
 import type { Latencies } from "../protocol.ts"
 import { Scale } from "../Scale.ts"
-import { fresh, prepared, type Scenario } from "../Scenario.ts"
+import { fresh, prepared, type Scenario, withCost } from "../Scenario.ts"
 
 /** Fails where a job never started. */
 export const checked = (whose: string, { at, took }: Latencies): Effect.Effect<Latencies, BenchError> => {
@@ -23,24 +23,27 @@ export const latency: Scenario = {
   name: "latency",
   what: "one submit every 20 ms on an idle queue, from before it to the handler's first line",
   work: "noop",
+  decidedBy: "p50",
   measure: (turn) =>
     Effect.gen(function*() {
       const { samples, warmUp } = yield* Scale
       const connect = yield* fresh(turn, "noop")
-      const { took } = yield* prepared(turn.system, connect, ({ call }) =>
+      const { extra, result } = yield* prepared(turn.system, connect, (worker) =>
         Effect.gen(function*() {
-          yield* call("run", undefined)
-          yield* call("pace", { jobs: warmUp, everyMillis: 20, isUrgent: false })
-          const measured = yield* call("pace", { jobs: samples, everyMillis: 20, isUrgent: false })
-          return yield* checked(`${turn.system.name}, latency`, measured)
+          const pace = (jobs: number) => worker.call("pace", { jobs, everyMillis: 20, isUrgent: false })
+          yield* worker.call("run", undefined)
+          yield* pace(warmUp)
+          return yield* withCost(worker, connect.url, samples, pace(samples))
         }))
-      const extra = distribution(took)
+      const { took } = yield* checked(`${turn.system.name}, latency`, result)
+      const parts = distribution(took)
       return ["p50", "p90", "p99"].map((metric) => ({
         metric,
-        value: extra[metric] ?? Number.NaN,
+        value: parts[metric] ?? Number.NaN,
         unit: "ms",
         isMoreBetter: false,
-        jobs: samples
+        jobs: samples,
+        ...(metric === "p50" ? { extra } : {})
       }))
     })
 }

@@ -59,15 +59,11 @@ const measure = Effect.fnUntraced(function*(turn: Turn, jobs: number, runners: n
 
   const millis = end - Math.min(...after.map(({ firstAt }) => firstAt).filter(Number.isFinite))
   const node = after.reduce((sum, { cpuMicros }, index) => sum + cpuMicros - (before[index]?.cpuMicros ?? 0), 0)
-  const database = cost.cpuMicros === undefined || costBefore.cpuMicros === undefined
-    ? {}
-    : { "database us a job": (cost.cpuMicros - costBefore.cpuMicros) / jobs }
   const shares = after.map(({ starts }) => starts / jobs)
   return {
     value: rate(jobs, millis),
     extra: {
-      "node us a job": node / jobs,
-      ...database,
+      ...Cost.perJob(costBefore, cost, node, jobs),
       "fullest runner, share of the jobs": Math.max(...shares),
       "idle runners": shares.filter((share) => share === 0).length
     }

@@ -4,11 +4,22 @@
 import * as Effect from "effect/Effect"
 import { jobsFor } from "../Registry.ts"
 import { Scale } from "../Scale.ts"
-import { fresh, prepared, rate, type Scenario } from "../Scenario.ts"
+import { fresh, prepared, rate, type Scenario, type Turn, withCost } from "../Scenario.ts"
+import type { Worker } from "../WorkerProcess.ts"
 
-const sample = (jobs: number, millis: number) => [
-  { metric: "rate", value: rate(jobs, millis), unit: "jobs/s", isMoreBetter: true, jobs }
-]
+const measure = Effect.fnUntraced(function*<E, R>(
+  turn: Turn,
+  jobs: number,
+  submit: (worker: Worker) => Effect.Effect<number, E, R>
+) {
+  const connect = yield* fresh(turn, "noop")
+  const { extra, result: millis } = yield* prepared(
+    turn.system,
+    connect,
+    (worker) => withCost(worker, connect.url, jobs, submit(worker))
+  )
+  return [{ metric: "rate", value: rate(jobs, millis), unit: "jobs/s", isMoreBetter: true, jobs, extra }]
+})
 
 export const submit: Scenario = {
   name: "submit",
@@ -18,9 +29,7 @@ export const submit: Scenario = {
     Effect.gen(function*() {
       const scale = yield* Scale
       const jobs = jobsFor(turn.system, "submit", scale.jobs / 2)
-      const connect = yield* fresh(turn, "noop")
-      const millis = yield* prepared(turn.system, connect, ({ call }) => call("submit", { jobs, callers: 50 }))
-      return sample(jobs, millis)
+      return yield* measure(turn, jobs, ({ call }) => call("submit", { jobs, callers: 50 }))
     })
 }
 
@@ -32,12 +41,6 @@ export const submitBatch: Scenario = {
     Effect.gen(function*() {
       const scale = yield* Scale
       const jobs = jobsFor(turn.system, "submitBatch", scale.jobs)
-      const connect = yield* fresh(turn, "noop")
-      const millis = yield* prepared(
-        turn.system,
-        connect,
-        ({ call }) => call("submitBatch", { jobs, batch: 1_000, callers: 2 })
-      )
-      return sample(jobs, millis)
+      return yield* measure(turn, jobs, ({ call }) => call("submitBatch", { jobs, batch: 1_000, callers: 2 }))
     })
 }
