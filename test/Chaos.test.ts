@@ -418,7 +418,7 @@ describe("the checker", () => {
 // ---------------------------------------------------------------------------------------------------- seeds
 
 const some = (seed: number, name: string): ReadonlyArray<Intent> => {
-  const source = intents(seed, name, { perSecond: 20, dies: false })
+  const source = intents(seed, name, { perSecond: 20, hostility: "deadly" })
   return Array.from({ length: 500 }, () => source.next().value)
 }
 
