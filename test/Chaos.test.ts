@@ -14,6 +14,7 @@ import * as Schema from "effect/Schema"
 import * as Stream from "effect/Stream"
 import { fileURLToPath } from "node:url"
 import { judge } from "../scripts/chaos/checker/check.ts"
+import type { Row } from "../scripts/chaos/checker/evidence.ts"
 import { load } from "../scripts/chaos/checker/load.ts"
 import { rules } from "../scripts/chaos/checker/rules.ts"
 import { type Intent, intents } from "../scripts/chaos/intents.ts"
@@ -45,6 +46,7 @@ interface Shape {
   readonly from?: number
   readonly to?: number
   readonly crashes?: number
+  readonly reruns?: number
   readonly history: ReadonlyArray<object>
 }
 
@@ -57,25 +59,33 @@ const ran = (attempt: number, outcome: string, from: number, to: number) => ({
   endedAt: at(to),
   runner: "millrace:1",
   outcome,
-  ...outcome === "completed" || outcome === "cancelled" ? {} : { failure: boom }
+  ...outcome === "retried" || outcome === "dead-lettered" ? { failure: boom } : {}
+})
+/** The same, which failed in another way than was planned. */
+const failed = (attempt: number, outcome: "retried" | "dead-lettered", tag: string, from: number, to: number) => ({
+  ...ran(attempt, outcome, from, to),
+  failure: { class: "System", tag, message: "" }
 })
 const completed = ran(1, "completed", 1, 2)
 
 const payload = (n: number, dedupe?: string) =>
   `'${JSON.stringify({ ref: ref(n), ...dedupe !== undefined && { dedupe } })}'`
 const time = (seconds: number) => `timestamptz 'epoch' + interval '${at(seconds)} milliseconds'`
-const shared = (n: number, attempt: number, { batch: isBatch, dedupe, from = 0, history, type = "Tx" }: Shape) =>
-  `'${id(n)}', 0, 1, 0, '=', '${type}', ${attempt}, ${isBatch === true ? `'${batch}'` : "null"}, ${time(from)}, ${
-    payload(n, dedupe)
-  }, '${JSON.stringify(history)}'`
-const columns = "id, version, queue_id, partition, tenant_id, type, attempt, batch_id, created_at, payload, history"
+const shared = (n: number, attempt: number, shape: Shape) => {
+  const { batch: isBatch, crashes = 0, dedupe, from = 0, history, reruns = 0, type = "Tx" } = shape
+  return `'${id(n)}', 0, 1, 0, '=', '${type}', ${attempt}, ${crashes}, ${reruns}, ${
+    isBatch === true ? `'${batch}'` : "null"
+  }, ${time(from)}, ${payload(n, dedupe)}, '${JSON.stringify(history)}'`
+}
+const columns =
+  "id, version, queue_id, partition, tenant_id, type, attempt, crashes, reruns, batch_id, created_at, payload, history"
 
 const finished = (n: number, outcome: 0 | 1, attempt: number, shape: Shape) =>
   `insert into millrace.finished_jobs (${columns}, outcome, finished_at, purge_on)
    values (${shared(n, attempt, shape)}, ${outcome}, ${time(shape.to ?? 2)}, '2026-01-12')`
 const dead = (n: number, attempt: number, shape: Shape, tag = "Boom") =>
-  `insert into millrace.dead_letters (${columns}, lane, crashes, dead_at, error_tag, error_class, failure)
-   values (${shared(n, attempt, shape)}, 2, ${shape.crashes ?? 0}, ${time(shape.to ?? 2)}, '${tag}', 'Business', '{}')`
+  `insert into millrace.dead_letters (${columns}, lane, dead_at, error_tag, error_class, failure)
+   values (${shared(n, attempt, shape)}, 2, ${time(shape.to ?? 2)}, '${tag}', 'Business', '{}')`
 const live = (n: number, shape: Shape) =>
   `insert into millrace.jobs (${columns}, lane, state, payload_bytes) values (${shared(n, 0, shape)}, 2, 0, 2)`
 const effect = (n: number, more: { key?: string; n?: number; from?: number; to?: number; runner?: number } = {}) =>
@@ -84,9 +94,39 @@ const effect = (n: number, more: { key?: string; n?: number; from?: number; to?:
     more.runner ?? 0
   }, 0,
     ${time(more.from ?? 1)}, ${time(more.to ?? 2)})`
-const start = (n: number, from = 1, incarnation = 0) =>
+const start = (n: number, from = 1, incarnation = 0, runner = 0) =>
   `insert into chaos.starts (job_id, ref, attempt, runner, incarnation, at) values
-   ('${id(n)}', '${ref(n)}', 1, 0, ${incarnation}, ${time(from)})`
+   ('${id(n)}', '${ref(n)}', 1, ${runner}, ${incarnation}, ${time(from)})`
+
+const killed = (seconds: number, number = 0, incarnation = 0) => ({
+  at: at(seconds),
+  what: "runner",
+  number,
+  incarnation,
+  is: "killed"
+})
+const sessionEnded = (is: string, seconds: number, by: string) => ({ at: at(seconds), what: "session", is, by })
+const fault = (kind: string, seconds: number, more: object = {}) => ({
+  at: at(seconds),
+  what: "fault",
+  kind,
+  target: 0,
+  mode: "",
+  forMs: 0,
+  ...more
+})
+
+const crashLoop = { class: "System", tag: "CrashLoop", message: "" }
+/** Crashes of a job a second apart, each half a second after its start, and the dead letter then. */
+const crashes = (from: number) => [
+  ...[0, 1, 2, 3, 4].map((n) => ran(1, "crashed", from + n, from + n + 0.5)),
+  { kind: "dead-lettered", at: at(from + 5), failure: crashLoop }
+]
+const crashLooped = (n: number, type: string, from: number) =>
+  dead(n, 0, { type, crashes: 5, from: from - 0.5, to: from + 5, history: crashes(from) }, "CrashLoop")
+/** Starts of a job a second apart. */
+const startsOf = (n: number, from: number, count: number) =>
+  Array.from({ length: count }, (_, index) => start(n, from + index, index))
 
 let calls = 0
 const order = (n: number, more: object = {}) => ({ ref: ref(n), type: "Tx", fails: 0, ...more })
@@ -100,6 +140,13 @@ const asked = (asked: object, answer: object | undefined, from = 0) => {
 }
 const submitted = (n: number, more: object = {}, from = 0) =>
   asked({ op: "submit", isBatch: false, orders: [order(n, more)] }, { say: "ack", ids: [id(n)] }, from)
+
+/** An innocent job that is dead-lettered as a crash loop, of five times that something is noted. */
+const innocent = ({ events, ledger, sql }: Story, n: number, from: number, note: (seconds: number) => object) => {
+  ledger.push(...submitted(n, {}, from - 0.5))
+  events.push(...[0, 1, 2, 3, 4].map((index) => ({ ...note(from + index + 0.4) })))
+  sql.push(crashLooped(n, "Tx", from), ...startsOf(n, from, 5))
+}
 
 /** A run in which every promise was kept, with one job of every kind. */
 const clean = (): Story => ({
@@ -127,13 +174,33 @@ const clean = (): Story => ({
     ...asked({ op: "submit", isBatch: false, orders: [order(14)] }, { say: "unknown", error: "OutcomeUnknown" }),
     ...asked({ op: "submit", isBatch: false, orders: [order(15)] }, { say: "refused", error: "StoreUnavailable" }),
     ...submitted(15, {}, 1),
-    ...submitted(16, { type: "Die" })
+    ...submitted(16, { type: "Die" }, 39.5),
+    ...submitted(17, { type: "KillBackend" }, 49.5),
+    ...submitted(18, { type: "Uninspectable" }),
+    ...submitted(19, { type: "Hang" }),
+    ...submitted(20, { type: "IdleInTransaction" }),
+    ...submitted(21, { type: "Cut" }, 30),
+    // Its session was terminated with those of all handlers.
+    ...submitted(22, { fails: 1 }, 30),
+    ...submitted(23),
+    ...submitted(24, { type: "HangKeyed", key: "l", n: 1 }),
+    ...submitted(25, { type: "Keyed", key: "l", n: 2 }, 14),
+    // The first one was abandoned, and did not end before the second one had begun.
+    ...submitted(26, { type: "Keyed", key: "m", n: 1 }),
+    ...submitted(27, { type: "Keyed", key: "m", n: 2 }),
+    // The database was away for so long that an attempt counts.
+    ...submitted(28)
   ],
   events: [
     { at: at(0), what: "began" },
-    { at: at(1.5), what: "runner", number: 0, incarnation: 0, is: "killed" },
+    killed(1.5),
     // One that nobody hurt had no turn for a while, and what it began before was taken from it.
     { at: at(14), what: "runner", number: 1, incarnation: 0, is: "stood", forMs: 6_000 },
+    sessionEnded("terminated", 31.2, id(21)),
+    sessionEnded("cut", 33.2, id(21)),
+    fault("terminate", 36.5, { mode: "handlers" }),
+    ...[0, 1, 2, 3, 4].map((n) => killed(40.5 + n, 0, n)),
+    ...[0, 1, 2, 3, 4].map((n) => sessionEnded("killed", 50.5 + n, id(17))),
     { at: at(60), what: "quiet" }
   ],
   samples: [
@@ -147,7 +214,11 @@ const clean = (): Story => ({
   sql: [
     finished(1, 0, 1, { history: [completed] }),
     finished(2, 0, 2, { to: 4, history: [ran(1, "retried", 1, 2), ran(2, "completed", 3, 4)] }),
-    finished(3, 0, 1, { type: "Plain", history: [completed] }),
+    finished(3, 0, 1, {
+      type: "Plain",
+      crashes: 1,
+      history: [ran(1, "crashed", 1, 1.6), ran(1, "completed", 1.7, 2)]
+    }),
     dead(4, 4, {
       to: 8,
       history: [
@@ -172,16 +243,111 @@ const clean = (): Story => ({
     finished(7, 0, 1, { batch: true, history: [completed] }),
     finished(8, 0, 1, { batch: true, history: [completed] }),
     finished(9, 0, 1, { dedupe: "d1", history: [completed] }),
-    finished(10, 0, 1, { dedupe: "d1", from: 10, to: 12, history: [ran(1, "completed", 11, 12)] }),
+    finished(10, 0, 1, {
+      dedupe: "d1",
+      from: 10,
+      to: 12,
+      crashes: 1,
+      history: [ran(1, "crashed", 10.2, 11.4), ran(1, "completed", 11.5, 12)]
+    }),
     finished(11, 0, 1, { type: "Keyed", history: [completed] }),
     finished(12, 0, 1, { type: "Keyed", to: 4, history: [ran(1, "completed", 3, 4)] }),
     finished(13, 0, 1, { history: [completed] }),
     finished(15, 0, 1, { from: 1, history: [completed] }),
-    dead(16, 0, {
-      type: "Die",
-      crashes: 5,
-      history: [{ kind: "dead-lettered", at: at(2), failure: { ...boom, tag: "CrashLoop" } }]
-    }, "CrashLoop"),
+    crashLooped(16, "Die", 40),
+    ...startsOf(16, 40, 5),
+    crashLooped(17, "KillBackend", 50),
+    ...startsOf(17, 50, 5),
+    dead(18, 4, {
+      type: "Uninspectable",
+      to: 8,
+      history: [
+        failed(1, "retried", "Unknown", 1, 2),
+        failed(2, "retried", "Unknown", 3, 4),
+        failed(3, "retried", "Unknown", 5, 6),
+        failed(4, "dead-lettered", "Unknown", 7, 8)
+      ]
+    }, "Unknown"),
+    ...startsOf(18, 1, 4),
+    dead(19, 2, {
+      type: "Hang",
+      to: 15,
+      history: [failed(1, "retried", "JobTimeout", 2, 8), failed(2, "dead-lettered", "JobTimeout", 9, 15)]
+    }, "JobTimeout"),
+    start(19, 2),
+    start(19, 9),
+    dead(20, 4, {
+      type: "IdleInTransaction",
+      reruns: 1,
+      to: 9,
+      history: [
+        ran(1, "interrupted", 0, 0.5),
+        failed(1, "retried", "SqlError", 1, 2),
+        failed(2, "retried", "SqlError", 3, 4),
+        failed(3, "retried", "SqlError", 5, 6),
+        failed(4, "dead-lettered", "SqlError", 7, 8)
+      ]
+    }, "SqlError"),
+    start(20, 0),
+    ...startsOf(20, 1, 4),
+    finished(21, 0, 2, {
+      type: "Cut",
+      crashes: 1,
+      from: 30,
+      to: 36,
+      history: [
+        failed(1, "retried", "SqlError", 31, 32),
+        ran(2, "crashed", 33, 34),
+        ran(2, "completed", 35, 36)
+      ]
+    }),
+    finished(22, 0, 3, {
+      from: 30,
+      to: 39,
+      history: [ran(1, "retried", 30.5, 31), failed(2, "retried", "SqlError", 36, 37), ran(3, "completed", 38, 39)]
+    }),
+    // The runner shut down, and later the database was away.
+    finished(23, 0, 1, {
+      to: 6,
+      reruns: 2,
+      history: [ran(1, "interrupted", 1, 2), ran(1, "interrupted", 3, 4), ran(1, "completed", 5, 6)]
+    }),
+    dead(24, 2, {
+      type: "HangKeyed",
+      to: 15,
+      history: [failed(1, "retried", "JobTimeout", 2, 8), failed(2, "dead-lettered", "JobTimeout", 9, 15)]
+    }, "JobTimeout"),
+    start(24, 2),
+    start(24, 9),
+    finished(25, 0, 1, {
+      type: "Keyed",
+      from: 14,
+      to: 16,
+      history: [ran(1, "completed", 15.1, 16)]
+    }),
+    finished(26, 0, 1, { type: "Keyed", to: 4, history: [ran(1, "completed", 1, 4)] }),
+    finished(27, 0, 1, {
+      type: "Keyed",
+      to: 3,
+      history: [{ ...ran(1, "completed", 2, 3), alongside: id(26) }]
+    }),
+    finished(28, 0, 2, {
+      to: 4,
+      reruns: 20,
+      history: [failed(1, "retried", "SqlError", 1, 2), ran(2, "completed", 3, 4)]
+    }),
+    ...[21, 22, 23, 28].map((n) => effect(n)),
+    effect(26, { key: "m", n: 1, from: 1, to: 4 }),
+    effect(27, { key: "m", n: 2, from: 2, to: 3 }),
+    effect(25, { key: "l", n: 2, from: 15.1, to: 16 }),
+    ...[31, 33, 35].map((from) => start(21, from)),
+    ...[30.5, 36, 38].map((from) => start(22, from)),
+    ...[1, 3, 5].map((from) => start(23, from)),
+    start(25, 15.1),
+    ...[1, 3].map((from) => start(28, from)),
+    ...[26, 27].map((n) => start(n)),
+    // In the process that stood still.
+    start(10, 10.2, 0, 1),
     ...[1, 2, 5, 7, 8, 9, 10, 13, 15].map((n) => effect(n)),
     effect(11, { key: "k", n: 1, from: 1, to: 2 }),
     effect(12, { key: "k", n: 2, from: 3, to: 4 }),
@@ -260,6 +426,13 @@ const wrongs: ReadonlyArray<
   ["ordered", "jobs of a key ran at the same time", ({ sql }) => {
     sql.push(`update chaos.effects set began = ${time(1.5)} where key = 'k' and n = 2`)
   }],
+  ["ordered", "a job of a key ran beside another one than the abandoned", ({ sql }) => {
+    sql.push(
+      `update millrace.finished_jobs set history = jsonb_set(history, '{0,alongside}', '"${id(24)}"') where id = '${
+        id(27)
+      }'`
+    )
+  }],
   ["unburnt", "an attempt failed of what nobody planned", ({ sql }) => {
     sql.push(
       `update millrace.finished_jobs set history = jsonb_set(history, '{0,failure,tag}', '"SqlError"') where id = '${
@@ -274,6 +447,22 @@ const wrongs: ReadonlyArray<
       }' where id = '${id(4)}'`
     )
   }],
+  ["unburnt", "a terminated session counts as an attempt, and it was terminated at another time", ({ events }) => {
+    events.push({ ...fault("terminate", 45, { mode: "handlers" }) })
+    events.splice(events.findIndex(({ kind }) => kind === "terminate"), 1)
+  }],
+  ["unburnt", "sessions of the runtime were terminated, and an attempt counts", ({ events }) => {
+    Object.assign(events.find(({ kind }) => kind === "terminate")!, { mode: "own" })
+  }],
+  ["unburnt", "an attempt counts of the 19th rerun", ({ ledger, sql }) => {
+    ledger.push(...submitted(100))
+    const history = [failed(1, "retried", "SqlError", 1, 2), ran(2, "completed", 3, 4)]
+    sql.push(finished(100, 0, 2, { to: 4, reruns: 19, history }), effect(100), start(100))
+  }],
+  ["unburnt", "an attempt succeeded that was planned to fail", ({ ledger, sql }) => {
+    ledger.push(...submitted(100, { fails: 1 }))
+    sql.push(finished(100, 0, 1, { history: [completed] }), effect(100), start(100))
+  }],
   ["blameless", "a crash is counted that no process died of", ({ samples }) => {
     samples.push({ at: at(9), crashes: { [id(3)]: 2 } })
   }],
@@ -281,7 +470,79 @@ const wrongs: ReadonlyArray<
     events.push({ ...events.splice(2, 1)[0], at: at(30) })
   }],
   ["blameless", "a job was given up after too few crashes", ({ sql }) => {
-    sql.push(`update millrace.dead_letters set crashes = 4 where id = '${id(16)}'`)
+    sql.push(
+      `update millrace.dead_letters set crashes = 4, history = history - 4 where id = '${id(16)}'`,
+      `delete from chaos.starts where job_id = '${id(16)}' and incarnation = 4`
+    )
+  }],
+  ["blameless", "a crash is counted for a connection that was cut of another runner", ({ events, ledger, sql }) => {
+    ledger.push(...submitted(100))
+    events.push(fault("cut", 25.5, { target: 1 }))
+    const history = [ran(1, "crashed", 25, 26), ran(1, "completed", 27, 28)]
+    sql.push(finished(100, 0, 1, { crashes: 1, to: 28, history }), effect(100), start(100, 25))
+  }],
+  ["blameless", "a crash is counted for a session that another job has ended", ({ events, ledger, sql }) => {
+    ledger.push(...submitted(100))
+    events.push(sessionEnded("cut", 25.5, id(21)))
+    const history = [ran(1, "crashed", 25, 26), ran(1, "completed", 27, 28)]
+    sql.push(finished(100, 0, 1, { crashes: 1, to: 28, history }), effect(100), start(100, 25))
+  }],
+  ["blameless", "one run is counted as two crashes", ({ ledger, sql }) => {
+    ledger.push(...submitted(100))
+    const history = [ran(1, "crashed", 1, 1.6), ran(1, "crashed", 1, 1.7), ran(1, "completed", 1.8, 2)]
+    sql.push(finished(100, 0, 1, { crashes: 2, history }), effect(100), start(100))
+  }],
+  ["spared", "two innocent jobs are crash loops for a few server kills", (story) => {
+    innocent(story, 100, 20, (seconds) => sessionEnded("killed", seconds, "fault"))
+    innocent(story, 101, 20, (seconds) => fault("crash", seconds))
+  }],
+  ["bounded", "a job that kills its backend was dead-lettered for something else", ({ sql }) => {
+    sql.push(`update millrace.dead_letters set error_tag = 'SqlError' where id = '${id(17)}'`)
+  }],
+  ["bounded", "a job that kills its backend was started more often than it has crashes", ({ sql }) => {
+    for (let n = 0; n < 30; n++) sql.push(start(17, 50 + n / 10))
+  }],
+  ["bounded", "an uninspectable failure took the job's attempts twice", ({ sql }) => {
+    for (let n = 0; n < 30; n++) sql.push(start(18, 1 + n / 10))
+  }],
+  ["bounded", "an uninspectable failure was counted where no handler had begun", ({ sql }) => {
+    sql.push(`delete from chaos.starts where id in (select id from chaos.starts where job_id = '${id(18)}' limit 1)`)
+  }],
+  ["bounded", "an uninspectable failure is a dead letter too early", ({ sql }) => {
+    sql.push(
+      `update millrace.dead_letters set attempt = 3, history = jsonb_set(history - 3, '{2,outcome}', '"dead-lettered"') where id = '${
+        id(18)
+      }'`
+    )
+  }],
+  ["bounded", "a job whose session the server ends has completed", ({ sql }) => {
+    sql.push(
+      `delete from millrace.dead_letters where id = '${id(20)}'`,
+      finished(20, 0, 1, { type: "IdleInTransaction", to: 2, history: [completed] }),
+      effect(20)
+    )
+  }],
+  ["bounded", "a hanging handler failed of something else than its timeout", ({ sql }) => {
+    sql.push(`update millrace.dead_letters set error_tag = 'Boom' where id = '${id(19)}'`)
+  }],
+  ["bounded", "a hanging handler had one attempt more", ({ sql }) => {
+    const history = [
+      failed(1, "retried", "JobTimeout", 2, 8),
+      failed(2, "retried", "JobTimeout", 9, 15),
+      failed(3, "dead-lettered", "JobTimeout", 16, 22)
+    ]
+    sql.push(
+      `delete from millrace.dead_letters where id = '${id(19)}'`,
+      dead(19, 3, { type: "Hang", to: 22, history }, "JobTimeout"),
+      start(19, 16)
+    )
+  }],
+  ["bounded", "a hanging handler was abandoned late", ({ sql }) => {
+    sql.push(
+      `update millrace.dead_letters set dead_at = ${time(30)}, history = jsonb_set(history, '{1,endedAt}', '${
+        at(30)
+      }') where id = '${id(19)}'`
+    )
   }],
   ["legal", "a job went on after its end", ({ sql }) => {
     sql.push(
@@ -295,6 +556,18 @@ const wrongs: ReadonlyArray<
       `update millrace.finished_jobs set history = '${
         JSON.stringify([ran(1, "retried", 9, 10), ran(2, "completed", 3, 4)])
       }' where id = '${id(2)}'`
+    )
+  }],
+  ["legal", "a crash has no entry", ({ sql }) => {
+    sql.push(`update millrace.finished_jobs set history = history - 0 where id = '${id(3)}'`)
+  }],
+  ["legal", "an interrupted run is not counted", ({ sql }) => {
+    sql.push(`update millrace.finished_jobs set reruns = 1 where id = '${id(23)}'`)
+  }],
+  ["legal", "an interrupted run has the number of an attempt that was", ({ sql }) => {
+    const history = [ran(1, "retried", 1, 2), ran(1, "interrupted", 2.5, 3), ran(2, "completed", 3, 4)]
+    sql.push(
+      `update millrace.finished_jobs set reruns = 1, history = '${JSON.stringify(history)}' where id = '${id(2)}'`
     )
   }],
   ["legal", "an attempt is missing in a history", ({ sql }) => {
@@ -328,7 +601,11 @@ const judged = ({ events, ledger, samples, sql }: Story) =>
     const folder = yield* fs.makeTempDirectoryScoped({ prefix: "millrace-chaos-test-" })
     yield* fs.writeFileString(
       join(folder, "terms.json"),
-      JSON.stringify({ maxAttempts: 4, crashLimit: 5 })
+      JSON.stringify({
+        maxAttempts: 4,
+        crashLimit: 5,
+        hang: { attempts: 2, timeoutMs: 1_000, abandonMs: 5_000 }
+      })
     )
     yield* fs.writeFileString(join(folder, "ledger-0.0.jsonl"), lines(ledger))
     yield* fs.writeFileString(join(folder, "events.jsonl"), lines(events))
@@ -354,7 +631,14 @@ describe("the checker", () => {
       Effect.gen(function*() {
         const verdict = yield* judged(clean())
         assert.deepStrictEqual(verdict.breaches, [])
-        assert.deepInclude(verdict, { jobs: 15, acknowledged: 14, lost: 0, duplicated: 0, unfinished: 0 })
+        assert.deepInclude(verdict, {
+          jobs: 27,
+          acknowledged: 26,
+          lost: 0,
+          duplicated: 0,
+          unfinished: 0,
+          serverKills: 5
+        })
         for (const [rule, wrong, change, ...others] of wrongs) {
           const story = clean()
           change(story)
@@ -379,17 +663,49 @@ describe("the checker", () => {
       Effect.gen(function*() {
         for (const [incarnation, besideKillers] of [[1, 0], [3, 1]] as const) {
           const story = clean()
-          const history = [{ kind: "dead-lettered", at: at(20), failure: { ...boom, tag: "CrashLoop" } }]
-          story.sql.push(
-            dead(100, 0, { type: "Plain", crashes: 5, to: 20, history }, "CrashLoop"),
-            ...[0, 1, 2, 3, 4].map((number) => start(100, 10 + number, number)),
-            start(16, 10.5 + incarnation, incarnation)
-          )
-          assert.deepInclude(yield* judged(story), { innocents: 1, besideKillers })
+          innocent(story, 100, 20, killed)
+          story.sql.push(start(16, 20.5 + incarnation, incarnation))
+          assert.deepInclude(yield* judged(story), { innocents: 1, besideKillers, breaches: [] })
         }
       }).pipe(Effect.provide(database)),
     60_000
   )
+
+  it("allows one innocent crash loop in 50,000 jobs with 25 server kills, and more with more", () => {
+    const row = (n: number, errorTag?: string): Row => ({
+      id: id(n),
+      place: "dead_letters",
+      state: "failed",
+      queue: "tx",
+      partition: 0,
+      attempt: 0,
+      createdAt: at(0),
+      endedAt: at(100),
+      dueAt: undefined,
+      batchId: undefined,
+      errorTag,
+      reruns: 0,
+      crashes: 5,
+      type: "Tx",
+      ref: ref(n),
+      dedupe: undefined,
+      history: crashes(10)
+    })
+    const breaches = (jobs: number, innocents: number, kills: number) =>
+      rules.spared({
+        terms: { maxAttempts: 4, crashLimit: 5, hang: { attempts: 2, timeoutMs: 1_000, abandonMs: 5_000 } },
+        rows: Array.from({ length: jobs }, (_, n) => row(n, n < innocents ? "CrashLoop" : "Boom")),
+        calls: [],
+        effects: [],
+        starts: [],
+        events: Array.from({ length: kills }, (_, n) => sessionEnded("killed", 10 + n / 100, "fault")),
+        samples: []
+      }).length
+    assert.deepStrictEqual([breaches(100, 1, 5), breaches(100, 2, 25), breaches(100, 2, 50)], [0, 2, 0])
+    assert.deepStrictEqual([breaches(50_001, 2, 25), breaches(50_001, 3, 25), breaches(50_001, 5, 50)], [0, 3, 5])
+    // Processes were killed, no server.
+    assert.strictEqual(breaches(100, 5, 0), 0)
+  })
 
   it.live(
     "measures how long nothing was started although a job was ready, with and without the database's outages",
@@ -418,7 +734,7 @@ describe("the checker", () => {
 // ---------------------------------------------------------------------------------------------------- seeds
 
 const some = (seed: number, name: string): ReadonlyArray<Intent> => {
-  const source = intents(seed, name, { perSecond: 20, dies: false })
+  const source = intents(seed, name, { perSecond: 20, hostility: "deadly" })
   return Array.from({ length: 500 }, () => source.next().value)
 }
 

@@ -25,6 +25,8 @@ export type Event =
     readonly forMs: number
   }
   | { readonly what: "database"; readonly is: "up" | "down" }
+  /** The session of a handler was ended, by the job with this id or by a fault. One that is `killed` takes the whole server down. */
+  | { readonly what: "session"; readonly is: "killed" | "terminated" | "cut"; readonly by: string }
 
 /** Of a process. `killed`: by SIGKILL, whoever sent it. */
 export type Stage = "started" | "ready" | "killed" | "ended"

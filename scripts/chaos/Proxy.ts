@@ -11,6 +11,8 @@ export interface Proxy {
   readonly port: number
   /** Resets every connection. */
   readonly cut: () => void
+  /** Resets the one that reaches the other end from this port. */
+  readonly cutFrom: (port: number) => void
   /** Whether bytes pass. While they do not, connections are taken and nobody is told anything. */
   readonly setStalled: (isStalled: boolean) => void
   readonly isStalled: () => boolean
@@ -66,6 +68,11 @@ export const start = (host: string, target: Target): Effect.Effect<Proxy, ChaosE
           host,
           port,
           cut,
+          cutFrom: (port) => {
+            for (const socket of sockets) {
+              if (socket.localPort === port && socket.remotePort === target.port) socket.resetAndDestroy()
+            }
+          },
           isStalled: () => isStalled,
           setStalled: (is) => {
             isStalled = is

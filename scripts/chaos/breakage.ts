@@ -9,9 +9,9 @@ export type Breakage = typeof breakages[number]
 // As the functions of src/migrations, but for the fence: no version, no epoch, and nobody is told that nothing was taken.
 const take = (from: string) => `
   delete from millrace.jobs j ${from}
-  returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.batch_id, j.created_at, j.payload, j.context, j.history`
+  returning j.id, j.version, j.queue_id, j.partition, j.tenant_id, j.type, j.attempt, j.crashes, j.reruns, j.batch_id, j.created_at, j.payload, j.context, j.history`
 const keep =
-  "id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, batch_id, created_at, finished_at, payload, " +
+  "id, version, purge_on, outcome, queue_id, partition, tenant_id, type, attempt, crashes, reruns, batch_id, created_at, finished_at, payload, " +
   "context, result, history"
 
 const fence = [
@@ -21,7 +21,7 @@ const fence = [
      perform millrace.ensure_partition(purge);
      with d as (${take("where j.id = job")})
      insert into millrace.finished_jobs (${keep})
-     select d.id, d.version, purge, how, d.queue_id, d.partition, d.tenant_id, d.type, d.attempt + (how = 0)::int, d.batch_id, d.created_at, at,
+     select d.id, d.version, purge, how, d.queue_id, d.partition, d.tenant_id, d.type, d.attempt + (how = 0)::int, d.crashes, d.reruns, d.batch_id, d.created_at, at,
        d.payload, d.context, res::json, millrace.append_entry(d.history, entry) from d;
    end $$`,
   `create or replace function millrace.settle_grouped(job uuid, ver int, queue int, part smallint, ep bigint, how smallint, at timestamptz, purge date, res text, entry jsonb)
@@ -33,7 +33,7 @@ const fence = [
      with d as (${take("using unnest(jobs, days, results, entries) as s(id, day, result, entry) where j.id = s.id")},
        s.day, s.result, s.entry)
      insert into millrace.finished_jobs (${keep})
-     select d.id, d.version, date '1970-01-01' + d.day, 0, d.queue_id, d.partition, d.tenant_id, d.type, d.attempt + 1, d.batch_id, d.created_at, at,
+     select d.id, d.version, date '1970-01-01' + d.day, 0, d.queue_id, d.partition, d.tenant_id, d.type, d.attempt + 1, d.crashes, d.reruns, d.batch_id, d.created_at, at,
        d.payload, d.context, d.result::json, millrace.append_entry(d.history, d.entry::jsonb) from d;
    end $$`
 ]

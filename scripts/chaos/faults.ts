@@ -2,7 +2,8 @@
  * What each fault of the schedule does to the processes, lines and sessions of a run.
  */
 import * as Effect from "effect/Effect"
-import type { ChaosError } from "./ChaosError.ts"
+import { messageOf } from "../shared/messageOf.ts"
+import { ChaosError } from "./ChaosError.ts"
 import type { Events } from "./Events.ts"
 import type { Namespace } from "./Namespace.ts"
 import type { Postgres } from "./Postgres.ts"
@@ -92,6 +93,27 @@ const joined = ({ guest: { slot } }: World, forMs: number): Harm =>
     yield* Effect.sleep(forMs)
   }).pipe(Effect.ensuring(Effect.andThen(slot.close, Effect.sync(() => slot.current()?.signal("SIGTERM")))))
 
+/** How long to look for a backend with a statement in flight. */
+const lookMs = 5_000
+
+const backendKilled = ({ events, postgres }: World): Harm =>
+  !postgres.isUp() ? undefined : Effect.gen(function*() {
+    const until = performance.now() + lookMs
+    while (performance.now() < until) {
+      const [row] = yield* postgres.query(
+        "select pid from pg_stat_activity where application_name = 'chaos handlers' and state = 'active' order by random() limit 1"
+      )
+      if (row !== undefined) {
+        yield* Effect.try({
+          try: () => globalThis.process.kill(Number(row[0]), "SIGKILL"),
+          catch: (error) => new ChaosError({ message: messageOf(error) })
+        })
+        return events.note({ what: "session", is: "killed", by: "fault" })
+      }
+      yield* Effect.sleep("20 millis")
+    }
+  })
+
 const harmOf = (world: World, { forMs, kind, mode, target }: Fault): Harm => {
   const { postgres, runners, submitters } = world
   const runner = runners[target]
@@ -121,6 +143,8 @@ const harmOf = (world: World, { forMs, kind, mode, target }: Fault): Harm => {
       return postgres.isUp() ? postgres.restart("fast") : undefined
     case "crash":
       return postgres.isUp() ? postgres.restart("immediate") : undefined
+    case "backendKill":
+      return backendKilled(world)
     case "refuse":
       return refused(world, forMs)
     case "terminate":

@@ -3,15 +3,26 @@
  */
 import { type Dice, dice } from "./Seed.ts"
 
-/** The job types of work.ts. */
-export type JobType = "Tx" | "Grouped" | "Plain" | "Keyed" | "Die"
+/** The job types of work.ts. Those from `Die` on harm what runs them. */
+export type JobType =
+  | "Tx"
+  | "Grouped"
+  | "Plain"
+  | "Keyed"
+  | "Die"
+  | "KillBackend"
+  | "Cut"
+  | "Uninspectable"
+  | "Hang"
+  | "HangKeyed"
+  | "IdleInTransaction"
 
 /** One job to be. All but `type` and what follows `delayMs` travels in its payload. */
 export interface Order {
   /** Names the job, whatever id it gets. */
   readonly ref: string
   readonly type: JobType
-  readonly queue: "tx" | "plain" | "keyed" | "batch"
+  readonly queue: "tx" | "plain" | "keyed" | "batch" | "hostile"
   /** The attempts that fail, from the first one on. */
   readonly fails: number
   /** How long the handler takes, and how much of it blocks its process. */
@@ -23,6 +34,10 @@ export interface Order {
   readonly holds?: number
   /** Its COMMIT waits while somebody has this advisory lock. */
   readonly lock?: number
+  /** Which variant of its type a hostile job is. */
+  readonly how?: string
+  /** A `Cut` job ends its own session in so many of its first runs. */
+  readonly cuts?: number
   /** Of a `Keyed` job: its line, and its place in it. */
   readonly key?: string
   readonly n?: number
@@ -44,6 +59,9 @@ export interface Intent {
 
 /** Attempts in all, see work.ts. A job whose `fails` reach it becomes a dead letter. */
 export const maxAttempts = 4
+
+/** Jobs that cannot be interrupted: their attempts, their timeout, and how long after it the runtime abandons the handler. */
+export const hang = { attempts: 2, timeoutMs: 1_000, abandonMs: 5_000 } as const
 
 const keys = 6
 const dedupeKeys = 20
@@ -72,11 +90,21 @@ const anywhere = (dice: Dice): Order => {
   return plain(dice, type, queueOf(type))
 }
 
+/** The next job of a key. */
+const keyed = (dice: Dice, type: JobType, name: string, counts: Map<string, number>): Order => {
+  const key = `${name}.k${dice.between(1, keys)}`
+  const n = (counts.get(key) ?? 0) + 1
+  counts.set(key, n)
+  return { ...plain(dice, type, "keyed"), isEarly: false, key, n }
+}
+
 /** The sorts of calls, by how often they come. */
 const sorts = (name: string, counts: Map<string, number>): ReadonlyArray<Sort> => [
   { weight: 30, make: one((dice) => plain(dice, "Tx", "tx")) },
   { weight: 12, make: one((dice) => plain(dice, "Grouped", "tx")) },
   { weight: 14, make: one((dice) => plain(dice, "Plain", "plain")) },
+  // Neighbours of the hostile jobs.
+  { weight: 3, make: one((dice) => plain(dice, dice.pick(["Tx", "Plain"]), "hostile")) },
   { weight: 8, make: one((dice) => ({ ...anywhere(dice), fails: dice.between(1, maxAttempts - 1) })) },
   {
     weight: 3,
@@ -110,12 +138,7 @@ const sorts = (name: string, counts: Map<string, number>): ReadonlyArray<Sort> =
   },
   {
     weight: 14,
-    make: one((dice) => {
-      const key = `${name}.k${dice.between(1, keys)}`
-      const n = (counts.get(key) ?? 0) + 1
-      counts.set(key, n)
-      return { ...plain(dice, "Keyed", "keyed"), isEarly: false, fails: dice.chance(0.1) ? 1 : 0, key, n }
-    })
+    make: one((dice) => ({ ...keyed(dice, "Keyed", name, counts), fails: dice.chance(0.1) ? 1 : 0 }))
   },
   {
     weight: 1,
@@ -135,32 +158,83 @@ const sorts = (name: string, counts: Map<string, number>): ReadonlyArray<Sort> =
   }
 ]
 
-/** A job that kills its process, for as long as it is let: the first one after so long, and then one each time. */
-const firstDieMs = 60_000
-const dieEveryMs = 300_000
+/** A kind of hostile job: its first one comes after `firstMs`, the next ones `everyMs` apart. */
+interface Hostile {
+  readonly firstMs: number
+  readonly everyMs: number
+  /** Takes processes or the whole server down, five times each. */
+  readonly isDeadly?: true
+  readonly make: (dice: Dice, name: string, counts: Map<string, number>) => Order
+}
 
-/**
- * The intents of one submitter, without end. `name` tells its incarnations apart, too. `perSecond` calls; `dies`: one of its jobs kills the
- * process that runs it.
- */
+/** Few enough of those that hang for no runner to have three times its slots abandoned. */
+const hostiles: ReadonlyArray<Hostile> = [
+  {
+    firstMs: 4_000,
+    everyMs: 6_000,
+    make: (dice) => ({
+      ...plain(dice, "Uninspectable", "hostile"),
+      how: `${dice.pick(["throw", "die", "fail"])} ${dice.pick(["revoked", "getters"])}`
+    })
+  },
+  {
+    firstMs: 6_000,
+    everyMs: 8_000,
+    make: (dice) => ({ ...plain(dice, "IdleInTransaction", "hostile"), how: dice.pick(["returns", "writes"]) })
+  },
+  {
+    firstMs: 8_000,
+    everyMs: 10_000,
+    make: (dice) => ({
+      ...plain(dice, "Cut", "hostile"),
+      how: dice.pick(["reset", "terminate"]),
+      cuts: dice.between(1, 2)
+    })
+  },
+  {
+    firstMs: 10_000,
+    everyMs: 20_000,
+    make: (dice) => ({ ...plain(dice, "Hang", "hostile"), how: dice.pick(["never", "finalizer", "late"]) })
+  },
+  {
+    firstMs: 15_000,
+    everyMs: 40_000,
+    make: (dice, name, counts) => ({
+      ...keyed(dice, "HangKeyed", name, counts),
+      how: dice.pick(["never", "finalizer", "late"])
+    })
+  },
+  { firstMs: 60_000, everyMs: 300_000, isDeadly: true, make: (dice) => plain(dice, "Die", "plain") },
+  { firstMs: 120_000, everyMs: 300_000, isDeadly: true, make: (dice) => plain(dice, "KillBackend", "hostile") }
+]
+
+/** Which hostile jobs a submitter has: none, those that harm only themselves, or also those that are deadly. */
+export const hostilities = ["none", "bounded", "deadly"] as const
+export type Hostility = typeof hostilities[number]
+
+/** The intents of one submitter, without end. `name` tells its incarnations apart, too. `perSecond` calls. */
 export function* intents(
   seed: number,
   name: string,
-  { dies, perSecond }: { readonly perSecond: number; readonly dies: boolean }
+  { hostility, perSecond }: { readonly perSecond: number; readonly hostility: Hostility }
 ): Generator<Intent, never> {
   const source = dice(seed, `submitter/${name}`)
-  const all = sorts(name, new Map())
+  const counts = new Map<string, number>()
+  const all = sorts(name, counts)
+  const due = hostiles
+    .filter(({ isDeadly }) => hostility === "deadly" || (hostility === "bounded" && isDeadly !== true))
+    .map((kind) => ({ kind, at: kind.firstMs }))
   let at = 0
-  let dieAt = dies ? firstDieMs : Number.POSITIVE_INFINITY
   while (true) {
     const waitMs = Math.round(-Math.log(1 - source.next()) * 1_000 / perSecond)
     at += waitMs
-    if (at >= dieAt) {
-      dieAt += dieEveryMs
-      yield { waitMs, isBatch: false, orders: [plain(source, "Die", "plain")] }
-    } else {
+    const next = due.find((one) => at >= one.at)
+    if (next === undefined) {
       const orders = source.weighted(all).make(source)
       yield { waitMs, isBatch: orders.length > 1, orders }
+    } else {
+      next.at += next.kind.everyMs
+      yield { waitMs, isBatch: false, orders: [next.kind.make(source, name, counts)] }
     }
   }
 }

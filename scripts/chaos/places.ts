@@ -3,10 +3,11 @@
  */
 import * as Effect from "effect/Effect"
 import * as Path from "effect/Path"
-import * as Predicate from "effect/Predicate"
 import * as Schedule from "effect/Schedule"
+import * as Schema from "effect/Schema"
 import type { Events } from "./Events.ts"
 import type * as Faults from "./faults.ts"
+import type { Hostility } from "./intents.ts"
 import type { Namespace } from "./Namespace.ts"
 import type { Options } from "./options.ts"
 import { freePort } from "./port.ts"
@@ -14,12 +15,20 @@ import type { Postgres } from "./Postgres.ts"
 import * as Process from "./Process.ts"
 import * as Proxy from "./Proxy.ts"
 import type { RunnerOptions } from "./runner.ts"
+import { RunnerMessage } from "./runnerMessage.ts"
 import { dice } from "./Seed.ts"
 import * as Slot from "./Slot.ts"
 import type { SubmitterOptions } from "./submitter.ts"
 
-/** Shorter runs have no time for a job that kills its process again and again. */
+/** Shorter runs have no time for a job that kills its process again and again, or for any hostile job. */
 const leastForDying = 180_000
+const leastForHostile = 30_000
+
+/** One submitter has all hostile jobs. */
+const hostilityOf = ({ ms }: Options, submitter: number): Hostility =>
+  submitter > 0 || ms < leastForHostile ? "none" : ms < leastForDying ? "bounded" : "deadly"
+
+const isRunnerMessage = Schema.is(RunnerMessage)
 
 const withOptions = (options: object) => ({ CHAOS_OPTIONS: JSON.stringify(options) })
 
@@ -62,8 +71,13 @@ export const runnerOf = ({ events, folder, namespace, options, partitions, postg
             ...home !== undefined && { namespace: home.name },
             log: join(folder, `runner-${number}.log`),
             onMessage: (message) => {
-              if (!Predicate.hasProperty(message, "stood") || typeof message.stood !== "number") return
-              events.note({ what: "runner", number, incarnation, is: "stood", forMs: message.stood })
+              if (!isRunnerMessage(message)) return
+              if ("stood" in message) {
+                events.note({ what: "runner", number, incarnation, is: "stood", forMs: message.stood })
+              } else {
+                events.note({ what: "session", is: message.session, by: message.job })
+                if (message.port !== undefined) database.cutFrom(message.port)
+              }
             },
             env: withOptions(
               {
@@ -105,7 +119,7 @@ export const submitterOf = ({ events, folder, options, partitions, postgres }: G
               incarnation,
               perSecond: options.perSecond / options.submitters,
               partitions: partitions.wanted,
-              dies: number === 0 && options.ms >= leastForDying
+              hostility: hostilityOf(options, number)
             } satisfies SubmitterOptions
           )
         })

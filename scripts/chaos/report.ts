@@ -30,6 +30,7 @@ const figures = (report: Report): ReadonlyArray<readonly [string, string | numbe
   ["batches torn", report.torn],
   ["out of order", report.outOfOrder],
   ["illegal histories", report.illegal],
+  ["server kills", report.serverKills],
   ["given up for crashes of others", report.innocents],
   ["of those beside a killer, though suspect", report.besideKillers],
   [

@@ -12,7 +12,7 @@ import { ChaosError } from "./ChaosError.ts"
 import type { Verdict } from "./checker/check.ts"
 import * as Events from "./Events.ts"
 import * as Faults from "./faults.ts"
-import { maxAttempts } from "./intents.ts"
+import { hang, maxAttempts } from "./intents.ts"
 import * as Namespace from "./Namespace.ts"
 import type { Options } from "./options.ts"
 import { pause } from "./pause.ts"
@@ -53,8 +53,10 @@ const untilQuiet = (postgres: Postgres.Postgres) =>
     let changedAt = performance.now()
     while (left > 0 && performance.now() - changedAt < patienceMs) {
       yield* Effect.sleep("500 millis")
-      const [row] = yield* postgres.query("select count(*) from millrace.jobs")
-      const count = Number(row?.[0])
+      // A job that kills its backend may do so now, too: then there is no answer for a moment.
+      const [row] = yield* Effect.orElseSucceed(postgres.query("select count(*) from millrace.jobs"), () => [])
+      if (row === undefined) continue
+      const count = Number(row[0])
       if (count !== left) changedAt = performance.now()
       left = count
     }
@@ -102,7 +104,7 @@ export const run = (options: Options) =>
     const { join } = yield* Path.Path
     const folder = yield* makeFolder(options.isKept)
     const events = Events.open(join(folder, "events.jsonl"))
-    yield* fs.writeFileString(join(folder, "terms.json"), JSON.stringify({ maxAttempts, crashLimit: 5 }))
+    yield* fs.writeFileString(join(folder, "terms.json"), JSON.stringify({ maxAttempts, crashLimit: 5, hang }))
     const faults = options.scenario === "pause"
       ? []
       : options.faults ?? schedule({ ...options, isCluster: options.runtime === "cluster" })

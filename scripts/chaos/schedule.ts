@@ -41,6 +41,8 @@ export const kinds = {
   /** PostgreSQL restarts: in order, or as after a power cut. */
   restart: { weight: 5, aim: "nothing", isOutage: true },
   crash: { weight: 5, aim: "nothing", isOutage: true },
+  /** kill -9 of the backend that runs a handler's statement: the server ends all sessions and recovers. */
+  backendKill: { weight: 2, aim: "nothing", isOutage: true },
   /** Nobody but the submitters gets a connection, as during a failover. */
   refuse: { weight: 2, aim: "nothing", forMs: [20_000, 20_000], isOutage: true },
   /** pg_terminate_backend of some of the sessions. */

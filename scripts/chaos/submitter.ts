@@ -10,7 +10,7 @@ import * as Schema from "effect/Schema"
 import * as Semaphore from "effect/Semaphore"
 import { join } from "node:path"
 import { type JobError, type JobId, JobRuntime, Jobs, Postgres } from "../../src/index.ts"
-import { type Intent, intents, type Order } from "./intents.ts"
+import { hostilities, type Intent, intents, type Order } from "./intents.ts"
 import * as Ledger from "./Ledger.ts"
 import { queues, request } from "./work.ts"
 
@@ -24,7 +24,7 @@ export const SubmitterOptions = Schema.Struct({
   perSecond: Schema.Finite,
   /** Of `tx`. */
   partitions: Schema.Int,
-  dies: Schema.Boolean
+  hostility: Schema.Literals(hostilities)
 })
 export type SubmitterOptions = typeof SubmitterOptions.Type
 

@@ -4,7 +4,7 @@
  */
 import * as Schema from "effect/Schema"
 import { Job, JobQueue, RetryPolicy } from "../../src/index.ts"
-import { maxAttempts, type Order } from "./intents.ts"
+import { hang, maxAttempts, type Order } from "./intents.ts"
 
 /** Of `tx`, until a fault changes it. */
 export const partitions = 4
@@ -17,9 +17,17 @@ const Tx = txOf(partitions)
 const Plain = JobQueue.make("plain", { concurrency: 12 })
 const Keyed = keyedOf(partitions - 1)
 const Batch = JobQueue.make("batch", { concurrency: 12, partitions: 2 })
+/** So few slots that handlers which hang would soon have all of them. */
+const Hostile = JobQueue.make("hostile", { concurrency: 6 })
 
 /** `partitions`: of `tx`, as this process wants it; of the ordered one it wants one less. */
-export const queues = (partitions: number) => [txOf(partitions), Plain, keyedOf(Math.max(partitions - 1, 1)), Batch]
+export const queues = (partitions: number) => [
+  txOf(partitions),
+  Plain,
+  keyedOf(Math.max(partitions - 1, 1)),
+  Batch,
+  Hostile
+]
 
 /** A failure that was planned. */
 export class Boom extends Schema.TaggedError<Boom>()("Boom", {}) {}
@@ -32,6 +40,8 @@ const Payload = Schema.Struct({
   isEarly: Schema.Boolean,
   holds: Schema.optionalKey(Schema.Int),
   lock: Schema.optionalKey(Schema.Int),
+  how: Schema.optionalKey(Schema.String),
+  cuts: Schema.optionalKey(Schema.Int),
   key: Schema.optionalKey(Schema.String),
   n: Schema.optionalKey(Schema.Int),
   dedupe: Schema.optionalKey(Schema.String),
@@ -55,8 +65,39 @@ export class PlainJob extends Job.make("Plain", { ...options, queue: Plain, tran
 export class KeyedJob extends Job.make("Keyed", { ...options, queue: Keyed, key: ({ key }) => key ?? "" }) {}
 /** Kills its process. */
 export class DieJob extends Job.make("Die", { ...options, queue: Plain }) {}
+/** Kills the backend of its own session, and with it all sessions of the server. */
+export class KillBackendJob extends Job.make("KillBackend", { ...options, queue: Hostile }) {}
+/** Ends its own session a few times, then completes. */
+export class CutJob extends Job.make("Cut", { ...options, queue: Hostile }) {}
+/** Fails with something that throws when it is looked at. */
+export class UninspectableJob extends Job.make("Uninspectable", { ...options, queue: Hostile }) {}
+/** Leaves its transaction idle for longer than its session allows. */
+export class IdleInTransactionJob extends Job.make("IdleInTransaction", { ...options, queue: Hostile }) {}
 
-const definitions = { Tx: TxJob, Grouped: GroupedJob, Plain: PlainJob, Keyed: KeyedJob, Die: DieJob }
+const hanging = {
+  ...options,
+  timeout: hang.timeoutMs,
+  retry: RetryPolicy.fixed("300 millis", { maxAttempts: hang.attempts })
+}
+
+/** Cannot be interrupted. */
+export class HangJob extends Job.make("Hang", { ...hanging, queue: Hostile, transaction: "none" }) {}
+/** Cannot be interrupted, with a transaction open and others of its key behind it. */
+export class HangKeyedJob extends Job.make("HangKeyed", { ...hanging, queue: Keyed, key: ({ key }) => key ?? "" }) {}
+
+const definitions = {
+  Tx: TxJob,
+  Grouped: GroupedJob,
+  Plain: PlainJob,
+  Keyed: KeyedJob,
+  Die: DieJob,
+  KillBackend: KillBackendJob,
+  Cut: CutJob,
+  Uninspectable: UninspectableJob,
+  IdleInTransaction: IdleInTransactionJob,
+  Hang: HangJob,
+  HangKeyed: HangKeyedJob
+}
 
 export const request = (order: Order) => {
   const { cancelAfterMs: _, delayMs, type, queue, ...payload } = order

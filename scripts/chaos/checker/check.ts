@@ -6,7 +6,7 @@ import type { Breach, Call, Evidence, Row } from "./evidence.ts"
 import { failovers } from "./failover.ts"
 import { load } from "./load.ts"
 import { rules } from "./rules.ts"
-import { besideKillers, innocents } from "./rules/crashes.ts"
+import { besideKillers, innocents, serverKills } from "./rules/crashes.ts"
 import { stalls } from "./stalls.ts"
 
 /** How much of each kind of work there was: a promise about what never happened is worth nothing. */
@@ -18,6 +18,10 @@ const workOf = ({ calls, effects, rows }: Evidence) => {
     completed: rowsWith(({ state }) => state === "completed"),
     retried: rowsWith(({ history }) => history.some(({ outcome }) => outcome === "retried")),
     deadLettered: rowsWith(({ state }) => state === "failed"),
+    crashed: rowsWith(({ crashes }) => crashes > 0),
+    crashLoops: rowsWith(({ errorTag }) => errorTag === "CrashLoop"),
+    rerun: rowsWith(({ reruns }) => reruns > 0),
+    timedOut: rowsWith(({ errorTag }) => errorTag === "JobTimeout"),
     replayed: rowsWith(({ history }) => history.some(({ kind }) => kind === "replayed")),
     cancelledWaiting: rowsWith(({ history }) => history.some(({ kind }) => kind === "cancelled")),
     cancelledRunning: rowsWith(({ history }) => history.some(({ outcome }) => outcome === "cancelled")),
@@ -56,7 +60,8 @@ export const judge = (evidence: Evidence) => {
     torn: of("whole"),
     outOfOrder: of("ordered"),
     illegal: of("legal"),
-    /** Given up as killers of their processes, by bad luck. */
+    serverKills: serverKills(evidence),
+    /** Dead-lettered as crash loops, by bad luck. */
     innocents: innocents(evidence),
     /** Of those how many were to be alone when a killer started beside them. */
     besideKillers: besideKillers(evidence),

@@ -20,7 +20,9 @@ export interface Row {
   readonly batchId: string | undefined
   /** Of a dead letter. */
   readonly errorTag: string | undefined
-  readonly crashes: number | undefined
+  /** Runs that count as neither attempt nor crash. */
+  readonly reruns: number
+  readonly crashes: number
   readonly type: string
   /** Out of its payload. */
   readonly ref: string
@@ -37,6 +39,8 @@ export interface Entry {
   readonly endedAt?: number
   readonly at?: number
   readonly failure?: { readonly tag: string }
+  /** The abandoned run of the same key that it ran beside: a job. */
+  readonly alongside?: string
 }
 
 /** A job as its submitter meant it. */
@@ -100,6 +104,8 @@ export interface Event {
   readonly number?: number
   readonly incarnation?: number
   readonly forMs?: number
+  /** Who ended a session: a job, or `fault`. */
+  readonly by?: string
 }
 
 /** What the monitor saw. */
@@ -118,6 +124,8 @@ export interface Sample {
 /** What the run says of itself. */
 export interface Terms {
   readonly maxAttempts: number
+  /** Jobs that cannot be interrupted: their attempts, their timeout, and how long after it they are abandoned. */
+  readonly hang: { readonly attempts: number; readonly timeoutMs: number; readonly abandonMs: number }
   /** After so many crashes a job is given up. */
   readonly crashLimit: number
 }

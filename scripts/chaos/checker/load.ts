@@ -25,21 +25,17 @@ const millis = (column: string) => `(extract(epoch from ${column}) * 1000)::floa
 const shared = `j.id::text, q.name as queue, j.partition, j.attempt, ${
   millis("j.created_at")
 } as created, j.batch_id::text as batch, j.type,
-  j.payload, j.history`
+  j.crashes, j.reruns, j.payload, j.history`
 
 const places = [
   {
     place: "jobs",
     from: `select ${shared}, (array['queued', 'scheduled', 'retrying'])[j.state + 1] as state, null::float8 as ended,
-      ${
-      millis("j.due_at")
-    } as due, null as tag, null::int as crashes from millrace.jobs j join millrace.queues q on q.id = j.queue_id`
+      ${millis("j.due_at")} as due, null as tag from millrace.jobs j join millrace.queues q on q.id = j.queue_id`
   },
   {
     place: "dead_letters",
-    from: `select ${shared}, 'failed' as state, ${
-      millis("j.dead_at")
-    } as ended, null::float8 as due, j.error_tag as tag, j.crashes
+    from: `select ${shared}, 'failed' as state, ${millis("j.dead_at")} as ended, null::float8 as due, j.error_tag as tag
       from millrace.dead_letters j join millrace.queues q on q.id = j.queue_id`
   },
   {
@@ -47,7 +43,7 @@ const places = [
     from: `select ${shared}, (array['completed', 'cancelled', 'expired'])[j.outcome + 1] as state, ${
       millis("j.finished_at")
     } as ended,
-      null::float8 as due, null as tag, null::int as crashes from millrace.finished_jobs j join millrace.queues q on q.id = j.queue_id`
+      null::float8 as due, null as tag from millrace.finished_jobs j join millrace.queues q on q.id = j.queue_id`
   }
 ] as const
 
@@ -67,7 +63,8 @@ const rowsOf = async (sql: Sql): Promise<ReadonlyArray<Row>> => {
         dueAt: row["due"] ?? undefined,
         batchId: row["batch"] ?? undefined,
         errorTag: row["tag"] ?? undefined,
-        crashes: row["crashes"] ?? undefined,
+        crashes: row["crashes"],
+        reruns: row["reruns"],
         type: row["type"],
         ref: row["payload"].ref,
         dedupe: row["payload"].dedupe,

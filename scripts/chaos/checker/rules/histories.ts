@@ -2,15 +2,22 @@
  * What a job has been through.
  */
 import type { Entry, Row } from "../evidence.ts"
-import { attemptsOf, isCounted, isGivenUp, isOpen, type Rule, slackMs } from "./rule.ts"
+import { attemptsOf, crashesOf, isCounted, isGivenUp, isOpen, isWhole, rerunsOf, type Rule, slackMs } from "./rule.ts"
+
+/** How a run ends, or a job that is queued or retrying. */
+const ends = ["completed", "retried", "dead-lettered", "put back", "interrupted", "crashed", "cancelled"]
+/** A queued one may also expire before it is started. */
+const queued = [...ends, "expired"]
 
 /** What may follow what, by outcome or kind; `""` is the submission. */
 const followers: Readonly<Record<string, ReadonlyArray<string>>> = {
-  "": ["completed", "retried", "dead-lettered", "put back", "cancelled", "expired"],
-  retried: ["completed", "retried", "dead-lettered", "put back", "cancelled"],
-  "put back": ["completed", "retried", "dead-lettered", "put back", "cancelled", "expired"],
+  "": queued,
+  retried: ends,
+  "put back": queued,
+  interrupted: queued,
+  crashed: queued,
   "dead-lettered": ["replayed"],
-  replayed: ["completed", "retried", "dead-lettered", "put back", "cancelled"],
+  replayed: ends,
   completed: [],
   cancelled: [],
   expired: []
@@ -27,9 +34,6 @@ const lastOf: Readonly<Record<string, string>> = {
 /** What an entry is called in the table above. */
 const nameOf = ({ kind, outcome }: Entry) => kind === "attempt" ? outcome ?? "" : kind
 
-/** So many entries are kept in full; what lies between the first and the last of a longer history is not. */
-const keptInFull = 40
-
 const illegalities = (row: Row): string | undefined => {
   let before = ""
   let time = Number.NEGATIVE_INFINITY
@@ -44,6 +48,8 @@ const illegalities = (row: Row): string | undefined => {
     if (isCounted(entry)) {
       attempt += 1
       if (entry.attempt !== attempt) return `attempt ${entry.attempt} comes where ${attempt} is due`
+    } else if ((name === "interrupted" || name === "crashed") && entry.attempt !== attempt + 1) {
+      return `${name} with attempt ${entry.attempt} comes where ${attempt + 1} is due`
     }
     before = name
     time = to
@@ -53,13 +59,17 @@ const illegalities = (row: Row): string | undefined => {
   if (attemptsOf(row).length !== row.attempt) {
     return `counts ${row.attempt} attempts, its history has ${attemptsOf(row).length}`
   }
+  if (crashesOf(row).length !== row.crashes) {
+    return `counts ${row.crashes} crashes, its history has ${crashesOf(row).length}`
+  }
+  if (rerunsOf(row).length > row.reruns) return `counts ${row.reruns} reruns, its history has ${rerunsOf(row).length}`
   return undefined
 }
 
 /** A history is complete and tells of moves that are allowed. */
 export const legal: Rule = ({ rows }) =>
   rows.flatMap((row) => {
-    const detail = row.history.length >= keptInFull ? undefined : illegalities(row)
+    const detail = isWhole(row) ? illegalities(row) : undefined
     return detail === undefined ? [] : [{ rule: "legal", of: row.id, detail }]
   })
 

@@ -1,7 +1,7 @@
 /**
  * Batches, dedupe keys, and the order of keys.
  */
-import type { Breach } from "../evidence.ts"
+import type { Breach, Effect } from "../evidence.ts"
 import { type Rule, slackMs, submits } from "./rule.ts"
 
 /** A batch is there as a whole, or not at all. */
@@ -64,16 +64,21 @@ export const deduped: Rule = (evidence) => {
   return breaches
 }
 
-/** Jobs of a key take effect in the order of their submission, one at a time. */
-export const ordered: Rule = ({ effects }) => {
+/** Jobs of a key take effect in the order of their submission, one at a time, but for an attempt that ran beside an abandoned run. */
+export const ordered: Rule = ({ effects, rows }) => {
   const breaches: Array<Breach> = []
+  const beside = new Map(
+    rows.map(({ history, id }) => [id, new Set(history.flatMap(({ alongside }) => alongside ?? []))])
+  )
+  const areBeside = (one: Effect, other: Effect) =>
+    beside.get(one.job)?.has(other.job) === true || beside.get(other.job)?.has(one.job) === true
   for (
     const [key, line] of Map.groupBy(effects.filter(({ key }) => key !== undefined && key !== null), ({ key }) => key)
   ) {
     const inTime = line.toSorted((a, b) => a.began - b.began)
     for (const [at, one] of inTime.entries()) {
       const next = inTime[at + 1]
-      if (next === undefined) continue
+      if (next === undefined || areBeside(one, next)) continue
       if ((one.n ?? 0) > (next.n ?? 0)) {
         breaches.push({ rule: "ordered", of: key ?? "", detail: `${next.n} ran after ${one.n}` })
       } else if (next.began < one.at) {
