@@ -11,9 +11,11 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as References from "effect/References"
 import * as Tracer from "effect/Tracer"
+import { types } from "node:util"
 import { CurrentJob, type Service as CurrentJobService } from "./CurrentJob.ts"
 import * as AttemptSpan from "./internal/attemptSpan.ts"
 import * as Judgement from "./internal/judgement.ts"
+import { guard, isA } from "./internal/words/safely.ts"
 import * as JobError from "./JobError.ts"
 import type { Handler } from "./JobHandlers.ts"
 import type { Attempt } from "./JobHistory.ts"
@@ -199,7 +201,7 @@ const handled = (attempting: Attempting): Effect.Effect<Unbroken, unknown, Curre
     // Most encoders answer at once.
     return Exit.isExit(encoded) && Exit.isSuccess(encoded) && typeof encoded.value === "string"
       ? completed(attempting, encoded.value)
-      : Effect.flatMap(Effect.orDie(encoded), (result) => completed(attempting, result))
+      : Effect.flatMap(Effect.catch(encoded, unencoded), (result) => completed(attempting, result))
   }
   const transact = handler.transaction === "grouped" ? store.transactGrouped : store.transact
   return handler.transaction === "none"
@@ -232,9 +234,20 @@ const completed = (
   }))
 }
 
-/** What is no Effect (a Promise, say) would end the fiber without its finalizers: the run would never be settled. */
+/** A result that its definition does not take is a mistake of the handler's. */
+const unencoded = (error: unknown): Effect.Effect<never, JobError.ResultTooLarge> =>
+  isA(error, JobError.ResultTooLarge) ? Effect.fail(error) : Effect.die(error)
+
+const isEffect = guard(Effect.isEffect)
+
+/**
+ * What is no Effect (a Promise, say) would end the fiber without its finalizers: the run would never be settled. A Proxy may say that it is
+ * one, and be none.
+ */
 const effectOf = <A, E, R>(answer: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-  Effect.isEffect(answer) ? answer : Effect.die(new TypeError("the handler did not return an Effect"))
+  !types.isProxy(answer) && isEffect(answer)
+    ? answer
+    : Effect.die(new TypeError("the handler did not return an Effect"))
 
 const within = (timeoutMs: number | undefined) => <A, E, R>(effect: Effect.Effect<A, E, R>) =>
   timeoutMs === undefined ? effect : Effect.timeoutOrElse(effect, {

@@ -19,6 +19,7 @@ import type { Run, Runs } from "./run.ts"
 import type { Settled, Settler } from "./settler.ts"
 import { onLiveClock } from "./time/liveClock.ts"
 import { untilAnswered } from "./untilAvailable.ts"
+import { inspectable } from "./words/safely.ts"
 
 /** Ends runs of one ownership. */
 export interface RunEnd {
@@ -91,7 +92,7 @@ export const make = (
   const guarded = (run: Run, rest: Effect.Effect<Settlement | undefined>) =>
     rest.pipe(
       Effect.catchDefect((defect) =>
-        Effect.logError("Settling a job died", defect).pipe(
+        Effect.logError("Settling a job died", inspectable(defect)).pipe(
           Effect.annotateLogs("jobId", run.job.id),
           Effect.andThen(pause(run, "5 seconds")),
           Effect.andThen(lookAgain(run.job)),

@@ -9,6 +9,7 @@ import type { SqlClient } from "effect/sql/SqlClient"
 import { isSqlError } from "effect/sql/SqlError"
 import { LazyConnection } from "../postgres/LazyConnection.ts"
 import { hasLostConnection, troubleOf } from "../postgres/sqlState.ts"
+import { guard, holds } from "../words/safely.ts"
 
 export { type Transactions, transactionsOf } from "../postgres/attemptTransaction.ts"
 export { isCommitUnknown } from "../postgres/ending.ts"
@@ -47,7 +48,9 @@ export const breakage = (
     const [connection] = transaction.value
     if (connection instanceof LazyConnection) return Effect.succeed(breakageOn(connection, cause))
     // Of a client that keeps no account: where the failure looks like it, the session is asked whether it still works.
-    const suspected = errorsOf(cause).filter(isSqlError).find((error) => troubleOf(error) !== undefined)
+    const suspected = errorsOf(cause).filter(guard(isSqlError)).find((error) =>
+      holds(() => troubleOf(error) !== undefined)
+    )
     if (suspected === undefined) return Effect.undefined
     return Effect.match(Effect.withTracerEnabled(sql.unsafe("select 1"), false), {
       onSuccess: () => undefined,
