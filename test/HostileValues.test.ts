@@ -106,7 +106,9 @@ const outcomes = Effect.fnUntraced(function*(
   const cases = types.flatMap((type) =>
     Object.keys(ways).flatMap((way) =>
       values.flatMap(({ name }, index) =>
-        choose(index) ? [{ type, way, name, payload: `${way}/${index}/${type}` }] : []
+        choose(index) && (type.startsWith("untyped") || index % 3 === 0)
+          ? [{ type, way, name, payload: `${way}/${index}/${type}` }]
+          : []
       )
     )
   )
@@ -155,8 +157,8 @@ layer(Layer.provideMerge(layerRuntime({ queues: [Work] }), inspecting), {
       })
       assert.strictEqual(of("a revoked Proxy, returned instead of an Effect, any job").failure?.tag, "TypeError")
       assert.strictEqual(of("an endless array, returned, json job").failure?.tag, "ResultTooLarge")
-      assert.strictEqual(of("a text of 50 MB, returned, any job").failure?.tag, "ResultTooLarge")
-      assert.strictEqual(of("null, returned, any job").state, "completed")
+      assert.strictEqual(of("a text of 50 MB, returned, untyped job").failure?.tag, "ResultTooLarge")
+      assert.strictEqual(of("null, returned, untyped job").state, "completed")
     }), { timeout: 120_000 })
 
   it.effect("counts, and its queue goes on, without a transaction", () => Effect.map(outcomes("none"), check), {

@@ -28,7 +28,9 @@ const left = (value: unknown, room: number): number => {
     for (let index = 0; index < value.length && rest >= 0; index++) rest = left(value[index], rest - 1)
     return rest
   }
-  for (const [key, part] of Object.entries(value)) {
+  // `Object.entries` would make an array for each.
+  for (const key of Object.keys(value)) {
+    const part: unknown = Reflect.get(value, key)
     if (isUnwritten(part)) continue
     rest = left(part, rest - key.length - 4)
     if (!(rest >= 0)) return rest
@@ -85,17 +87,21 @@ interface Reached {
 
 /** The objects that are an object's own properties. Getters are asked where the schema would ask them, too. */
 const partsOf = ({ getters, object }: Reached, reach: Reach): ReadonlyArray<Reached> => {
+  const parts: Array<Reached> = []
   const isProxy = types.isProxy(object)
-  const keys = Array.isArray(object)
-    ? Array.from({ length: Math.min(object.length, maxLooked) }, (_, index) => String(index))
-    : Object.keys(object).slice(0, maxLooked)
-  return keys.flatMap((key): ReadonlyArray<Reached> => {
+  const add = (part: unknown, isData: boolean) => {
+    if (typeof part === "object" && part !== null) parts.push({ object: part, getters: isData ? 0 : getters + 1 })
+  }
+  if (Array.isArray(object)) {
+    for (let index = 0; index < Math.min(object.length, maxLooked); index++) add(object[index], !isProxy)
+    return parts
+  }
+  for (const key of Object.keys(object).slice(0, maxLooked)) {
     const own = isProxy ? undefined : Reflect.getOwnPropertyDescriptor(object, key)
     const isData = own !== undefined && own.get === undefined
-    if (!isData && reach !== "anything") return []
-    const part: unknown = isData ? own.value : Reflect.get(object, key)
-    return typeof part === "object" && part !== null ? [{ object: part, getters: isData ? 0 : getters + 1 }] : []
-  })
+    if (isData || reach === "anything") add(isData ? own.value : Reflect.get(object, key), isData)
+  }
+  return parts
 }
 
 /**
