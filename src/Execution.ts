@@ -11,10 +11,12 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as References from "effect/References"
 import * as Tracer from "effect/Tracer"
+import { types } from "node:util"
 import { CurrentJob, type Service as CurrentJobService } from "./CurrentJob.ts"
 import { countsAs, type RunEnding } from "./internal/accounting.ts"
 import * as AttemptSpan from "./internal/attemptSpan.ts"
 import * as Judgement from "./internal/judgement.ts"
+import { guard, isA } from "./internal/words/safely.ts"
 import * as JobError from "./JobError.ts"
 import type { Handler } from "./JobHandlers.ts"
 import type { Attempt } from "./JobHistory.ts"
@@ -251,7 +253,7 @@ const handled = (attempting: Attempting): Effect.Effect<Unbroken, unknown, Curre
     // Most encoders answer at once.
     return Exit.isExit(encoded) && Exit.isSuccess(encoded) && typeof encoded.value === "string"
       ? completed(attempting, encoded.value)
-      : Effect.flatMap(Effect.orDie(encoded), (result) => completed(attempting, result))
+      : Effect.flatMap(Effect.catch(encoded, unencoded), (result) => completed(attempting, result))
   }
   // One that has crashed shares no transaction: others would be blamed with it.
   const transact = handler.transaction === "grouped" && job.crashes === 0 ? store.transactGrouped : store.transact
@@ -285,9 +287,20 @@ const completed = (
   }))
 }
 
-/** What is no Effect (a Promise, say) would end the fiber without its finalizers: the run would never be settled. */
+/** A result that its definition does not take is a mistake of the handler's. */
+const unencoded = (error: unknown): Effect.Effect<never, JobError.ResultTooLarge> =>
+  isA(error, JobError.ResultTooLarge) ? Effect.fail(error) : Effect.die(error)
+
+const isEffect = guard(Effect.isEffect)
+
+/**
+ * What is no Effect (a Promise, say) would end the fiber without its finalizers: the run would never be settled. A Proxy may say that it is
+ * one, and be none.
+ */
 const effectOf = <A, E, R>(answer: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-  Effect.isEffect(answer) ? answer : Effect.die(new TypeError("the handler did not return an Effect"))
+  !types.isProxy(answer) && isEffect(answer)
+    ? answer
+    : Effect.die(new TypeError("the handler did not return an Effect"))
 
 /** `onTimeout` runs before the effect is interrupted, for it may not end by that. */
 const within = (timeoutMs: number | undefined, onTimeout: () => void) => <A, E, R>(effect: Effect.Effect<A, E, R>) =>
@@ -380,13 +393,11 @@ const concludeFailure = (
   const entry = entryOf(attempting, endedAt)
   const end = endOf(attempting, cause)
   if (end === undefined) return Effect.succeed({ _tag: "Interrupted", entry })
-  const counts = countsAs(end, job.reruns)
-  return Effect.map(
-    Judgement.judge(cause, handler, entry.attempt),
-    ({ decision, failure }) =>
-      end === broken && counts !== "attempt" ? { _tag: "Rerun", end: broken, failure, entry } : {
-        _tag: "Settle",
-        settlement: Judgement.settlementOf(job, entry, decision, failure, environment.queue.retention)
-      }
-  )
+  if (end === broken && countsAs(end, job.reruns) !== "attempt") {
+    return Effect.map(Judgement.failureOf(cause, handler), (failure) => ({ _tag: "Rerun", end, failure, entry }))
+  }
+  return Effect.map(Judgement.judge(cause, handler, entry.attempt), ({ decision, failure }) => ({
+    _tag: "Settle",
+    settlement: Judgement.settlementOf(job, entry, decision, failure, environment.queue.retention)
+  }))
 }

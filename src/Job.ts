@@ -18,9 +18,11 @@ import {
   checkHandler,
   checkType,
   type Definition,
+  errorEncoder,
   type Handler,
   handlingOf,
   JobHandlers,
+  resultEncoder,
   textEncoder,
   type Transaction
 } from "./JobHandlers.ts"
@@ -230,8 +232,8 @@ export const make = <
     ...handling,
     decode: decodePayload,
     run,
-    encodeSuccess: textEncoder(successCodec),
-    encodeError: Schema.encodeUnknownEffect(errorCodec),
+    encodeSuccess: resultEncoder(successCodec),
+    encodeError: errorEncoder(errorCodec),
     context
   })
 

@@ -292,7 +292,7 @@ export class ResultTooLarge extends Schema.TaggedError<ResultTooLarge>()("Result
 }) {
   readonly errorClass: ErrorClass = "Permanent"
   override get message() {
-    return `the result is ${this.bytes} bytes of JSON, at most ${this.limitBytes} are stored: store it elsewhere and return a reference`
+    return `the result is at least ${this.bytes} bytes of JSON, at most ${this.limitBytes} are stored: store it elsewhere and return a reference`
   }
 }
 

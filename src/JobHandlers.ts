@@ -12,9 +12,12 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { CurrentJob } from "./CurrentJob.ts"
+import { reachOf } from "./internal/words/issue.ts"
+import { isEndless, stringify, TooLong } from "./internal/words/json.ts"
 import { check, checkFields, durationLike, fieldsOf, millisOf, shown } from "./internal/words/options.ts"
-import type { ErrorClass, ParseError } from "./JobError.ts"
-import type { JobQueue } from "./JobQueue.ts"
+import { isA } from "./internal/words/safely.ts"
+import { type ErrorClass, type ParseError, ResultTooLarge } from "./JobError.ts"
+import { type JobQueue, maxJsonBytes } from "./JobQueue.ts"
 import type { Lane } from "./Priority.ts"
 import * as RetryPolicy from "./RetryPolicy.ts"
 
@@ -71,7 +74,7 @@ export interface Handler {
   /** Runs a decoded payload. */
   readonly run: (payload: unknown) => Effect.Effect<unknown, unknown, CurrentJob | Scope.Scope>
   /** Encodes the result to JSON text; fails where it does not fit the definition. */
-  readonly encodeSuccess: (value: unknown) => Effect.Effect<string, Schema.SchemaError>
+  readonly encodeSuccess: (value: unknown) => Effect.Effect<string, Schema.SchemaError | ResultTooLarge>
   /** Encodes a typed failure to JSON; fails where the definition does not name it: that is a defect. */
   readonly encodeError: (error: unknown) => Effect.Effect<Schema.Json, Schema.SchemaError>
   /** The class of a typed failure, where the definition says so. */
@@ -211,8 +214,42 @@ export const textEncoder = (
   }
 }
 
+const tooLarge = Effect.suspend(() =>
+  Effect.fail(new ResultTooLarge({ bytes: maxJsonBytes + 1, limitBytes: maxJsonBytes }))
+)
+
+/**
+ * The same for results, which may be anything: one that is too large, or does not end, fails before it takes seconds or memory. Its `bytes`
+ * are then one more than the limit: nobody has counted them.
+ */
+export const resultEncoder = (codec: Schema.Codec<unknown, Schema.Json>): Handler["encodeSuccess"] => {
+  const encode = Schema.encodeUnknownEffect(codec)
+  const encodeText = Schema.encodeUnknownEffect(Schema.fromJsonString(codec))
+  const reach = reachOf(codec)
+  const asText = (value: unknown, json: unknown): ReturnType<Handler["encodeSuccess"]> => {
+    const text = Result.try(() => stringify(json, maxJsonBytes))
+    if (Result.isSuccess(text)) return text.success === undefined ? encodeText(value) : Exit.succeed(text.success)
+    return isA(text.failure, TooLong) ? tooLarge : encodeText(value)
+  }
+  return (value) => {
+    if (isEndless(value, reach)) return tooLarge
+    const encoded = encode(value)
+    return Exit.isExit(encoded) && Exit.isSuccess(encoded)
+      ? asText(value, encoded.value)
+      : Effect.flatMap(encoded, (json) => asText(value, json))
+  }
+}
+
+/** Encodes typed failures. One that does not end is a defect. */
+export const errorEncoder = (codec: Schema.Codec<unknown, Schema.Json>): Handler["encodeError"] => {
+  const encode = Schema.encodeUnknownEffect(codec)
+  const reach = reachOf(codec)
+  return (error) => isEndless(error, reach) ? Effect.die(new RangeError("the error does not end")) : encode(error)
+}
+
 const encodeJsonText = textEncoder(Schema.Json)
-const encodeJson = Schema.encodeUnknownEffect(Schema.toCodecJson(Schema.Json))
+const encodeResult = resultEncoder(Schema.Json)
+const encodeJson = errorEncoder(Schema.toCodecJson(Schema.Json))
 
 /** `undefined` has no JSON: such a result is stored as `null`. */
 export const jsonText = (value: unknown): Effect.Effect<string, Schema.SchemaError> => encodeJsonText(value ?? null)
@@ -241,7 +278,7 @@ export const register = <R>(
       // The runtime gives each attempt the context below, and what it does not hold.
       // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- handlers are stored with their requirements erased
       run: handler as Handler["run"],
-      encodeSuccess: jsonText,
+      encodeSuccess: (value) => encodeResult(value ?? null),
       encodeError: encodeJson,
       definition: undefined,
       context

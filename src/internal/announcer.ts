@@ -8,6 +8,7 @@ import type { JobFailure } from "../JobError.ts"
 import * as JobEvent from "../JobEvent.ts"
 import * as JobMetrics from "../JobMetrics.ts"
 import { type Finish, type ReadyJob, type Settlement, tenantId } from "../JobStore.ts"
+import { inspectableCause } from "./words/safely.ts"
 
 /**
  * Announces for one queue. What is counted is counted at once; what is left to be told is an effect, and most often nothing: `undefined`
@@ -28,12 +29,12 @@ export interface Announcer {
 export const tell = (bus: EventBus["Service"]) => (event: JobEvent.JobEvent): Effect.Effect<void> =>
   Effect.catchCause(
     Effect.suspend(() => bus.publish(event)),
-    (cause) => Effect.logError("The event bus failed; its subscribers missed an event", cause)
+    (cause) => Effect.logError("The event bus failed; its subscribers missed an event", inspectableCause(cause))
   )
 
 /** Events that cannot be made are missed, and nothing else. */
 const telling = (effect: Effect.Effect<void>): Effect.Effect<void> =>
-  Effect.catchCause(effect, (cause) => Effect.logError("An event could not be made", cause))
+  Effect.catchCause(effect, (cause) => Effect.logError("An event could not be made", inspectableCause(cause)))
 
 /** Whether an event published now would be heard. */
 export const isHeard = (bus: EventBus["Service"], tag?: JobEvent.JobEvent["_tag"]): boolean =>

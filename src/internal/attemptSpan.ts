@@ -8,11 +8,13 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as References from "effect/References"
+import * as Result from "effect/Result"
 import * as Tracer from "effect/Tracer"
 import { tagOf } from "../JobError.ts"
 import type { Attempt } from "../JobHistory.ts"
 import type { Owner, ReadyJob } from "../JobStore.ts"
 import * as RequestContext from "../RequestContext.ts"
+import { inspectableCause } from "./words/safely.ts"
 
 /** What a span says of an attempt. */
 export interface Traced {
@@ -78,14 +80,22 @@ export const begin = ({ common, environment, job, origin }: Traced): Effect.Effe
   )
 }
 
-/** Ends it, with `error.type` of the conventions where the attempt failed. An interruption is not a failure. */
+/**
+ * Ends it, with `error.type` of the conventions where the attempt failed. An interruption is not a failure. The tracer gets errors that it can
+ * inspect, whatever the handler failed with; one that throws all the same loses the span, and the attempt goes on.
+ */
 export const end = ({ common }: Traced, span: Tracer.Span, exit: Exit.Exit<unknown, unknown>): void => {
   if (!common.isRecorded) return
-  if (Exit.isFailure(exit) && !Cause.hasInterruptsOnly(exit.cause)) {
-    span.attribute("error.type", tagOf(Cause.squash(exit.cause)))
-  }
-  const isTimed = Context.get(common.services, References.TracerTimingEnabled)
-  span.end(isTimed ? Context.get(common.services, Clock.Clock).currentTimeNanosUnsafe() : 0n, exit)
+  Result.try(() => {
+    if (Exit.isFailure(exit) && !Cause.hasInterruptsOnly(exit.cause)) {
+      span.attribute("error.type", tagOf(Cause.squash(exit.cause)))
+    }
+    const isTimed = Context.get(common.services, References.TracerTimingEnabled)
+    span.end(
+      isTimed ? Context.get(common.services, Clock.Clock).currentTimeNanosUnsafe() : 0n,
+      Exit.isFailure(exit) ? Exit.failCause(inspectableCause(exit.cause)) : exit
+    )
+  })
 }
 
 /** The ids of a span. Those of one that nobody records are Effect's own, and right. */

@@ -12,6 +12,7 @@ import * as References from "effect/References"
 import { Outage } from "./outage.ts"
 import { unanswered } from "./sql/unanswered.ts"
 import type { Standstill } from "./time/standstill.ts"
+import { holds } from "./words/safely.ts"
 
 /** What a connection says that another runner has left, or that has outlasted a standstill: the runners see to it themselves. */
 const gone = /^(?:ECONNRESET|EPIPE|ETIMEDOUT|ECONNABORTED|EHOSTUNREACH|ENETUNREACH|ERR_STREAM_\w+)$/
@@ -52,7 +53,7 @@ export const makeIsRepeated = (isTold: () => boolean): (line: Line) => boolean =
       "error" in reason ? reason.error : "defect" in reason ? reason.defect : undefined
     )
     if (text.startsWith("Unhandled error in SocketServer")) {
-      return errors.length > 0 && errors.every((error) => isGone(error))
+      return errors.length > 0 && errors.every((error) => holds(() => isGone(error)))
     }
     if (text === recovered) return !wasShown
     if (text.startsWith(pending)) return isTold()

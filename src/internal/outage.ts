@@ -13,6 +13,7 @@ import { isInterruption, unanswered } from "./sql/unanswered.ts"
 import { inWords } from "./time/inWords.ts"
 import { monotonicMillis } from "./time/liveClock.ts"
 import { told } from "./told.ts"
+import { read } from "./words/safely.ts"
 
 /** Hears how it goes. `what` says what is tried, and begins the log line. */
 export interface Outage {
@@ -83,7 +84,7 @@ export const make = (now: () => number = monotonicMillis): Outage => {
       failing.set(what, at)
       const because = unanswered(error)
       if (because === undefined) {
-        if (!isDue(String(error), at)) return Effect.void
+        if (!isDue(read(() => String(error)) ?? "", at)) return Effect.void
         isBeginTold = true
         return line(Effect.logWarning(`${what}: trying again`, error))
       }

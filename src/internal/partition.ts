@@ -43,6 +43,7 @@ import { told } from "./told.ts"
 import * as Unstarted from "./unstarted.ts"
 import { untilAvailable } from "./untilAvailable.ts"
 import type { Unwritten } from "./unwritten.ts"
+import { inspectable } from "./words/safely.ts"
 
 /** What a partition is made of. */
 export interface Options {
@@ -132,7 +133,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       turn.pipe(
         Effect.catchDefect((defect) =>
           Effect.andThen(
-            Effect.logError("A turn of the queue's owner died", defect),
+            told(Effect.logError("A turn of the queue's owner died", inspectable(defect))),
             onLiveClock(Effect.sleep("1 second"))
           )
         ),

@@ -23,6 +23,7 @@ import type { KnownQueue, Queues } from "./queues.ts"
 import { unavailable } from "./submitError.ts"
 import { wrongPart } from "./words/issue.ts"
 import { durationLike, fieldsOf, millisOf, noneBut, shown } from "./words/options.ts"
+import { isA } from "./words/safely.ts"
 
 const maxKey = 512
 const maxText = 200
@@ -140,7 +141,7 @@ const checkedKey = (key: string | undefined, field: string): Exit.Exit<string | 
 
 /** Of what a program has thrown. */
 const thrown = (error: unknown): string => {
-  if (!(error instanceof Error)) return `a thrown ${shown(error)}`
+  if (!isA(error, Error)) return `a thrown ${shown(error)}`
   const { message, tag } = toFailure(error, { class: "System" })
   return `a thrown ${tag}: ${message}`
 }
@@ -160,7 +161,7 @@ const keyBy = (
     ? Exit.succeed(made.value)
     : Effect.catchCause(made, (cause): Effect.Effect<string | undefined, SubmitError> => {
       const error = Cause.squash(cause)
-      if (error instanceof ParseError) return orElse(error)
+      if (isA(error, ParseError)) return orElse(error)
       const expected = `the ${name} function of ${type} to return a key`
       return refused({ field, expected, received: thrown(error), cause: error })
     })

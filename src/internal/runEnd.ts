@@ -24,6 +24,7 @@ import { onLiveClock } from "./time/liveClock.ts"
 import { told } from "./told.ts"
 import { untilAnswered } from "./untilAvailable.ts"
 import type { Unwritten } from "./unwritten.ts"
+import { inspectableCause } from "./words/safely.ts"
 
 /** Ends runs of one ownership. */
 export interface RunEnd {
@@ -124,7 +125,7 @@ export const make = (
     rest.pipe(
       Effect.catchDefect((defect) =>
         Effect.catchCause(unjudged(run, defect), (cause) =>
-          log(run, Effect.logError("Settling a job died", Cause.pretty(cause))).pipe(
+          log(run, Effect.logError("Settling a job died", inspectableCause(cause))).pipe(
             Effect.andThen(pause(run, "60 seconds")),
             Effect.andThen(lookAgain(run.job)),
             Effect.as(undefined)

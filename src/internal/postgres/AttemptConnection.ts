@@ -2,16 +2,26 @@
  * The connection of one attempt's transaction, opened by hand: see `attemptTransaction`. Ends with `commitAndTell`, `rollBack` or, where
  * nothing was asked of it, `abandon`.
  */
+import type * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as References from "effect/References"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type { SqlError } from "effect/sql/SqlError"
+import { inspectableCause } from "../words/safely.ts"
 import { rollbackStatement } from "./ending.ts"
 import { LazyConnection } from "./LazyConnection.ts"
 
+const logUnhandled = (cause: Cause.Cause<unknown>) =>
+  Effect.flatMap(References.UnhandledLogLevel, (level) =>
+    level === undefined
+      ? Effect.void
+      : Effect.logWithLevel(level)("Unhandled error in SqlClient.afterCommit callback", inspectableCause(cause)))
+
+/** It has committed: neither what a callback of the user's throws nor the log of it can change that. */
 const runCallback = (callback: Effect.Effect<void>) =>
-  Effect.ignoreCause(callback, { log: "Unhandled", message: "Unhandled error in SqlClient.afterCommit callback" })
+  callback.pipe(Effect.catchCause(logUnhandled), Effect.catchDefect(() => Effect.void))
 
 /** The connection of one attempt's transaction. */
 export class AttemptConnection extends LazyConnection {

@@ -9,6 +9,7 @@ import type * as Scope from "effect/Scope"
 import { isSqlError } from "effect/sql/SqlError"
 import { noShortage, type Shortage } from "../../JobStore.ts"
 import { monotonicMillis } from "../time/liveClock.ts"
+import { describe, guard, property, textOf } from "../words/safely.ts"
 
 /** One who waits. */
 interface Wait {
@@ -19,8 +20,8 @@ interface Wait {
 const quietMs = 12_000
 
 const wordsOf = (error: unknown): string => {
-  const cause = isSqlError(error) ? error.reason.cause : error
-  return cause instanceof Error ? cause.message : String(error)
+  const cause = guard(isSqlError)(error) ? property(error.reason, "cause") : error
+  return textOf(cause, "message") ?? describe(error, 1_000)
 }
 
 /** The account of one pool. */

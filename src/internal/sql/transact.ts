@@ -20,6 +20,7 @@ import type { LazyConnection } from "../postgres/LazyConnection.ts"
 import type { Lending } from "../postgres/lending.ts"
 import { atMost, monotonicMillis, onLiveClock } from "../time/liveClock.ts"
 import * as Standstill from "../time/standstill.ts"
+import { guard } from "../words/safely.ts"
 import { type Database, isMissingDay, messageOf, toStoreError } from "./database.ts"
 import type { Foresee } from "./retention.ts"
 import { dayOf, entryJson, int2, int4, int8, text, timestamp, uuid } from "./rows.ts"
@@ -302,7 +303,9 @@ const transactEagerly = ({ schema }: Database, client: SqlClient, foresee: Fores
               : Effect.succeed({ _tag: "Broken", by: broken, cause: handlerFailure })
           }
           const error = Option.getOrUndefined(Cause.findErrorOption(cause))
-          return isSqlError(error) ? conclude(error, isCommitting) : Effect.failCause(Cause.map(cause, neverFails))
+          return guard(isSqlError)(error)
+            ? conclude(error, isCommitting)
+            : Effect.failCause(Cause.map(cause, neverFails))
         }
       )
     })

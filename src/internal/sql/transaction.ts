@@ -10,6 +10,7 @@ import { isSqlError } from "effect/sql/SqlError"
 import type { Breakage } from "../../JobStore.ts"
 import { LazyConnection } from "../postgres/LazyConnection.ts"
 import { breakageOf, hasLostConnection } from "../postgres/sqlState.ts"
+import { guard, holds } from "../words/safely.ts"
 
 export { type Transactions, transactionsOf } from "../postgres/attemptTransaction.ts"
 export { isCommitUnknown } from "../postgres/ending.ts"
@@ -45,7 +46,9 @@ export const breakage = (
     const [connection] = transaction.value
     if (connection instanceof LazyConnection) return Effect.succeed(breakageOn(connection, cause))
     // Of a client that keeps no account: where the failure looks like it, the session is asked whether it still works.
-    const suspected = errorsOf(cause).filter(isSqlError).find((error) => breakageOf(error, true) !== undefined)
+    const suspected = errorsOf(cause).filter(guard(isSqlError)).find((error) =>
+      holds(() => breakageOf(error, true) !== undefined)
+    )
     if (suspected === undefined) return Effect.undefined
     return Effect.match(Effect.withTracerEnabled(sql.unsafe("select 1"), false), {
       onSuccess: () => undefined,

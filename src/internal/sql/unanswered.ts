@@ -5,6 +5,7 @@ import * as Cause from "effect/Cause"
 import * as Predicate from "effect/Predicate"
 import { isSqlError } from "effect/sql/SqlError"
 import { StoreError } from "../../JobStore.ts"
+import { holds, read } from "../words/safely.ts"
 import { messageOf, toStoreError } from "./database.ts"
 
 /** How deep an error may be wrapped. */
@@ -20,12 +21,14 @@ const wordsOf = (cause: unknown): string => {
 /** All that Effect's cluster leaves of an interruption that it passes on as an error. */
 const interrupted = String(Cause.squash(Cause.interrupt()))
 
-/** Whether somebody else's giving up ended it. What became of the question is known to them. */
-export const isInterruption = (error: unknown, depth = depths): boolean =>
+const isInterrupted = (error: unknown, depth: number): boolean =>
   Cause.isCause(error)
-    ? Cause.hasInterruptsOnly(error) || isInterruption(Cause.squash(error), depth)
+    ? Cause.hasInterruptsOnly(error) || isInterrupted(Cause.squash(error), depth)
     : error instanceof Error && String(error) === interrupted ||
-      depth > 0 && Predicate.hasProperty(error, "cause") && isInterruption(error.cause, depth - 1)
+      depth > 0 && Predicate.hasProperty(error, "cause") && isInterrupted(error.cause, depth - 1)
+
+/** Whether somebody else's giving up ended it. What became of the question is known to them. */
+export const isInterruption = (error: unknown, depth = depths): boolean => holds(() => isInterrupted(error, depth))
 
 const reasonsOf = (error: unknown, depth: number): string | undefined => {
   if (error instanceof StoreError) return error.reason === "Refused" ? undefined : wordsOf(error.cause)
@@ -39,4 +42,4 @@ const reasonsOf = (error: unknown, depth: number): string | undefined => {
 }
 
 /** The reason, wherever it is in an error or cause. `undefined`: something else is wrong, and somebody should look at all of it. */
-export const unanswered = (error: unknown): string | undefined => reasonsOf(error, depths)
+export const unanswered = (error: unknown): string | undefined => read(() => reasonsOf(error, depths))

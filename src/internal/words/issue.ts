@@ -9,6 +9,7 @@ import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import type * as SchemaAST from "effect/SchemaAST"
 import * as SchemaIssue from "effect/SchemaIssue"
+import type { Reach } from "./json.ts"
 import { shown } from "./options.ts"
 
 /** One part that is wrong. `isOnly`: nothing else was said, no other member of a union say. */
@@ -79,15 +80,28 @@ const isRedacted = ({ annotations }: SchemaAST.AST): boolean =>
   Predicate.hasProperty(annotations?.["representation"], "id") &&
   annotations["representation"].id === "effect/schema/Redacted"
 
-/** Whether a part of what the schema describes is `Redacted`. Of one that does not end: yes. */
-export const hasSecrets = ({ ast }: Schema.Top): boolean => {
+/** Whether a part of what the schema describes is such a one. Of one that does not end: yes. */
+const hasPart = ({ ast }: Schema.Top, isSuch: (part: SchemaAST.AST) => boolean): boolean => {
   const parts = new Set([ast])
   for (const part of parts) {
-    if (isRedacted(part) || parts.size > maxParts) return true
+    if (isSuch(part) || parts.size > maxParts) return true
     for (const inner of [...innerOf(part), ...(part.encoding ?? []).map(({ to }) => to)]) parts.add(inner)
   }
   return false
 }
+
+/** Whether a part of what the schema describes is `Redacted`. */
+export const hasSecrets = (schema: Schema.Top): boolean => hasPart(schema, isRedacted)
+
+const open: ReadonlySet<SchemaAST.AST["_tag"]> = new Set(["Declaration", "Any", "Unknown", "ObjectKeyword"])
+
+/** Which parts of a value the schema reads. */
+export const reachOf = (schema: Schema.Top): Reach =>
+  hasPart(schema, ({ _tag }) => open.has(_tag))
+    ? "anything"
+    : hasPart(schema, ({ _tag }) => _tag === "Arrays")
+    ? "arrays"
+    : "fields"
 
 const kindOf = (value: unknown): string =>
   value === null || value === undefined

@@ -2,14 +2,14 @@
  * What is said of wrong options, to callers whose types did not say it: where, which field, what was expected, and what was given.
  */
 import * as Duration from "effect/Duration"
-import * as Formatter from "effect/Formatter"
 import * as Option from "effect/Option"
+import { describe } from "./safely.ts"
 
 const maxShown = 100
 
 /** Any value in at most 100 characters. Cannot throw. */
 export const shown = (value: unknown): string => {
-  const text = Formatter.format(value)
+  const text = describe(value, maxShown + 1)
   return text.length > maxShown ? `${text.slice(0, maxShown)}...` : text
 }
 
