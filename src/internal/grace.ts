@@ -83,7 +83,7 @@ export const make = (options: {
     )
     const stopped = Effect.suspend(() => {
       const now = monotonicMillis()
-      const isUsed = used + now - begunAt >= options.graceMs
+      const isUsed = used + now - begunAt >= options.graceMs - 20
       const overAt = isUsed ? shared.overAt ??= now : now
       const abandonAt = Math.max(overAt + Math.min(options.abandonAfterMs, abandoningMs), now + leastMs)
       const endBy = Math.max(overAt + stoppingMs, abandonAt + leastMs)
