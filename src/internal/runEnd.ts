@@ -13,6 +13,7 @@ import * as Option from "effect/Option"
 import type * as Execution from "../Execution.ts"
 import type { ReadyJob, Settlement } from "../JobStore.ts"
 import type { Announcer } from "./announcer.ts"
+import * as Cancels from "./cancels.ts"
 import * as Judgement from "./judgement.ts"
 import * as Reruns from "./reruns.ts"
 import type { Run, Runs } from "./run.ts"
@@ -37,6 +38,7 @@ export interface Surroundings {
   readonly environment: Execution.Environment
   readonly settler: Settler
   readonly announcer: Announcer
+  readonly cancels: Cancels.Cancels
   /** The outcome is confirmed. `isReady`: the row is still there, to be read again. */
   readonly release: (job: ReadyJob, isReady: boolean) => void
   /** A job is due at a later time now. */
@@ -53,8 +55,8 @@ export const make = (
     readonly fork: (effect: Effect.Effect<unknown>) => Fiber.Fiber<unknown>
   }
 ): RunEnd => {
-  const { announcer, environment: { owner, queue, store }, fork, isStopped, onDue, onEnded, release, runs, settler } =
-    options
+  const { announcer, cancels, environment: { owner, queue, store }, fork, isStopped, onDue, onEnded } = options
+  const { release, runs, settler } = options
   const reruns = Reruns.make()
   // A serial queue starts a job only when the one before is written down.
   const isSerial = queue.concurrency === 1
@@ -82,6 +84,7 @@ export const make = (
     const at = entry.kind === "attempt" ? entry.endedAt : entry.at
     release(run.job, false)
     if (settlement._tag === "Retry" || settlement._tag === "PutBack") onDue()
+    else cancels.forget(run.job.id)
     const telling = announcer.settled(run.job, settlement, at)
     if (telling === undefined) return ended(run, settlement)
     fork(Effect.onExit(telling, () => Effect.sync(() => ended(run, settlement))))
@@ -114,8 +117,14 @@ export const make = (
         : Effect.void
     )
 
+  /** A cancel that came while it ran, and did not interrupt it: nothing follows that attempt. */
+  const orCancelled = (run: Run, settlement: Settlement): Settlement => {
+    const cancel = run.ending?._tag === "Cancel" ? run.ending : cancels.of(run.job.id)
+    return cancel === undefined ? settlement : Cancels.instead(settlement, cancel, queue) ?? settlement
+  }
+
   const settled = (run: Run, settlement: Settlement) =>
-    settler.push(settlement, (exit) => {
+    settler.push(orCancelled(run, settlement), (exit) => {
       if (Exit.isFailure(exit)) return goOn(run, Effect.failCause(exit.cause))
       const answer = exit.value
       if (typeof answer !== "string") return written(run, answer)
