@@ -191,7 +191,7 @@ export const make = (
           return Effect.void
         }
         const concluding = Effect.map(execution.abandon(attempting), (conclusion) => concluded(run, conclusion))
-        return Effect.andThen(concluding, attempting.end ?? Effect.void)
+        return Effect.andThen(concluding, execution.sever(attempting))
       })
 
     /** Its handler does not end, though it was interrupted. */

@@ -39,7 +39,7 @@ export const together = (): Together => ({ usedMs: 0, endedAt: -Infinity, overAt
  * All that follows the grace period takes as long, at most: interrupting, abandoning, writing outcomes, handing over. What the process closes
  * after that, its locks and its connections, has the rest of 5 seconds.
  */
-const afterwardsMs = 4_000
+const afterwardsMs = 3_900
 /** Of that, until what is under way goes on alone. */
 const stoppingMs = 3_600
 /** Of that, for handlers that have been interrupted. */
