@@ -18,7 +18,7 @@ import * as Coalescer from "./coalescer.ts"
 import type { Run, Runs } from "./run.ts"
 import * as RunEnd from "./runEnd.ts"
 import type { RunWatch } from "./runWatch.ts"
-import { liveClock, monotonicMillis, onLiveClock } from "./time/liveClock.ts"
+import { atMost, liveClock, monotonicMillis, onLiveClock } from "./time/liveClock.ts"
 import { told } from "./told.ts"
 import { untilAnswered } from "./untilAvailable.ts"
 
@@ -64,6 +64,8 @@ export interface StopBy {
 /** With the turns of notes.ts a start is recorded 200 ms after it at the latest: then another process sees that the job runs. */
 const longRunMs = 150
 const heartbeatMs = 10_000
+/** How long a stop waits for the server to end the session of an abandoned handler. */
+const severingMs = 100
 /**
  * How many attempts may have ended without their outcome being written down yet: their places go to others meanwhile, so that the outcomes
  * of short jobs travel to the database together. All of them would run again after a crash, hence not more than the work warrants.
@@ -191,7 +193,8 @@ export const make = (
           return Effect.void
         }
         const concluding = Effect.map(execution.abandon(attempting), (conclusion) => concluded(run, conclusion))
-        return Effect.andThen(concluding, execution.sever(attempting))
+        const severed = execution.sever(attempting)
+        return Effect.andThen(concluding, run.ending?._tag === "Stop" ? atMost(severingMs, severed) : severed)
       })
 
     /** Its handler does not end, though it was interrupted. */
