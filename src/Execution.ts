@@ -112,6 +112,8 @@ export interface Attempting extends Session {
   span: Tracer.Span | undefined
   /** How often the handler was started: again where the transaction that it shared was broken. */
   starts: number
+  /** What the handler is given of it, once it has begun. */
+  current: CurrentJobService | undefined
   /** The handler has returned, and what it returned is written. */
   isCompleting: boolean
   /** The runtime waits for it no more: whatever it still does concludes nothing. */
@@ -126,6 +128,8 @@ export interface Execution {
   readonly run: (job: ReadyJob, handler: Handler, control: Control) => Effect.Effect<Conclusion>
   /** Concludes an attempt whose handler does not end. From here on it cannot commit. */
   readonly abandon: (attempting: Attempting) => Effect.Effect<Conclusion>
+  /** Ends the transactions of an attempt from outside. */
+  readonly sever: (attempting: Attempting) => Effect.Effect<void>
 }
 
 /** What is the same for many attempts is made once. */
@@ -163,12 +167,15 @@ export const make = (environment: Environment): Execution => {
           span: undefined,
           end: undefined,
           starts: 0,
+          current: undefined,
           isCompleting: false,
           isAbandoned: false
         }
         control.attempting = attempting
         return attempt(attempting)
       }).pipe(Effect.uninterruptible),
+    sever: ({ current, end = Effect.void }) =>
+      current === undefined ? end : Effect.andThen(end, environment.store.endTransactions(current)),
     abandon: (attempting) => {
       attempting.isAbandoned = true
       const { control, environment, handler, span } = attempting
@@ -316,11 +323,19 @@ const within = (timeoutMs: number | undefined, onTimeout: () => void) => <A, E, 
  * The handler's own services over the runtime's, under those of this attempt: of its transaction, where it has one. Nothing of the fiber that
  * starts it gets through.
  */
-const ownServices = (
-  { common, control, environment, job, origin: { request } }: Attempting,
-  span: Tracer.AnySpan
-): Context.Context<CurrentJob> => {
+const ownServices = (attempting: Attempting, span: Tracer.AnySpan): Context.Context<CurrentJob> => {
+  const { common, control, environment, job, origin: { request } } = attempting
   const attempt = job.attempt + 1
+  const current: CurrentJobService = {
+    jobId: job.id,
+    type: job.type,
+    queue: environment.queue.name,
+    attempt,
+    submittedAt: job.createdAt,
+    request,
+    progress: control.progress
+  }
+  attempting.current = current
   return common.services.pipe(
     Context.add(RequestContext.Request, request),
     Context.add(References.CurrentLogAnnotations, {
@@ -329,15 +344,7 @@ const ownServices = (
       jobType: job.type,
       attempt
     }),
-    Context.add(CurrentJob, {
-      jobId: job.id,
-      type: job.type,
-      queue: environment.queue.name,
-      attempt,
-      submittedAt: job.createdAt,
-      request,
-      progress: control.progress
-    }),
+    Context.add(CurrentJob, current),
     Context.add(Tracer.ParentSpan, span)
   )
 }

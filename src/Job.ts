@@ -113,7 +113,10 @@ export interface Options<Payload extends Codec, Success extends Codec, Error ext
   readonly priority?: Lane | number
   /** Default: `RetryPolicy.exponential()`. */
   readonly retry?: RetryPolicy.RetryPolicy
-  /** The handler is interrupted after this long, and the attempt fails with class Timeout. Default: none; 10 seconds for `"grouped"`. */
+  /**
+   * The handler, its finalizers included, is interrupted after this long, and the attempt fails with class Timeout. One that does not end by
+   * that is abandoned, see `abandonAfter` of the runtime. Default: none; 10 seconds for `"grouped"`.
+   */
   readonly timeout?: Duration.Input
   /** See {@link RequestOptions.dedupeKey}. */
   readonly dedupeKey?: (payload: Payload["Type"]) => string

@@ -12,6 +12,7 @@ import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
 import * as EventBus from "./EventBus.ts"
 import * as Health from "./Health.ts"
+import { closingSoon } from "./internal/closingSoon.ts"
 import * as Cluster from "./internal/cluster.ts"
 import type { ClusterError } from "./internal/clusterError.ts"
 import * as Commands from "./internal/commands.ts"
@@ -59,7 +60,7 @@ export interface Options extends ClientOptions {
   /**
    * How long a handler may take to end once it is interrupted: by its timeout, by a cancel, or after the grace period. Then it is abandoned:
    * its outcome is written, its place is free, its transaction is ended, and what it still does commits nothing. Default 5 seconds; at a
-   * shutdown never more than 3.
+   * shutdown never more than 2.6, so that all that follows the grace period takes 5 seconds at most.
    */
   readonly abandonAfter?: Duration.Input
   /** How long jobs of a type wait for a handler before they are dead-lettered as `HandlerMissing`. Default 15 minutes. */
@@ -138,14 +139,17 @@ const periodsOf = (
 
 const schemaOf = (options: ClientOptions) => options.schema ?? "millrace"
 
+/** How long may take to end what only has statements under way: those that a server does not answer would never. */
+const closingMs = 200
+
 const base = ({ connections, eventBus, lockTimeout, queues, schema }: ClientOptions) =>
   Layer.mergeAll(
     JobHandlers.layer,
-    eventBus ?? EventBus.layerPostgres(),
+    eventBus ?? closingSoon(closingMs, EventBus.layerPostgres()),
     Queues.layer(queues ?? []),
     NodeCrypto.layer
   ).pipe(
-    Layer.provideMerge(PgJobStore.layer({ schema, connections, lockTimeout })),
+    Layer.provideMerge(closingSoon(closingMs, PgJobStore.layer({ schema, connections, lockTimeout }))),
     Layer.provideMerge(Layer.mergeAll(Outage.layer, Standstill.layer, RunWatch.layer))
   )
 
@@ -157,8 +161,8 @@ export const layerClient = (
   options: ClientOptions = {}
 ): Layer.Layer<Services, StoreError | MigrationError | LayoutError, Postgres.Client> => {
   checkOptions("JobRuntime.layerClient", options, clientFields)
-  return Layer.mergeAll(Jobs.layer, Health.layer({ kind: "client", isDraining: () => false })).pipe(
-    Layer.provide(Waker.layer),
+  const services = Layer.mergeAll(Jobs.layer, Health.layer({ kind: "client", isDraining: () => false }))
+  return closingSoon(closingMs, services.pipe(Layer.provide(Waker.layer))).pipe(
     Layer.provide([Owners.layerNone, Hosts.layerClient, Unserved.layerClient]),
     Layer.provideMerge(base(options))
   )
@@ -206,15 +210,15 @@ export const layer = (
   const where = "JobRuntime.layer"
   checkOptions(where, options, fields)
   const periods = periodsOf(where, options)
-  return Layer.mergeAll(
+  const services = Layer.mergeAll(
     Jobs.layer,
     health("single"),
     Watchers.listener,
     Commands.layer,
     Watchers.retention,
     Watchers.standby
-  ).pipe(
-    Layer.provide([Waker.layer, Unserved.layer]),
+  ).pipe(Layer.provide([Waker.layer, Unserved.layer]))
+  return closingSoon(closingMs, services).pipe(
     Layer.provideMerge(entities({ ...periods, groupOf: () => ShardGroups.single, isClustered: false })),
     Layer.provide(Cluster.layerSingle(schemaOf(options))),
     Layer.provideMerge(base(options))
@@ -239,14 +243,14 @@ export const layerCluster = (
   checkOptions(where, options, clusterFields)
   if (options.timing !== undefined) checkFields(where, options.timing, RunnerSettings.timingFields, "timing")
   const periods = periodsOf(where, options)
-  return Layer.mergeAll(
+  const services = Layer.mergeAll(
     Jobs.layer,
     health("cluster"),
     Watchers.listener,
     Commands.layer,
     Watchers.retention
-  ).pipe(
-    Layer.provide([Waker.layer, Unserved.layer]),
+  ).pipe(Layer.provide([Waker.layer, Unserved.layer]))
+  return closingSoon(closingMs, services).pipe(
     Layer.provideMerge(entities({ ...periods, groupOf: ShardGroups.nameOf, isClustered: true })),
     Layer.provide(runner(options)),
     Layer.provideMerge(base(options))

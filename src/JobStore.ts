@@ -11,6 +11,7 @@ import type * as Option from "effect/Option"
 import type * as Queue from "effect/Queue"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
+import type { Service as CurrentJob } from "./CurrentJob.ts"
 import type { CommitFailed, JobFailure, LayoutError } from "./JobError.ts"
 import type { Interest, JobEvent } from "./JobEvent.ts"
 import type { Entry } from "./JobHistory.ts"
@@ -515,6 +516,8 @@ export class JobStore extends Context.Service<JobStore, {
     complete: (value: A) => Effect.Effect<{ readonly settlement: Finish; readonly now: number }, E, R>,
     session?: Session
   ) => Effect.Effect<Transacted, E | CommitFailed, R>
+  /** Ends from outside what this attempt has opened by itself, with `withTransaction` and without a transaction of its job. */
+  readonly endTransactions: (job: CurrentJob) => Effect.Effect<void>
   /**
    * Laid over the services of a handler that runs in `transact`: the client of that transaction, whatever client the handler's layer was
    * given. With another one its writes would not be the transaction's.

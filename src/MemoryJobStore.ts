@@ -343,6 +343,7 @@ const make = (): JobStore["Service"] => {
       ),
     transact,
     transactGrouped: transact,
+    endTransactions: () => Effect.void,
     handlerServices: Context.empty(),
     shortage: Effect.succeed(noShortage),
     refence: (owner, id, version) => Effect.sync(() => refence(tables, owner, id, version)),

@@ -109,6 +109,7 @@ const makeWith = Effect.fnUntraced(function*(
     settle: settleMany,
     transact: alone,
     transactGrouped: yield* transactGrouped(db, client, retention, { alone, terminate }),
+    endTransactions: (job) => lending.sever(job, terminate),
     handlerServices: Context.make(PgClient, client).pipe(Context.add(SqlClient, client)),
     shortage: Effect.sync(() => lending.shortage),
     refence: refence(db),

@@ -23,6 +23,7 @@ import * as RetryPolicy from "../src/RetryPolicy.ts"
 import { databaseUrl, TestDatabase, TestServer } from "./utils/database.ts"
 import { recordLog } from "./utils/logged.ts"
 import { layerRuntime, makeStops, until, untilState } from "./utils/runtime.ts"
+import { tcpProxy } from "./utils/tcpProxy.ts"
 
 const One = JobQueue.make("one", { concurrency: 1 })
 const Three = JobQueue.make("three", { concurrency: 3 })
@@ -174,6 +175,31 @@ layer(layerRuntime(quick), { excludeTestServices: true })("a handler that does n
         assert.deepStrictEqual(history.map(({ move }) => move), ["submitted", "started", "dead-lettered"])
       }
       assert.deepStrictEqual(yield* sql`select * from committed`, [])
+    }))
+
+  it.effect("loses the transaction that it has opened by itself, without one of its job", () =>
+    Effect.gen(function*() {
+      const jobs = yield* Jobs.Jobs
+      const sql = yield* PgClient
+      yield* sql`create table if not exists own (who text)`
+      const { hang, letGo } = yield* makeHang
+      const ended = yield* Deferred.make<Exit.Exit<unknown, unknown>>()
+      let pid = 0
+      yield* JobHandlers.register("own", () =>
+        sql.withTransaction(Effect.gen(function*() {
+          yield* sql`insert into own values ('it')`
+          const [row] = yield* sql<{ readonly pid: number }>`select pg_backend_pid() as pid`
+          pid = row!.pid
+          yield* hang
+        })).pipe(Effect.uninterruptible, Effect.onExit((exit) => Deferred.succeed(ended, exit))), {
+        ...timedOut,
+        transaction: "none"
+      })
+      yield* untilState(yield* jobs.submit({ type: "own", queue: One }), "failed")
+      yield* until(Effect.map(sql`select from pg_stat_activity where pid = ${pid}`, (rows) => rows.length === 0))
+      yield* letGo
+      assert.isTrue(Exit.isFailure(yield* Deferred.await(ended)))
+      assert.deepStrictEqual(yield* sql`select * from own`, [])
     }))
 
   it.effect("is abandoned after a cancel, and its job is cancelled", () =>
@@ -387,6 +413,15 @@ describe("a runtime that closes", () => {
       }).pipe(Effect.scoped, Effect.provide(TestDatabase.layer)),
     60_000
   )
+
+  it.live("ends as soon when its database does not answer", () =>
+    Effect.gen(function*() {
+      const proxy = yield* tcpProxy(yield* databaseUrl)
+      const { scope } = yield* programs(proxy.url)
+      yield* proxy.stall
+      assert.isBelow(yield* closing(scope), graceMs + 5_000)
+      yield* proxy.cut
+    }).pipe(Effect.scoped, Effect.provide(TestDatabase.layerDatabase)), 60_000)
 
   it.live("ends as soon when its database is away", () =>
     Effect.gen(function*() {

@@ -18,7 +18,7 @@ import * as Coalescer from "./coalescer.ts"
 import type { Run, Runs } from "./run.ts"
 import * as RunEnd from "./runEnd.ts"
 import type { RunWatch } from "./runWatch.ts"
-import { liveClock, monotonicMillis, onLiveClock } from "./time/liveClock.ts"
+import { atMost, liveClock, monotonicMillis, onLiveClock } from "./time/liveClock.ts"
 import { told } from "./told.ts"
 import { untilAnswered } from "./untilAvailable.ts"
 
@@ -47,8 +47,10 @@ export interface Attempts {
   readonly stop: (choose: (run: Run) => boolean, by: StopBy) => Effect.Effect<void>
   /** Those whose outcome is not written down yet, in the order of their starts. */
   readonly runs: () => Iterable<Run>
-  /** Stores the notes that are due and forgets those of ended byId. */
-  readonly note: Effect.Effect<void>
+  /** Stores the notes that are due: of starts, and if it is a whole look also what handlers have reported. */
+  readonly note: (isWhole: boolean) => Effect.Effect<void>
+  /** Deletes the notes of ended ones. */
+  readonly forget: Effect.Effect<void>
 }
 
 /** How long a stop waits, by the monotonic clock. */
@@ -59,13 +61,22 @@ export interface StopBy {
   readonly endBy: number
 }
 
-const longRunMs = 1_000
+/** With the turns of notes.ts a start is recorded 200 ms after it at the latest: then another process sees that the job runs. */
+const longRunMs = 150
 const heartbeatMs = 10_000
+/** How long a stop waits for the server to end the session of an abandoned handler. */
+const severingMs = 100
 /**
  * How many attempts may have ended without their outcome being written down yet: their places go to others meanwhile, so that the outcomes
  * of short jobs travel to the database together. All of them would run again after a crash, hence not more than the work warrants.
  */
 const maxUnwritten = (concurrency: number) => Math.min(Math.max(4 * concurrency, 64), 1_000)
+
+/** An outcome that waits to be written is no run to blame for a crash. */
+const isNoteDue = (run: Run, now: number, isWhole: boolean): boolean =>
+  run.isInPlace &&
+  ((isWhole && run.isNoteDue) ||
+    (run.notedAt === undefined ? now - run.startedLive >= longRunMs : now - run.notedAt >= heartbeatMs))
 
 /** Nothing started yet. What is under way when the scope closes is interrupted. */
 export const make = (
@@ -87,6 +98,9 @@ export const make = (
     const fork = yield* FiberSet.runtime(fibers)()
     const { concluded, ended, goOn, lookAgain } = RunEnd.make({ ...options, runs, fork })
     const unwrittenLimit = maxUnwritten(queue.concurrency)
+
+    /** The database did not take the last notes: it is asked less often. */
+    let isRefused = false
 
     const noteStart = yield* Coalescer.make({
       run: (notes: ReadonlyArray<RunNote>) =>
@@ -179,7 +193,8 @@ export const make = (
           return Effect.void
         }
         const concluding = Effect.map(execution.abandon(attempting), (conclusion) => concluded(run, conclusion))
-        return Effect.andThen(concluding, attempting.end ?? Effect.void)
+        const severed = execution.sever(attempting)
+        return Effect.andThen(concluding, run.ending?._tag === "Stop" ? atMost(severingMs, severed) : severed)
       })
 
     /** Its handler does not end, though it was interrupted. */
@@ -314,27 +329,31 @@ export const make = (
           discard: true
         }),
       stop,
-      note: Effect.gen(function*() {
+      note: Effect.fnUntraced(function*(isWhole) {
+        if (isRefused && !isWhole) return
         const now = liveClock.currentTimeMillisUnsafe()
-        // An outcome that waits to be written is no run to blame for a crash.
-        const due = [...byId.values()].filter((run) =>
-          run.isInPlace && (run.isNoteDue || (run.notedAt === undefined
-            ? now - run.startedLive >= longRunMs
-            : now - run.notedAt >= heartbeatMs))
-        )
+        const due: Array<Run> = []
+        for (const run of byId.values()) if (isNoteDue(run, now, isWhole)) due.push(run)
         if (due.length > 0) {
           for (const run of due) run.isNoteDue = false
           yield* Effect.onError(
             Effect.flatMap(store.now, (at) => store.noteRunning(owner, due.map(noteOf), at)),
-            () => Effect.sync(() => due.forEach((run) => run.isNoteDue = true))
+            () =>
+              Effect.sync(() => {
+                isRefused = true
+                for (const run of due) run.isNoteDue = true
+              })
           )
+          isRefused = false
           for (const run of due) run.notedAt = now
         }
+      }, Effect.catch((error) => Effect.logDebug("Could not note running jobs", error))),
+      forget: Effect.suspend(() => {
         const done = [...doneNotes].filter((id) => !byId.has(id))
-        if (done.length > 0) {
-          yield* store.noteDone(owner, done)
+        if (done.length === 0) return Effect.void
+        return Effect.map(store.noteDone(owner, done), () => {
           for (const id of done) doneNotes.delete(id)
-        }
-      }).pipe(Effect.catch((error) => Effect.logDebug("Could not note running jobs", error)))
+        })
+      }).pipe(Effect.catch((error) => Effect.logDebug("Could not forget ended jobs", error)))
     }
   })

@@ -108,7 +108,9 @@ export const make = (options: {
       const begunAt = monotonicMillis()
       // When it was last tried in the table.
       let triedAt: number | undefined
-      // When its owner was last told, and may have cancelled it without our knowing.
+      // Its owner may have cancelled it without our knowing: it was told, or asked and has remembered that.
+      let hasAsked = false
+      // When its owner was last told.
       let toldAt: number | undefined
       // Asked directly it gave no answer: it may be frozen, or the way to it broken.
       let isSilent = false
@@ -123,6 +125,7 @@ export const make = (options: {
             triedAt = monotonicMillis()
             if (yield* cancelInTable(record, who)) return true
           }
+          hasAsked = true
           if (reach !== "database") {
             const answer = yield* Effect.option(owners.cancel(address, record.id, who.by))
             if (Option.isSome(answer)) return answer.value
@@ -138,10 +141,12 @@ export const make = (options: {
       for (let pause = 5;; pause = Math.min(pause * 2, 500)) {
         const record = yield* find(jobId, "cancel")
         if (isFinal(record.state)) {
-          if (record.state === "cancelled" && toldAt !== undefined) return
+          if (record.state === "cancelled" && hasAsked) return
           return yield* new JobAlreadyFinal({ jobId: record.id, jobState: record.state })
         }
-        if (yield* record.state === "queued" ? cancelReady(record) : cancelInTable(record, who)) return
+        // One that moves on meanwhile is between two attempts: its owner is asked not to start the next one.
+        if (record.state !== "queued" && (yield* cancelInTable(record, who))) return
+        if (yield* cancelReady(record)) return
         if (monotonicMillis() - begunAt >= patienceMs) {
           return yield* new PartitionUnavailable({ entity: partitionName(yield* addressOf(record)) })
         }

@@ -8,8 +8,10 @@ import * as Option from "effect/Option"
 import type * as Semaphore from "effect/Semaphore"
 import type { JobId } from "../JobId.ts"
 import type { JobQueue } from "../JobQueue.ts"
+import { isFinal } from "../JobState.ts"
 import type { JobStore, Owner, ReadyJob } from "../JobStore.ts"
 import type { Announcer } from "./announcer.ts"
+import type { Cancels } from "./cancels.ts"
 import type { PartitionState } from "./partitionState.ts"
 import type { Settle } from "./unstarted.ts"
 import * as Verdict from "./verdict.ts"
@@ -23,10 +25,11 @@ export const make = (options: {
   readonly store: JobStore["Service"]
   readonly queue: JobQueue
   readonly announcer: Announcer
+  readonly cancels: Cancels
   readonly intakeLock: Semaphore.Semaphore
   readonly settle: Settle
 }): Cancel => {
-  const { announcer, intakeLock, queue, settle, state, store } = options
+  const { announcer, cancels, intakeLock, queue, settle, state, store } = options
   const { held, mailbox, parking } = state
 
   const cancelWaiting = (job: ReadyJob, by: string | undefined) =>
@@ -36,6 +39,7 @@ export const make = (options: {
   const cancelUnread = (owner: Owner, id: JobId, by: string | undefined) =>
     Effect.gen(function*() {
       const found = yield* store.find(id)
+      if (Option.isNone(found) || isFinal(found.value.state)) cancels.forget(id)
       if (Option.isNone(found) || found.value.state !== "queued") return false
       const { attempt, context, crashes, createdAt, key, lane, payload, reruns, tenant, type, version } = found.value
       const now = yield* store.now
@@ -69,9 +73,11 @@ export const make = (options: {
   const withdraw = (id: JobId): ReadyJob | undefined =>
     mailbox.remove(id) ?? parking.remove(id) ?? state.owned?.suspects.withdraw((job) => job.id === id)[0]
 
-  return (id, by) =>
+  const cancel: Cancel = (id, by) =>
     Effect.suspend(() => {
       if (state.owned === undefined) return Effect.succeed(false)
+      // Missed now, it does not start again.
+      cancels.ask(id, by)
       const { attempts, owner } = state.owned
       const run = attempts.get(id)
       if (run !== undefined) return attempts.cancel(run, by)
@@ -81,4 +87,7 @@ export const make = (options: {
         Effect.suspend(() => held.has(id) ? Effect.succeed(false) : cancelUnread(owner, id, by))
       )
     })
+
+  return (id, by) =>
+    Effect.tap(cancel(id, by), (isCancelled) => Effect.sync(() => isCancelled ? cancels.forget(id) : undefined))
 }

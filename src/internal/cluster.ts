@@ -19,10 +19,10 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as References from "effect/References"
-import * as Scope from "effect/Scope"
 import type { LayoutError } from "../JobError.ts"
 import { JobStore, type StoreError } from "../JobStore.ts"
 import * as Postgres from "../Postgres.ts"
+import { closingSoon } from "./closingSoon.ts"
 import type { ClusterError } from "./clusterError.ts"
 import * as ClusterLog from "./clusterLog.ts"
 import type { Hosts } from "./hosts.ts"
@@ -31,7 +31,7 @@ import * as RunnerList from "./runnerList.ts"
 import type { Settings } from "./runnerSettings.ts"
 import * as ShardGroups from "./shardGroups.ts"
 import * as Supervisor from "./supervisor.ts"
-import { atMost, liveClock } from "./time/liveClock.ts"
+import { liveClock } from "./time/liveClock.ts"
 import * as Standstill from "./time/standstill.ts"
 import type * as Transport from "./transport.ts"
 import * as Unanswering from "./unanswering.ts"
@@ -98,20 +98,12 @@ const supervised = (
   }))
 
 /** How long its end is waited for: with a database that answers it takes a moment, without one its locks have ended anyway. */
-const closingMs = 600
-
-/** Its end does not hold up what it stands on. */
-const closingSoon = <A, E, R>(layer: Layer.Layer<A, E, R>): Layer.Layer<A, E, R> =>
-  Layer.effectContext(Effect.gen(function*() {
-    const scope = yield* Scope.make()
-    yield* Effect.addFinalizer((exit) => atMost(closingMs, Scope.close(scope, exit)))
-    return yield* Layer.buildWithScope(layer, scope)
-  }))
+const closingMs = 400
 
 /** On the real clock, and with a log that repeats nothing. */
 const watched = <A, E, R>(cluster: (standstill: Standstill.Standstill) => Layer.Layer<A, E, R>): Layer.Layer<A, E, R> =>
   Layer.unwrap(Effect.map(Standstill.Current, (standstill) =>
-    closingSoon(cluster(standstill)).pipe(
+    closingSoon(closingMs, cluster(standstill)).pipe(
       Layer.provide(Layer.succeed(Clock.Clock, liveClock)),
       Layer.provide(ClusterLog.layer(standstill))
     )))

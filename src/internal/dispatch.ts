@@ -11,6 +11,7 @@ import type { JobQueue } from "../JobQueue.ts"
 import type { JobStore, ReadyJob } from "../JobStore.ts"
 import { crashLimit } from "./accounting.ts"
 import type { Attempts } from "./attempts.ts"
+import type { Cancels } from "./cancels.ts"
 import type { PartitionState } from "./partitionState.ts"
 import type { Lock } from "./supervisor.ts"
 import * as Suspects from "./suspects.ts"
@@ -26,6 +27,7 @@ const atOnce = 64
 export const make = (options: {
   readonly state: PartitionState
   readonly attempts: Attempts
+  readonly cancels: Cancels
   readonly suspects: Suspects.Suspects
   /** Those of this partition. */
   readonly ownSuspects: Suspects.OwnSuspects
@@ -42,13 +44,19 @@ export const make = (options: {
   /** What has to be written down runs here, while the next ones start. */
   readonly loops: Scope.Scope
 }): Effect.Effect<void> => {
-  const { attempts, handlers, lock, loops, partition, ownSuspects, queue, settle, state, stays, store, suspects } =
+  const { attempts, cancels, handlers, lock, loops, partition, ownSuspects, queue, settle, state, stays, store } =
     options
+  const { suspects } = options
   const { dispatchDue, intakeDue, mailbox, parking, release } = state
   const carefulUntil = options.isCareful ? liveClock.currentTimeMillisUnsafe() + carefulMs : 0
 
   /** Starts the job, or does what it needs instead: then there is something left to do. */
   const begin = (job: ReadyJob, now: number): Effect.Effect<unknown> | undefined => {
+    const cancel = cancels.of(job.id)
+    if (cancel !== undefined) {
+      ownSuspects.withdraw((one) => one.id === job.id)
+      return Effect.forkIn(settle(job, Verdict.cancelled(job, now, queue.retention, cancel.by)), loops)
+    }
     if (job.crashes >= crashLimit) return Effect.forkIn(settle(job, Verdict.crashLoop(job, now)), loops)
     if (job.attempt === 0 && job.crashes === 0 && job.expiresAt !== undefined && job.expiresAt <= now) {
       return Effect.forkIn(settle(job, Verdict.expired(job, now, queue.retention)), loops)

@@ -39,11 +39,13 @@ export const together = (): Together => ({ usedMs: 0, endedAt: -Infinity, overAt
  * All that follows the grace period takes as long, at most: interrupting, abandoning, writing outcomes, handing over. What the process closes
  * after that, its locks and its connections, has the rest of 5 seconds.
  */
-const afterwardsMs = 4_000
+const afterwardsMs = 3_600
 /** Of that, until what is under way goes on alone. */
-const stoppingMs = 3_600
+const stoppingMs = 3_200
 /** Of that, for handlers that have been interrupted. */
-const abandoningMs = 3_000
+const abandoningMs = 2_600
+/** Those that leave one after another share a deadline for as long. */
+const chainMs = 10_000
 /** What comes late, behind others that have used all of it, has this at least. */
 const leastMs = 200
 
@@ -70,7 +72,7 @@ export const make = (options: {
     const begunAt = monotonicMillis()
     const areTogether = begunAt - shared.endedAt < togetherMs
     const used = areTogether ? shared.usedMs : 0
-    if (!areTogether || begunAt - (shared.overAt ?? begunAt) > afterwardsMs) shared.overAt = undefined
+    if (!areTogether || begunAt - (shared.overAt ?? begunAt) > chainMs) shared.overAt = undefined
     const left = Duration.millis(Math.max(options.graceMs - used, 0))
     const ended = Effect.raceFirst(
       Effect.raceFirst(attempts.awaitEnd(choose), options.lockLost),
@@ -83,7 +85,7 @@ export const make = (options: {
     )
     const stopped = Effect.suspend(() => {
       const now = monotonicMillis()
-      const isUsed = used + now - begunAt >= options.graceMs
+      const isUsed = used + now - begunAt >= options.graceMs - 20
       const overAt = isUsed ? shared.overAt ??= now : now
       const abandonAt = Math.max(overAt + Math.min(options.abandonAfterMs, abandoningMs), now + leastMs)
       const endBy = Math.max(overAt + stoppingMs, abandonAt + leastMs)

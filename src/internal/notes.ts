@@ -1,6 +1,6 @@
 /**
- * What a partition does four times a second: notes the attempts that take long, puts back the jobs that found no handler, and looks whether
- * the time of suspects is over.
+ * What a partition does 20 times a second: notes the attempts that take longer than a moment. And four times a second: notes what they report,
+ * puts back the jobs that found no handler, and looks whether the time of suspects is over.
  *
  * A crash on any line loses no job: an attempt without a note counts no crash, and a parked job has its row.
  */
@@ -15,7 +15,10 @@ import { onLiveClock } from "./time/liveClock.ts"
 import type { Settle } from "./unstarted.ts"
 import * as Verdict from "./verdict.ts"
 
-const everyMs = 250
+/** How often starts are looked for that have to be recorded. */
+const noteMs = 50
+/** After so many looks the rest of the turn is due. */
+const looks = 5
 
 /** One turn of one ownership. */
 export const make = (options: {
@@ -40,10 +43,13 @@ export const make = (options: {
     )
 
   return Effect.gen(function*() {
-    yield* onLiveClock(Effect.sleep(Duration.millis(everyMs)))
+    for (let look = 0; look < looks; look++) {
+      yield* onLiveClock(Effect.sleep(Duration.millis(noteMs)))
+      if (attempts.size() > 0) yield* attempts.note(look === 0)
+    }
+    yield* attempts.forget
     // Their time runs out in one partition for all others.
     if (suspects.isActive) dispatchDue.openUnsafe()
-    yield* attempts.note
     const now = yield* store.now
     for (const job of parking.overdue()) {
       // Not sooner: handlers may be registered a moment after the runtime has started.

@@ -22,6 +22,7 @@ import type * as RequestContext from "../RequestContext.ts"
 import * as Announcer from "./announcer.ts"
 import * as Attempts from "./attempts.ts"
 import * as Canceller from "./canceller.ts"
+import * as Cancels from "./cancels.ts"
 import * as Crashes from "./crashes.ts"
 import * as Dispatch from "./dispatch.ts"
 import * as Grace from "./grace.ts"
@@ -122,6 +123,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const outage = yield* outageHere.within(loops, position.entity)
     const intakeLock = yield* Semaphore.make(1)
     const blocked = new Set<JobId>()
+    const cancels = Cancels.make()
     let isStopped = false
 
     const settle = Unstarted.make({ state, store, announcer })
@@ -218,6 +220,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         environment,
         settler,
         announcer,
+        cancels,
         release,
         onDue: () => void timerDue.openUnsafe(),
         onEnded: () => {
@@ -247,6 +250,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       const dispatchTurn = Dispatch.make({
         state,
         attempts,
+        cancels,
         suspects,
         ownSuspects,
         store,
@@ -312,7 +316,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
             schedule: Schedule.spaced("200 millis")
           })
           const leftMs = Math.max(overAt - monotonicMillis(), 0)
-          const handedOver = Effect.andThen(attempts.note, handOver).pipe(
+          const handedOver = Effect.andThen(Effect.andThen(attempts.note(true), attempts.forget), handOver).pipe(
             Effect.timeoutOption(Duration.millis(leftMs)),
             Effect.interruptible,
             onLiveClock,
@@ -353,7 +357,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
           state.intakeDue.openUnsafe()
         }),
       tell,
-      cancel: Canceller.make({ state, store, queue, announcer, intakeLock, settle }),
+      cancel: Canceller.make({ state, store, queue, announcer, cancels, intakeLock, settle }),
       view: (id) => {
         const run = state.owned?.attempts.get(id)
         if (run === undefined) {

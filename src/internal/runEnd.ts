@@ -17,6 +17,7 @@ import type { Attempt } from "../JobHistory.ts"
 import type { ReadyJob, Rerun, Settlement } from "../JobStore.ts"
 import { accounting, countsAs, pauseMs, type RunEnding } from "./accounting.ts"
 import type { Announcer } from "./announcer.ts"
+import * as Cancels from "./cancels.ts"
 import * as Judgement from "./judgement.ts"
 import type { Run, Runs } from "./run.ts"
 import type { Settled, Settler } from "./settler.ts"
@@ -43,6 +44,7 @@ export interface Surroundings {
   readonly environment: Execution.Environment
   readonly settler: Settler
   readonly announcer: Announcer
+  readonly cancels: Cancels.Cancels
   /** The outcome is confirmed. `isReady`: the row is still there, to be read again. */
   readonly release: (job: ReadyJob, isReady: boolean) => void
   /** A job is due at a later time now. */
@@ -62,8 +64,8 @@ export const make = (
     readonly fork: (effect: Effect.Effect<unknown>) => Fiber.Fiber<unknown>
   }
 ): RunEnd => {
-  const { announcer, environment, fork, isOwned, isStopped, onDue, onEnded, release, runs, settler, unwritten } =
-    options
+  const { announcer, cancels, environment, fork, isOwned, isStopped, onDue, onEnded } = options
+  const { release, runs, settler, unwritten } = options
   const { owner, queue, store } = environment
   const keep = (settlement: Settlement): void => unwritten.keep(owner, settlement)
 
@@ -104,6 +106,7 @@ export const make = (
     const at = entry.kind === "attempt" ? entry.endedAt : entry.at
     release(run.job, settlement._tag === "Rerun")
     if (settlement._tag === "Retry" || settlement._tag === "PutBack") onDue()
+    else if (settlement._tag !== "Rerun") cancels.forget(run.job.id)
     const telling = announcer.settled(run.job, settlement, at)
     if (telling === undefined) return ended(run, settlement)
     fork(Effect.onExit(telling, () => Effect.sync(() => ended(run, settlement))))
@@ -151,7 +154,14 @@ export const make = (
         : Effect.void
     )
 
-  const settled = (run: Run, settlement: Settlement) =>
+  /** A cancel that came while it ran, and did not interrupt it: nothing follows that attempt. */
+  const orCancelled = (run: Run, settlement: Settlement): Settlement => {
+    const cancel = run.ending?._tag === "Cancel" ? run.ending : cancels.of(run.job.id)
+    return cancel === undefined ? settlement : Cancels.instead(settlement, cancel, queue) ?? settlement
+  }
+
+  const settled = (run: Run, outcome: Settlement) => {
+    const settlement = orCancelled(run, outcome)
     settler.push(settlement, (exit) => {
       if (Exit.isFailure(exit)) {
         keep(settlement)
@@ -161,16 +171,19 @@ export const make = (
       if (typeof answer !== "string") return written(run, answer)
       goOn(run, Effect.as(notWritten(run, settlement, answer), undefined))
     })
+  }
 
   /** The same for a fiber that goes on behind it: what was written, released and told of. `undefined`: nothing. */
-  const settle = (run: Run, settlement: Settlement, pauseMs = 0): Effect.Effect<Settlement | undefined> =>
+  const settle = (run: Run, outcome: Settlement, pauseMs = 0): Effect.Effect<Settlement | undefined> =>
     Effect.gen(function*() {
       const { job } = run
+      const settlement = orCancelled(run, outcome)
       const answer = yield* Effect.onError(settler.settle(settlement), () => Effect.sync(() => keep(settlement)))
       if (typeof answer === "string") return yield* Effect.as(notWritten(run, settlement, answer), undefined)
       if (answer._tag === "Rerun" && pauseMs > 0) yield* pause(run, Duration.millis(pauseMs))
       release(job, answer._tag === "Rerun")
       if (answer._tag === "Retry" || answer._tag === "PutBack") onDue()
+      else if (answer._tag !== "Rerun") cancels.forget(job.id)
       yield* announcer.settled(job, answer, yield* store.now) ?? Effect.void
       return answer
     })

@@ -10,6 +10,7 @@ import * as Scope from "effect/Scope"
 import { BeginTransaction, type SqlClient } from "effect/sql/SqlClient"
 import type { Connection } from "effect/sql/SqlConnection"
 import type { SqlError } from "effect/sql/SqlError"
+import { CurrentJob } from "../../CurrentJob.ts"
 import { AttemptConnection } from "./AttemptConnection.ts"
 import { beginStatement, LazyConnection } from "./LazyConnection.ts"
 import type { Lending } from "./lending.ts"
@@ -38,14 +39,14 @@ const known = new WeakMap<SqlClient, Transactions>()
 export const transactionsOf = (client: SqlClient): Transactions | undefined => known.get(client)
 
 /** What a connection for a transaction is: a savepoint where one is open already. */
-export const acquirer = (pool: PgPool): Effect.Effect<Connection, never, Scope.Scope> =>
-  Effect.contextWith((context: Context.Context<Scope.Scope>) => {
+export const acquirer = (pool: PgPool, lending: Lending): Effect.Effect<Connection, never, Scope.Scope> =>
+  Effect.contextWith((context: Context.Context<Scope.Scope>): Effect.Effect<Connection> => {
     const outer = Context.get(context, Outer)
-    return Effect.succeed(
-      outer?.isOf(pool) === true
-        ? new NestedConnection(outer)
-        : new LazyConnection(pool, Context.get(context, Scope.Scope))
-    )
+    if (outer?.isOf(pool) === true) return Effect.succeed(new NestedConnection(outer))
+    const connection = new LazyConnection(pool, Context.get(context, Scope.Scope))
+    const job = Context.getOrUndefined(context, CurrentJob)
+    if (job !== undefined) lending.opened(job, connection)
+    return Effect.succeed(connection)
   })
 
 /** How each kind ends with its writes. */

@@ -44,7 +44,7 @@ export const make = Effect.fnUntraced(function*(
       pool.use((session) =>
         Effect.scoped(Effect.flatMap(session.pin, (pin: PgConnection) => use(SessionConnection.make(pin))))
       ),
-    transactionAcquirer: AttemptTransaction.acquirer(pool),
+    transactionAcquirer: AttemptTransaction.acquirer(pool, lending),
     prepareTransactionControls: true,
     beginTransaction: beginStatement,
     rollback: rollbackStatement,

@@ -11,6 +11,12 @@ import { noShortage, type Shortage } from "../../JobStore.ts"
 import { monotonicMillis } from "../time/liveClock.ts"
 import { describe, guard, property, textOf } from "../words/safely.ts"
 
+/** A transaction that can be ended from outside. */
+interface Transaction {
+  readonly hasEnded: boolean
+  readonly sever: (terminate: (processId: number) => Effect.Effect<void>) => Effect.Effect<void>
+}
+
 /** One who waits. */
 interface Wait {
   readonly since: number
@@ -30,6 +36,8 @@ export class Lending {
   private readonly waits = new Set<Wait>()
   private refusals: { readonly since: number; readonly last: number; readonly because: string } | undefined
   private readonly now: () => number
+  /** What each attempt has opened by itself. */
+  private readonly transactions = new WeakMap<object, Set<Transaction>>()
 
   constructor(now: () => number = monotonicMillis) {
     this.now = now
@@ -55,6 +63,23 @@ export class Lending {
     this.refusals = before === undefined || now - before.last > quietMs
       ? { since: now, last: now, because }
       : { ...before, last: now, because }
+  }
+
+  /** This attempt has opened it. */
+  opened(job: object, transaction: Transaction): void {
+    const open = this.transactions.get(job) ?? new Set()
+    for (const one of open) if (one.hasEnded) open.delete(one)
+    this.transactions.set(job, open.add(transaction))
+  }
+
+  /** Ends what this attempt has open. */
+  sever(job: object, terminate: (processId: number) => Effect.Effect<void>): Effect.Effect<void> {
+    return Effect.suspend(() =>
+      Effect.forEach(this.transactions.get(job) ?? [], (transaction) => transaction.sever(terminate), {
+        concurrency: "unbounded",
+        discard: true
+      })
+    )
   }
 
   get shortage(): Shortage {
