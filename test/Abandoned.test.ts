@@ -202,6 +202,27 @@ layer(layerRuntime(quick), { excludeTestServices: true })("a handler that does n
       assert.deepStrictEqual(yield* sql`select * from own`, [])
     }))
 
+  it.effect("loses the sessions of a statement and of a reserved connection that nothing interrupts", () =>
+    Effect.gen(function*() {
+      const jobs = yield* Jobs.Jobs
+      const sql = yield* PgClient
+      const { hang } = yield* makeHang
+      const statement = Effect.uninterruptible(sql`select pg_sleep(600), 'abandoned'`)
+      const reserved = Effect.gen(function*() {
+        const connection = yield* sql.reserve
+        yield* connection.execute("select 'abandoned'", [], undefined)
+        yield* hang
+      }).pipe(Effect.scoped, Effect.uninterruptible)
+      const options = { ...timedOut, transaction: "none" } as const
+      yield* JobHandlers.register("statement", () => statement, options)
+      yield* JobHandlers.register("reserved", () => reserved, options)
+      for (const type of ["statement", "reserved"]) {
+        yield* untilState(yield* jobs.submit({ type, queue: Three }), "failed")
+      }
+      const left = sql`select from pg_stat_activity where query like '%''abandoned''%' and pid <> pg_backend_pid()`
+      yield* until(Effect.map(left, (rows) => rows.length === 0))
+    }))
+
   it.effect("is abandoned after a cancel, and its job is cancelled", () =>
     Effect.gen(function*() {
       const jobs = yield* Jobs.Jobs

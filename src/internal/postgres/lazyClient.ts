@@ -18,6 +18,7 @@ import * as SessionConnection from "./connection.ts"
 import { rollbackStatement } from "./ending.ts"
 import { beginStatement } from "./LazyConnection.ts"
 import { Lending, watched } from "./lending.ts"
+import { severable } from "./severable.ts"
 
 const json = Statement.custom<PgClient.PgCustom>("PgJson")
 
@@ -35,13 +36,14 @@ export const make = Effect.fnUntraced(function*(
 ): Effect.fn.Return<PgClient.PgClient, never, Reactivity> {
   const lending = new Lending()
   const pool = { ...lent, ...watched(lent, lending) }
-  const pinned: Effect.Effect<Connection, SqlError, Scope.Scope> = Effect.map(pool.reserve, SessionConnection.make)
+  const own = severable(pool, lending)
+  const pinned: Effect.Effect<Connection, SqlError, Scope.Scope> = Effect.map(own.reserve, SessionConnection.make)
   const client = yield* SqlClient.make({
     driver: "pg",
     compiler: PgClient.makeCompiler(config.transformQueryNames, config.transformJson),
     acquirer: pinned,
     borrower: (use) =>
-      pool.use((session) =>
+      own.use((session) =>
         Effect.scoped(Effect.flatMap(session.pin, (pin: PgConnection) => use(SessionConnection.make(pin))))
       ),
     transactionAcquirer: AttemptTransaction.acquirer(pool, lending),
