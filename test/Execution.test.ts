@@ -96,6 +96,19 @@ layer(runtime, { excludeTestServices: true, timeout: "60 seconds" })("an attempt
           })
         assert.deepInclude(yield* outcome("recovered", handler), { attempts: 1, runs: 1, state: "failed" })
       }))
+
+    it.effect("when the server ended its session and the handler gives that another name", () =>
+      Effect.gen(function*() {
+        const ended = Effect.flatMap(SqlClient, (sql) => sql`select pg_terminate_backend(pg_backend_pid())`)
+        const handler = (run: number) =>
+          Effect.andThen(write("closed"), run === 1 ? Effect.mapError(ended, () => "closed") : Effect.void)
+        assert.deepStrictEqual(yield* outcome("closed", handler), {
+          attempts: 1,
+          runs: 1,
+          state: "failed",
+          written: 0
+        })
+      }))
   })
 
   describe("is not counted", () => {
@@ -115,19 +128,6 @@ layer(runtime, { excludeTestServices: true, timeout: "60 seconds" })("an attempt
           assert.deepStrictEqual(yield* outcome(how, handler), { attempts: 1, runs: 2, state: "completed", written: 1 })
         }))
     }
-
-    it.effect("when its own session was closed and the handler gives that another name", () =>
-      Effect.gen(function*() {
-        const ended = Effect.flatMap(SqlClient, (sql) => sql`select pg_terminate_backend(pg_backend_pid())`)
-        const handler = (run: number) =>
-          Effect.andThen(write("closed"), run === 1 ? Effect.mapError(ended, () => "closed") : Effect.void)
-        assert.deepStrictEqual(yield* outcome("closed", handler), {
-          attempts: 1,
-          runs: 2,
-          state: "completed",
-          written: 1
-        })
-      }))
   })
 
   it.effect("that asks to be put off after a conflict is put off, and not run again at once", () =>

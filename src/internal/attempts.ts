@@ -170,7 +170,10 @@ export const make = (
       if (run.handler.timeoutMs === undefined) {
         runWatch.ended(run.job.type, liveClock.currentTimeMillisUnsafe() - run.startedLive)
       }
-      if (Exit.isFailure(exit)) return goOn(run, Effect.failCause(exit.cause))
+      if (Exit.isFailure(exit)) {
+        // A fiber whose handler has broken Effect itself may have ended without its finalizers: its session is still taken.
+        return goOn(run, Effect.andThen(run.control.attempting?.end ?? Effect.void, Effect.failCause(exit.cause)))
+      }
       if (exit.value === undefined) return ended(run, undefined)
       concluded(run, exit.value)
     }
@@ -247,7 +250,7 @@ export const make = (
     const interrupt = (run: Run): void => run.fiber?.interruptUnsafe()
 
     const until = (at: number, effect: Effect.Effect<unknown>) =>
-      Effect.timeoutOption(effect, Duration.millis(Math.max(at - monotonicMillis(), 0)))
+      Effect.suspend(() => Effect.timeoutOption(effect, Duration.millis(Math.max(at - monotonicMillis(), 0))))
 
     const stop = (choose: (run: Run) => boolean, { abandonAt, endBy }: StopBy) =>
       Effect.forEach([...byId.values()].filter(choose), (run) => {

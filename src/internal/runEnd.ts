@@ -57,6 +57,19 @@ export interface Surroundings {
   readonly unwritten: Unwritten
 }
 
+/** A run that counts as no attempt. */
+const brokenOff = (
+  log: typeof Effect.logWarning,
+  end: RunEnding,
+  failure: JobError.JobFailure | undefined
+): Effect.Effect<void> =>
+  Effect.annotateLogs(log("Run broken off, the job runs again"), {
+    event: "job.rerun",
+    end,
+    counts: accounting[end].counts,
+    ...(failure === undefined ? {} : { because: `${failure.tag}: ${failure.message}` })
+  })
+
 /** Ends what is in `runs`. */
 export const make = (
   options: Surroundings & {
@@ -279,15 +292,7 @@ export const make = (
   /** The run counts as no attempt: it is written down, and after a pause the job runs again. */
   const again = (run: Run, end: RunEnding, settlement: Rerun): Effect.Effect<Settlement | undefined> => {
     const { job } = run
-    const { failure } = settlement.entry
-    const line = Effect.logWarning("Run broken off, the job runs again").pipe(
-      Effect.annotateLogs({
-        event: "job.rerun",
-        end,
-        counts: accounting[end].counts,
-        ...(failure === undefined ? {} : { because: `${failure.tag}: ${failure.message}` })
-      })
-    )
+    const line = brokenOff(Effect.logWarning, end, settlement.entry.failure)
     return Effect.andThen(log(run, line), settle(run, settlement, pauseMs(end, job.reruns + job.crashes)))
   }
 
@@ -302,7 +307,9 @@ export const make = (
       return goOn(run, failed)
     }
     const settlement = rerunOf(job.version, job, "interrupted", entry, undefined)
-    if (isOwned()) return goOn(run, again(run, "interrupted", settlement))
+    // How many they are is told at Info by what has ended them.
+    fork(log(run, brokenOff(Effect.logDebug, "interrupted", undefined)))
+    if (isOwned()) return settled(run, settlement)
     // Whoever owns it next runs it again. If that is this process, it knows.
     keep(settlement)
     release(job, true)
