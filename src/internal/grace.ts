@@ -39,15 +39,15 @@ export const together = (): Together => ({ usedMs: 0, endedAt: -Infinity, overAt
  * All that follows the grace period takes as long, at most: interrupting, abandoning, writing outcomes, handing over. What the process closes
  * after that, its locks and its connections, has the rest of 5 seconds.
  */
-const afterwardsMs = 3_600
+const afterwardsMs = 3_000
 /** Of that, until what is under way goes on alone. */
-const stoppingMs = 3_200
+const stoppingMs = 2_600
 /** Of that, for handlers that have been interrupted. */
-const abandoningMs = 2_600
+const abandoningMs = 2_200
 /** Those that leave one after another share a deadline for as long. */
 const chainMs = 10_000
 /** What comes late, behind others that have used all of it, has this at least. */
-const leastMs = 200
+const leastMs = 100
 
 /** For how long what closes now may be waited for: for the rest of the grace period, and what follows it. */
 export const leftMs = ({ endedAt, overAt, usedMs }: Together, graceMs: number): number => {
