@@ -1,5 +1,5 @@
 /**
- * `npm run docs`: writes the state diagram into README.md, and src/README.md, the map of the modules. With `--check`: compares, and looks
+ * `npm run docs`: writes the state diagram into README.md, the table of how runs end into docs/failures.md, and src/README.md, the map of the modules. With `--check`: compares, and looks
  * whether what the pages link to is there; exit code 1 if not.
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
@@ -9,23 +9,27 @@ import * as Effect from "effect/Effect"
 import * as FileSystem from "effect/FileSystem"
 import * as Path from "effect/Path"
 import { fileURLToPath } from "node:url"
+import * as Accounting from "../src/internal/accounting.ts"
 import * as JobState from "../src/JobState.ts"
 import { written } from "./shared/written.ts"
 
 const root = fileURLToPath(new URL("..", import.meta.url))
 
-// ------------------------------------------------------------------------------------------------ README.md: the state diagram
+// ------------------------------------------------------------------------------------------------ parts of pages that are written from the code
 
-const begin = "<!-- written by npm run docs, from src/JobState.ts -->"
 const end = "<!-- end -->"
 
-/** The text with its diagram as it should be. */
-const withDiagram = (readme: string): string => {
-  const from = readme.indexOf(begin)
-  const to = readme.indexOf(end, from)
-  if (from === -1 || to === -1) throw new Error(`README.md needs a place for the diagram: ${begin} ... ${end}`)
-  return `${readme.slice(0, from)}${begin}\n\n\`\`\`mermaid\n${JobState.diagram()}\n\`\`\`\n\n${readme.slice(to)}`
+/** A page with what is written from a source file as it should be. */
+const withPart = (page: string, source: string, part: string): string => {
+  const begin = `<!-- written by npm run docs, from ${source} -->`
+  const from = page.indexOf(begin)
+  const to = page.indexOf(end, from)
+  if (from === -1 || to === -1) throw new Error(`a page needs the place ${begin} ... ${end}`)
+  return `${page.slice(0, from)}${begin}\n\n${part}\n\n${page.slice(to)}`
 }
+
+const withDiagram = (readme: string): string =>
+  withPart(readme, "src/JobState.ts", `\`\`\`mermaid\n${JobState.diagram()}\n\`\`\``)
 
 // ------------------------------------------------------------------------------------------------ src/README.md: the modules
 
@@ -124,8 +128,10 @@ const program = Effect.gen(function*() {
   const fs = yield* FileSystem.FileSystem
   const { join } = yield* Path.Path
   const readme = yield* fs.readFileString(join(root, "README.md"))
+  const failures = yield* fs.readFileString(join(root, "docs/failures.md"))
   const pages = [
     { file: "README.md", text: withDiagram(readme) },
+    { file: "docs/failures.md", text: withPart(failures, "src/internal/accounting.ts", Accounting.table()) },
     { file: "src/README.md", text: yield* modulesPage }
   ]
   for (const { file, text } of pages) yield* written(join(root, file), text, "npm run docs")

@@ -132,9 +132,14 @@ export const pauseMs = (end: RunEnding, before: number): number => {
 }
 
 /** The table as Markdown, for the docs. */
-export const table = (): string =>
-  [
-    "| How the run ended | Counts as | Why |",
-    "| --- | --- | --- |",
-    ...Object.values(accounting).map(({ because, counts, ended }) => `| ${ended} | ${counts} | ${because} |`)
-  ].join("\n")
+export const table = (): string => {
+  const rows = [
+    ["how the run ended", "counts as", "why"],
+    ...Object.values(accounting).map(({ because, counts, ended }) => [ended, counts, because])
+  ]
+  const widths = [0, 1, 2].map((column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)))
+  const [head, ...body] = rows.map((row) =>
+    `| ${row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join(" | ")} |`
+  )
+  return [head, `| ${widths.map((width) => "-".repeat(width)).join(" | ")} |`, ...body].join("\n")
+}
