@@ -236,7 +236,11 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       }).pipe(Scope.provide(attemptsScope))
       const leaveWatch = runWatch.join({ queue: queue.name, concurrency: queue.concurrency, runs: attempts.runs })
       yield* Effect.addFinalizer(() => Effect.sync(leaveWatch)).pipe(Scope.provide(attemptsScope))
-      const ownSuspects = suspects.join({ attempts, wake: () => void dispatchDue.openUnsafe() })
+      const ownSuspects = suspects.join({
+        attempts,
+        hasWaiting: () => mailbox.size > 0,
+        wake: () => void dispatchDue.openUnsafe()
+      })
       state.owned = { owner, attempts, settler, suspects: ownSuspects }
       // Before anything is read: a job that has ended must not start.
       yield* Effect.forEach(

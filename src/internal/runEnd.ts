@@ -193,8 +193,10 @@ export const make = (
       const settlement = orCancelled(run, outcome)
       const answer = yield* Effect.onError(settler.settle(settlement), () => Effect.sync(() => keep(settlement)))
       if (typeof answer === "string") return yield* Effect.as(notWritten(run, settlement, answer), undefined)
-      if (answer._tag === "Rerun" && pauseMs > 0) yield* pause(run, Duration.millis(pauseMs))
-      release(job, answer._tag === "Rerun")
+      if (answer._tag === "Rerun" && pauseMs > 0) {
+        // Its row rests. The run is over, and holds back nobody.
+        fork(onLiveClock(Effect.delay(Effect.sync(() => release(job, true)), Duration.millis(pauseMs))))
+      } else release(job, answer._tag === "Rerun")
       if (answer._tag === "Retry" || answer._tag === "PutBack") onDue()
       else if (answer._tag !== "Rerun") cancels.forget(job.id)
       yield* announcer.settled(job, answer, yield* store.now) ?? Effect.void

@@ -3,7 +3,7 @@
  * blamed, in whatever partition they are.
  *
  * Promise: they hold the others back for `patienceMs` at most before the first start and as long after each, and start none beside another
- * within that time. Then the others have as long as they were held back. None of it is written: a crash leaves live rows.
+ * within that time. Then the others have as long as they were held back, if there are any. None of it is written: a crash leaves live rows.
  */
 import type { JobId } from "../JobId.ts"
 import type { ReadyJob } from "../JobStore.ts"
@@ -16,6 +16,8 @@ export const isSuspect = ({ crashes }: ReadyJob): boolean => crashes >= 2
 /** One partition of the process. */
 export interface Member {
   readonly attempts: Pick<Attempts, "size" | "hasPlace" | "get">
+  /** Whether any of its jobs waits for a place. */
+  readonly hasWaiting: () => boolean
   /** It may be able to start something. */
   readonly wake: () => void
 }
@@ -69,6 +71,12 @@ export const make = (now: () => number = monotonicMillis): Suspects => {
     return true
   }
 
+  /** There are no others to let go first. */
+  const isIdle = (): boolean => {
+    for (const { hasWaiting } of members) if (hasWaiting()) return false
+    return isQuiet()
+  }
+
   /** One that would find no place is not waited for: what takes it up may last. */
   const call = (at: number): boolean => {
     const waiting = line.find(({ member }) => member.attempts.hasPlace())
@@ -110,7 +118,7 @@ export const make = (now: () => number = monotonicMillis): Suspects => {
     } else if (called !== undefined && at - called.since >= patienceMs - lastCallMs) {
       called.waiting.member.wake()
     }
-    if (alone === undefined && called === undefined && at >= freeUntil) call(at)
+    if (alone === undefined && called === undefined && (at >= freeUntil || isIdle())) call(at)
     suspects.isActive = alone !== undefined || line.length > 0
   }
 

@@ -70,7 +70,7 @@ const makeProcess = () => {
       }
     }
     const wake = () => void woken.add(turn)
-    const place = suspects.join({ attempts, wake })
+    const place = suspects.join({ attempts, hasWaiting: () => mailbox.length > 0, wake })
     const end = (job: ReadyJob) => {
       assert.isTrue(running.delete(job.id), "it runs")
       wake()
@@ -130,6 +130,18 @@ const makeProcess = () => {
 }
 
 describe("a suspect", () => {
+  it("does not wait for others to go first where none are there", () => {
+    const { now, partition, pass } = makeProcess()
+    const a = partition()
+    const all = Array.from({ length: 40 }, suspect)
+    a.runFor(2_000)
+    a.submit(...all)
+    // Each runs for two seconds, one after another: no pause between the stretches.
+    pass(40 * 2_000 + 2_000)
+    assert.strictEqual(a.starts.length, all.length)
+    assert.isAtMost(now(), 85_000)
+  })
+
   it("waits until the last attempt of every partition has ended, and nothing starts before it nor beside it", () => {
     const { partition } = makeProcess()
     const [a, b] = [partition(), partition()]

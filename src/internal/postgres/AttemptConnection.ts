@@ -9,6 +9,7 @@ import * as References from "effect/References"
 import * as Scope from "effect/Scope"
 import * as Semaphore from "effect/Semaphore"
 import type { SqlError } from "effect/sql/SqlError"
+import { atMost } from "../time/liveClock.ts"
 import { inspectableCause } from "../words/safely.ts"
 import { rollbackStatement } from "./ending.ts"
 import { LazyConnection } from "./LazyConnection.ts"
@@ -22,6 +23,9 @@ const logUnhandled = (cause: Cause.Cause<unknown>) =>
 /** It has committed: neither what a callback of the user's throws nor the log of it can change that. */
 const runCallback = (callback: Effect.Effect<void>) =>
   callback.pipe(Effect.catchCause(logUnhandled), Effect.catchDefect(() => Effect.void))
+
+/** For how long callbacks of `afterCommit` are waited for. */
+const callbackMs = 5_000
 
 /** The connection of one attempt's transaction. */
 export class AttemptConnection extends LazyConnection {
@@ -49,9 +53,13 @@ export class AttemptConnection extends LazyConnection {
     return Effect.andThen(Effect.ensuring(this.commit(), this.close()), this.tell())
   }
 
-  /** Runs what was registered with `onCommit`. */
+  /** Runs what was registered with `onCommit`. A callback that does not end is not waited for: the job has committed. */
   protected tell(): Effect.Effect<void> {
-    return Effect.suspend(() => Effect.forEach(this.callbacks ?? [], runCallback, { discard: true }))
+    return Effect.suspend(() =>
+      this.callbacks === undefined
+        ? Effect.void
+        : atMost(callbackMs, Effect.forEach(this.callbacks, runCallback, { discard: true }))
+    )
   }
 
   rollBack(): Effect.Effect<void> {

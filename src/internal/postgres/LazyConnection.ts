@@ -246,6 +246,8 @@ export class LazyConnection implements Connection {
       : error
 
   private note(error: SqlError, isInFlight: boolean): void {
+    // What ended the session stays the reason, whatever is asked of it after that.
+    if (this.breakage !== undefined && hasLostConnection(this.breakage.error)) return
     const by = breakageOf(error, isInFlight)
     if (by !== undefined) this.breakage = { error, by, isOver: false }
   }
