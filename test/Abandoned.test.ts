@@ -57,6 +57,22 @@ const gauge = (type: string, queue: string) =>
 const quick = { queues: [One, Three, Lines], abandonAfter: "200 millis" } as const
 
 layer(layerRuntime(quick), { excludeTestServices: true })("a handler that does not end", (it) => {
+  it.effect("has committed where only its afterCommit callback hangs, and gives its place to the next job", () =>
+    Effect.gen(function*() {
+      const jobs = yield* Jobs.Jobs
+      yield* JobHandlers.register("callback", () =>
+        Effect.gen(function*() {
+          const sql = yield* SqlClient
+          yield* sql`select 1`
+          yield* sql.afterCommit(Effect.never)
+        }), timedOut)
+      yield* JobHandlers.register("next", () => Effect.succeed("done"))
+      const first = yield* jobs.submit({ type: "callback", queue: One })
+      const next = yield* jobs.submit({ type: "next", queue: One })
+      assert.strictEqual(yield* jobs.await(next), "done")
+      assert.strictEqual((yield* jobs.status(first)).state, "completed")
+    }))
+
   it.effect("is abandoned after its timeout: the attempt fails with JobTimeout and its place is free", () =>
     Effect.gen(function*() {
       const jobs = yield* Jobs.Jobs
