@@ -301,6 +301,35 @@ layer(onLazyClient, { excludeTestServices: true, timeout: "60 seconds" })("PgJob
       assert.strictEqual((yield* get(ending.id)).state, "completed")
     })))
 
+  it.effect("a take-over does not wait for a row whose settlement is just ending", () =>
+    Effect.scoped(Effect.gen(function*() {
+      const sql = yield* PgClient
+      const { get, owner, queueId, store, stored } = yield* fresh
+      const [ending, free] = [yield* stored(), yield* stored()]
+      const { release } = yield* holdLock(sql, 5)
+      const run = yield* Effect.forkChild(attempt(owner, ending, insert(ending.id, { hold: 5 })))
+      yield* untilWaiting(sql)
+      const unwritten = [ending, free].map(({ id }) => ({
+        _tag: "Rerun" as const,
+        id,
+        version: 0,
+        isCrash: true,
+        entry: {
+          kind: "attempt" as const,
+          attempt: 1,
+          startedAt: t0,
+          endedAt: t0,
+          runner: "r",
+          outcome: "crashed" as const
+        }
+      }))
+      yield* store.takeOver({ queueId, partition: 0 }, { owner: "next", now: t0, unwritten })
+      assert.strictEqual((yield* get(free.id)).crashes, 1)
+      yield* release
+      yield* Fiber.join(run)
+      assert.strictEqual((yield* get(ending.id)).state, "completed")
+    })))
+
   it.effect("a dead letter replayed by many at once comes back once", () =>
     Effect.gen(function*() {
       const { get, owner, settle, store, stored } = yield* fresh

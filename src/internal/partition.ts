@@ -16,7 +16,7 @@ import type * as Execution from "../Execution.ts"
 import type { JobHandlers } from "../JobHandlers.ts"
 import type { JobId } from "../JobId.ts"
 import type { JobQueue } from "../JobQueue.ts"
-import type { JobStore, Owner, Ready } from "../JobStore.ts"
+import type { JobStore, Owner, Ready, Rerun } from "../JobStore.ts"
 import type * as Mailbox from "../Mailbox.ts"
 import type * as RequestContext from "../RequestContext.ts"
 import * as Announcer from "./announcer.ts"
@@ -123,11 +123,14 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const outage = yield* outageHere.within(loops, position.entity)
     const intakeLock = yield* Semaphore.make(1)
     const blocked = new Set<JobId>()
+    /** Jobs whose outcome of a former ownership is being written. */
+    const unsettled = new Set<JobId>()
+    const isBlocked = (id: JobId) => blocked.has(id) || unsettled.has(id)
     const cancels = Cancels.make()
     let isStopped = false
 
     const settle = Unstarted.make({ state, store, announcer })
-    const reading = Reading.make({ state, store, queue, blocked, intakeLock, outage })
+    const reading = Reading.make({ state, store, queue, isBlocked, intakeLock, outage })
     const timers = Timers.make({ state, store, queue, queueId, partition, outage })
 
     /** A defect of ours must not stop a queue: it is logged, and the next turn goes on. */
@@ -180,18 +183,25 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
 
     const owning = Effect.gen(function*() {
       const left = unwritten.of({ queueId, partition })
-      const takeOver = Effect.flatMap(
-        store.now,
-        (now) =>
-          // Too late, a take-over would end the ownership of whoever has the lock by now.
-          lock.isHeld()
-            ? store.takeOver({ queueId, partition }, {
-              owner: `${position.runner}#${options.incarnation}`,
-              now,
-              unwritten: left.filter((settlement) => settlement._tag === "Rerun"),
-              ...(lock.number === undefined ? {} : { lock: lock.number })
-            })
-            : Effect.never
+      const taking = (reruns: ReadonlyArray<Rerun>) =>
+        Effect.flatMap(
+          store.now,
+          (now) =>
+            // Too late, a take-over would end the ownership of whoever has the lock by now.
+            lock.isHeld()
+              ? store.takeOver({ queueId, partition }, {
+                owner: `${position.runner}#${options.incarnation}`,
+                now,
+                unwritten: reruns,
+                ...(lock.number === undefined ? {} : { lock: lock.number })
+              })
+              : Effect.never
+        )
+      // An entry that the database does not take must not keep the partition without an owner.
+      const takeOver = Effect.catchIf(
+        taking(left.filter((settlement) => settlement._tag === "Rerun")),
+        ({ reason }) => reason === "Refused" && left.length > 0,
+        () => taking([])
       )
       const { former, isCareful, owner } = yield* untilAvailable(takeOver, "Taking over", outage)
       if (isCareful) {
@@ -242,13 +252,28 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
         wake: () => void dispatchDue.openUnsafe()
       })
       state.owned = { owner, attempts, settler, suspects: ownSuspects }
-      // Before anything is read: a job that has ended must not start.
-      yield* Effect.forEach(
-        left.filter((settlement) => settlement._tag !== "Rerun"),
-        (settlement) => settler.settle(settlement),
-        { concurrency: "unbounded", discard: true }
-      )
+      // What the take-over has counted comes back as superseded. A row may be locked by a session that is still ending: nothing waits for it
+      // but its own job, which must not start before that.
+      for (const { id } of left) unsettled.add(id)
       unwritten.forget(left)
+      yield* Effect.forEach(left, (settlement) =>
+        Effect.ensuring(
+          settler.settle(settlement),
+          Effect.sync(() => {
+            unsettled.delete(settlement.id)
+            const job = held.get(settlement.id)
+            if (job !== undefined) release(job, true)
+          })
+        ), { concurrency: "unbounded", discard: true }).pipe(
+          // What was passed over meanwhile is read again.
+          Effect.andThen(Effect.sync(() => {
+            held.sweep()
+            state.keys.sweep()
+            state.intakeDue.openUnsafe()
+          })),
+          Effect.when(Effect.succeed(left.length > 0)),
+          Effect.forkIn(loops)
+        )
       const changes = HandlerChanges.make({ state, end: graceOf(() => together), entity: position.entity, loops })
       yield* handlers.observe(changes).pipe(Scope.provide(loops))
       const dispatchTurn = Dispatch.make({

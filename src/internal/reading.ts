@@ -22,17 +22,17 @@ export interface Reading {
   readonly headsTurn: (owner: Owner) => Effect.Effect<void>
 }
 
-/** Reads for one partition. `blocked`: rows that must not run yet. `intakeLock`: who has it sees no half of a reading. */
+/** Reads for one partition. `isBlocked`: jobs that must not run yet. `intakeLock`: who has it sees no half of a reading. */
 export const make = (options: {
   readonly state: PartitionState
   readonly store: JobStore["Service"]
   readonly queue: JobQueue
-  readonly blocked: ReadonlySet<JobId>
+  readonly isBlocked: (id: JobId) => boolean
   readonly intakeLock: Semaphore.Semaphore
   /** Of this partition. */
   readonly outage: Outage
 }): Reading => {
-  const { blocked, intakeLock, outage, queue, state, store } = options
+  const { intakeLock, isBlocked, outage, queue, state, store } = options
   const { dispatchDue, held, intakeDue, keys, keysDue, offer } = state
 
   const intake = (owner: Owner) =>
@@ -40,7 +40,7 @@ export const make = (options: {
       const demand = held.demand(state.rooms(), state.reserves())
       if (demand === undefined) return false
       const answer = yield* store.intake(owner, queue.isOrdered ? { ...demand, isOrdered: true } : demand)
-      for (const job of held.took(demand, answer, (job) => keys.admit(job))) if (!blocked.has(job.id)) offer(job)
+      for (const job of held.took(demand, answer, (job) => keys.admit(job))) if (!isBlocked(job.id)) offer(job)
       dispatchDue.openUnsafe()
       return true
     }))
@@ -56,7 +56,7 @@ export const make = (options: {
       )
       for (const job of jobs) {
         // Being found out about, or read already: its end leads here again.
-        if (blocked.has(job.id) || held.has(job.id) || !keys.admit(job, true)) continue
+        if (isBlocked(job.id) || held.has(job.id) || !keys.admit(job, true)) continue
         held.admit(job)
         offer(job)
       }

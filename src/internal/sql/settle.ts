@@ -66,17 +66,26 @@ returning j.id`
 
 // The run counts as a crash or a rerun, and the row is as ready as before, at its place, under another version. Serving index: jobs_pkey.
 // $4 ids $5 versions $6 which are crashes, 1 or 0 $7 history entries
-const rerunSql = (schema: string) => `
+const rerunSql = (schema: string, also = "") => `
 update ${schema}.jobs j set version = j.version + 1, crashes = least(j.crashes + s.crash, 32767), reruns = least(j.reruns + 1 - s.crash, 32767),
   history = ${schema}.append_entry(j.history, s.entry::jsonb)
 from unnest($4, $5, $6, $7) as s(id, version, crash, entry)
-where ${fenced(schema)}
+where ${also}${fenced(schema)}
 returning j.id`
 
-/** Counts reruns on behalf of `owner`, whoever has run them. */
-export const countReruns = (db: Database) => {
-  const sql = rerunSql(db.schema)
-  return (owner: Owner, reruns: ReadonlyArray<Rerun>): Effect.Effect<ReadonlyArray<Settled>, StoreError> => {
+// The same, but a row that is locked is left alone: its session is still ending, and the take-over waits for no job.
+const countRerunsSql = (schema: string) => `
+with free as materialized (
+  select j.id from ${schema}.jobs j join unnest($4, $5) as k(id, version) on j.id = k.id and j.version = k.version order by j.id
+  for update of j skip locked
+)${rerunSql(schema, "j.id in (select id from free) and ")}`
+
+/** Counts reruns of former ownerships, where their rows are free. */
+export const countReruns = (db: Database) => rerun(db, countRerunsSql(db.schema))
+
+const rerun =
+  (db: Database, sql: string) =>
+  (owner: Owner, reruns: ReadonlyArray<Rerun>): Effect.Effect<ReadonlyArray<Settled>, StoreError> => {
     const rows = byId(reruns)
     return db.run<Settled>("settle", sql, [
       ...fence(owner),
@@ -85,7 +94,6 @@ export const countReruns = (db: Database) => {
       entries(rows)
     ])
   }
-}
 
 // The job moves to dead_letters with its payload, error and history. Serving index: jobs_pkey.
 // $4 ids $5 versions $6 now $7 tags $8 classes $9 failures $10 history entries $11 attempts to count
@@ -122,7 +130,7 @@ export const settle = (db: Database, inDays: InDays, foresee: Foresee) => {
   const retryStatement = laterSql(db.schema, 2)
   const putBackStatement = laterSql(db.schema, 1)
   const deadLetterStatement = deadLetterSql(db.schema)
-  const rerun = countReruns(db)
+  const rerunNow = rerun(db, rerunSql(db.schema))
 
   const finish = (owner: Owner, rows: ReadonlyArray<Finish>, now: number) => {
     for (const { purgeAt } of rows) foresee(now, purgeAt)
@@ -180,7 +188,7 @@ export const settle = (db: Database, inDays: InDays, foresee: Foresee) => {
         retries.length === 0 ? Effect.succeed([]) : retry(owner, retries),
         putBacks.length === 0 ? Effect.succeed([]) : putBack(owner, putBacks),
         deadLetters.length === 0 ? Effect.succeed([]) : deadLetter(owner, deadLetters, now),
-        reruns.length === 0 ? Effect.succeed([]) : rerun(owner, reruns)
+        reruns.length === 0 ? Effect.succeed([]) : rerunNow(owner, reruns)
       ]),
       (settled) => new Set(settled.flatMap((ids) => ids.map(({ id }) => id)))
     )
