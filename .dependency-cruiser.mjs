@@ -142,9 +142,10 @@ export default {
     },
     {
       name: "scripts-use-the-public-surface",
-      comment: "Examples, demo and tools are written as a user would write them.",
+      comment:
+        "Examples, demo and tools are written as a user would write them; the script that writes the docs reads the tables they come from.",
       severity: "error",
-      from: { path: "^(scripts|examples)/" },
+      from: { path: "^(scripts|examples)/", pathNot: "^scripts/readme[.]ts$" },
       to: { path: "^(src/internal|src/migrations|test)/" }
     },
     {
