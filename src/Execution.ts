@@ -13,9 +13,10 @@ import * as References from "effect/References"
 import * as Tracer from "effect/Tracer"
 import { types } from "node:util"
 import { CurrentJob, type Service as CurrentJobService } from "./CurrentJob.ts"
-import { countsAs, type RunEnding } from "./internal/accounting.ts"
+import { asRerun, countsAs, type RunEnding } from "./internal/accounting.ts"
 import * as AttemptSpan from "./internal/attemptSpan.ts"
 import * as Judgement from "./internal/judgement.ts"
+import { liveClock } from "./internal/time/liveClock.ts"
 import { guard, isA } from "./internal/words/safely.ts"
 import * as JobError from "./JobError.ts"
 import type { Handler } from "./JobHandlers.ts"
@@ -115,7 +116,7 @@ export interface Attempting extends Session {
   /** What the handler is given of it, once it has begun. */
   current: CurrentJobService | undefined
   /** The handler has returned, and what it returned is written. */
-  isCompleting: boolean
+  completingAt: number | undefined
   /** The runtime waits for it no more: whatever it still does concludes nothing. */
   isAbandoned: boolean
 }
@@ -168,7 +169,7 @@ export const make = (environment: Environment): Execution => {
           end: undefined,
           starts: 0,
           current: undefined,
-          isCompleting: false,
+          completingAt: undefined,
           isAbandoned: false
         }
         control.attempting = attempting
@@ -242,25 +243,26 @@ type Unbroken = Exclude<Transacted, { readonly _tag: "Broken" }>
 /** The handler inside its transaction; what it returns is encoded before anything is committed. */
 const handled = (attempting: Attempting): Effect.Effect<Unbroken, unknown, CurrentJob> => {
   const { environment: { owner, store }, handler, job } = attempting
+  const encode = (value: unknown): Effect.Effect<string, unknown> => {
+    const encoded = handler.encodeSuccess(value)
+    // Most encoders answer at once.
+    return Exit.isExit(encoded) && Exit.isSuccess(encoded) ? encoded : Effect.catch(encoded, unencoded)
+  }
   const work = Effect.flatMap(handler.decode(job.payload), (payload) => {
     if (attempting.isAbandoned) return Effect.interrupt
     attempting.starts++
-    attempting.isCompleting = false
-    return effectOf(handler.run(payload))
+    attempting.completingAt = undefined
+    return Effect.flatMap(effectOf(handler.run(payload)), encode)
   }).pipe(
     // Within the timeout: a finalizer that hangs is part of the attempt.
     Effect.scoped,
     within(handler.timeoutMs, attempting.control.onTimeout),
     Effect.interruptible
   )
-  const complete = (value: unknown) => {
+  const complete = (result: string) => {
     if (attempting.isAbandoned) return Effect.interrupt
-    attempting.isCompleting = true
-    const encoded = handler.encodeSuccess(value)
-    // Most encoders answer at once.
-    return Exit.isExit(encoded) && Exit.isSuccess(encoded) && typeof encoded.value === "string"
-      ? completed(attempting, encoded.value)
-      : Effect.flatMap(Effect.catch(encoded, unencoded), (result) => completed(attempting, result))
+    attempting.completingAt = liveClock.currentTimeMillisUnsafe()
+    return completed(attempting, result)
   }
   // One that has crashed shares no transaction: others would be blamed with it.
   const transact = handler.transaction === "grouped" && job.crashes === 0 ? store.transactGrouped : store.transact
@@ -405,6 +407,6 @@ const concludeFailure = (
   }
   return Effect.map(Judgement.judge(cause, handler, entry.attempt), ({ decision, failure }) => ({
     _tag: "Settle",
-    settlement: Judgement.settlementOf(job, entry, decision, failure, environment.queue.retention)
+    settlement: asRerun(end, Judgement.settlementOf(job, entry, decision, failure, environment.queue.retention))
   }))
 }

@@ -59,8 +59,8 @@ export interface Options extends ClientOptions {
   readonly gracePeriod?: Duration.Input
   /**
    * How long a handler may take to end once it is interrupted: by its timeout, by a cancel, or after the grace period. Then it is abandoned:
-   * its outcome is written, its place is free, its transaction is ended, and what it still does commits nothing. Default 5 seconds; at a
-   * shutdown never more than 2.6, so that all that follows the grace period takes 5 seconds at most.
+   * its outcome is written, its place is free, its transaction is ended, and the job can no longer commit. What it does outside of that transaction goes on. Default 5 seconds; at a
+   * shutdown never more than 2.2, so that all that follows the grace period takes 5 seconds at most.
    */
   readonly abandonAfter?: Duration.Input
   /** How long jobs of a type wait for a handler before they are dead-lettered as `HandlerMissing`. Default 15 minutes. */

@@ -246,6 +246,8 @@ export interface Finish extends Attempted {
 export interface Retry extends Attempted {
   readonly _tag: "Retry"
   readonly dueAt: number
+  /** It is a rerun as well, one of those that count as an attempt. */
+  readonly isRerun?: boolean
 }
 
 /**
@@ -262,6 +264,8 @@ export interface DeadLetter extends Attempted {
   readonly _tag: "DeadLetter"
   readonly failure: JobFailure
   readonly isAttempt: boolean
+  /** As of {@link Retry}. */
+  readonly isRerun?: boolean
 }
 
 /** The run counts as no attempt: the row stays ready, at its place, and runs again. It counts as a crash, or else as a rerun. */

@@ -107,7 +107,9 @@ const takeOver = (
   const isCareful = isAgain ? before.isCareful : before?.owner !== undefined
   if (isAgain) forgetNotes(tables, { queueId, partition, epoch: before.epoch })
   tables.fences.set(fenceKey(owner), { epoch: owner.epoch, owner: name, isCareful })
-  for (const rerun of unwritten) settle(tables, owner, rerun, now)
+  for (const rerun of unwritten) {
+    if (tables.notes.get(rerun.id)?.version !== rerun.version) settle(tables, owner, rerun, now)
+  }
   return { owner, isCareful, former: before?.owner }
 }
 
@@ -180,7 +182,16 @@ const settle = (tables: Tables, owner: Owner, settlement: Settlement, now: numbe
       return true
     }
     case "Retry": {
-      tables.put({ ...row, state: "retrying", dueAt: settlement.dueAt, attempt: row.attempt + 1, version, history })
+      const reruns = row.reruns + (settlement.isRerun === true ? 1 : 0)
+      tables.put({
+        ...row,
+        state: "retrying",
+        dueAt: settlement.dueAt,
+        attempt: row.attempt + 1,
+        reruns,
+        version,
+        history
+      })
       return true
     }
     case "PutBack": {
@@ -195,7 +206,8 @@ const settle = (tables: Tables, owner: Owner, settlement: Settlement, now: numbe
     }
     case "DeadLetter": {
       const attempt = row.attempt + (settlement.isAttempt ? 1 : 0)
-      tables.end({ _tag: "Dead", row: { ...row, attempt, history }, endedAt: now, failure: settlement.failure })
+      const reruns = row.reruns + (settlement.isRerun === true ? 1 : 0)
+      tables.end({ _tag: "Dead", row: { ...row, attempt, reruns, history }, endedAt: now, failure: settlement.failure })
       return true
     }
     case "Rerun": {

@@ -317,16 +317,18 @@ describe("reruns", () => {
       const log = recordLog()
       const id = yield* Effect.gen(function*() {
         const { inside, jobs } = yield* start(yield* databaseUrl)
-        const policy = RetryPolicy.none
-        yield* inside(JobHandlers.register("Full", () => raise("40001"), { retry: policy }))
+        let runs = 0
+        const handler = () => Effect.andThen(Effect.sync(() => ++runs), raise("40001"))
+        yield* inside(JobHandlers.register("Full", handler, { retry: RetryPolicy.delays([0]) }))
         const id = yield* jobs.submit({ type: "Full" })
         yield* Effect.exit(jobs.await(id))
         const status = yield* jobs.status(id)
-        assert.deepInclude(status, { state: "failed", attempts: 1, reruns: attemptEvery - 1, crashes: 0 })
+        assert.deepInclude(status, { state: "failed", attempts: 2, reruns: 2 * attemptEvery, crashes: 0 })
+        assert.strictEqual(runs, 2 * attemptEvery)
         return id
       }).pipe(Effect.scoped, Effect.provide(log.layer))
       const lines = log.lines.filter(({ annotations }) => annotations["event"] === "job.rerun")
-      assert.strictEqual(lines.length, attemptEvery - 1)
+      assert.strictEqual(lines.length, 2 * (attemptEvery - 1))
       assert.deepInclude(lines[0]?.annotations, { jobId: id, jobType: "Full", end: "conflict", counts: "rerun" })
       assert.include(String(lines[0]?.annotations["because"]), "raised")
     }).pipe(Effect.scoped, Effect.provide(TestDatabase.layerDatabase)))

@@ -1,10 +1,11 @@
 /**
- * What each way a run can end counts as. Pure: one table, read by the code that ends runs and printed in docs/failures.md.
+ * What each way a run can end counts as. Pure: one table, printed in docs/failures.md. The code that ends broken-off runs
+ * reads its rows; the others say what the code does.
  *
  * Whatever a job can cause again and again is bounded by it: attempts by the retry policy, crashes by quarantine and `CrashLoop`, reruns by
  * `attemptEvery`. The counts are columns of the job's row, so they survive a change of owner.
  */
-import type { Breakage } from "../JobStore.ts"
+import type { Breakage, Settlement } from "../JobStore.ts"
 
 /**
  * `attempt`: the retry policy decides. `crash`: the job runs again, alone in its process from the second crash on, and is dead-lettered as
@@ -64,7 +65,8 @@ export const accounting = {
   },
   crashed: {
     counts: "crash",
-    ended: "The session ended without an error message while a statement (COMMIT included) was in flight",
+    ended:
+      "The session ended without an error message, or by a PANIC of the server, while a statement (COMMIT included) was in flight",
     because:
       "The statement may have killed its backend. The culprit and its neighbours look alike; running alone tells them apart."
   },
@@ -106,7 +108,7 @@ export const accounting = {
   },
   superseded: {
     counts: "nothing",
-    ended: "Another run settled the job, or somebody cancelled it",
+    ended: "Another run settled the job, or another caller cancelled it",
     because: "The other outcome stands and this run was rolled back."
   }
 } as const satisfies Record<Breakage, Row> & Record<string, Row>
@@ -119,6 +121,12 @@ export const countsAs = (end: RunEnding, reruns: number): Counts => {
   const { counts } = accounting[end]
   return counts === "rerun" && (reruns + 1) % attemptEvery === 0 ? "attempt" : counts
 }
+
+/** The same for its settlement, where it is a rerun that counts as an attempt. */
+export const asRerun = (end: RunEnding, settlement: Settlement): Settlement =>
+  accounting[end].counts === "rerun" && (settlement._tag === "Retry" || settlement._tag === "DeadLetter")
+    ? { ...settlement, isRerun: true }
+    : settlement
 
 /**
  * Milliseconds until a job whose run counts as no attempt runs again: a conflict is over soon, a server that restarts is not, and one that the

@@ -64,6 +64,8 @@ export interface StopBy {
 /** With the turns of notes.ts a start is recorded 200 ms after it at the latest: then another process sees that the job runs. */
 const longRunMs = 150
 const heartbeatMs = 10_000
+/** A COMMIT that takes longer is cut off: a trigger of it waits, or the line is dead. */
+const commitMs = 30_000
 /** How long a stop waits for the server to end the session of an abandoned handler. */
 const severingMs = 100
 /**
@@ -77,6 +79,13 @@ const isNoteDue = (run: Run, now: number, isWhole: boolean): boolean =>
   run.isInPlace &&
   ((isWhole && run.isNoteDue) ||
     (run.notedAt === undefined ? now - run.startedLive >= longRunMs : now - run.notedAt >= heartbeatMs))
+
+const commitHangs = ({ job }: Run) =>
+  Effect.annotateLogs(Effect.logWarning("COMMIT does not end, its session is ended"), {
+    event: "commit.hangs",
+    type: job.type,
+    jobId: job.id
+  })
 
 /** Nothing started yet. What is under way when the scope closes is interrupted. */
 export const make = (
@@ -144,7 +153,9 @@ export const make = (
       if (run.isAbandoned) return Effect.undefined
       const telling = announcer.started(job, run.startedAt, execution.scheduledFor(job))
       const ran = execution.run(job, run.handler, run.control)
-      return telling === undefined ? ran : Effect.andThen(telling, ran)
+      return telling === undefined
+        ? ran
+        : Effect.andThen(telling, Effect.suspend(() => run.isAbandoned ? Effect.undefined : ran))
     }
 
     /** With what has to be read or written before the handler may start. */
@@ -204,10 +215,9 @@ export const make = (
     const abandon = (run: Run): Effect.Effect<void> =>
       Effect.suspend(() => {
         const { control: { attempting }, fiber, job } = run
-        // What is being written is no handler's: its transaction ends by itself.
-        if (fiber === undefined || !run.isAttempting || attempting === undefined || attempting.isCompleting) {
-          return Effect.void
-        }
+        if (fiber === undefined || !run.isAttempting || attempting === undefined) return Effect.void
+        // Its handler has ended, and COMMIT does not: whether it does is found out once its session is gone.
+        if (attempting.completingAt !== undefined) return attempting.end ?? Effect.void
         const letGo = hold(job)
         fork(Effect.andThen(onLiveClock(Effect.sleep(Duration.millis(abandonAfterMs))), Effect.sync(letGo)))
         const abandoned = runWatch.abandon(queue.name, job)
@@ -218,15 +228,14 @@ export const make = (
           letGo()
         })
         const after = run.ending?._tag === "Cancel"
-          ? "cancelled"
+          ? "cancel"
           : run.ending?._tag === "Stop"
-          ? "stopped"
-          : "timed out"
-        const line = Effect.logWarning(
-          `Attempt abandoned: the handler of "${job.type}" was ${after} and does not end`
-        ).pipe(
+          ? "stop"
+          : "timeout"
+        const line = Effect.logWarning("Attempt abandoned, its handler does not end").pipe(
           Effect.annotateLogs({
             event: "attempt.abandoned",
+            reason: after,
             queue: queue.name,
             type: job.type,
             jobId: job.id,
@@ -348,7 +357,18 @@ export const make = (
               })
           )
           isRefused = false
-          for (const run of due) run.notedAt = now
+          for (const run of due) {
+            if (byId.get(run.job.id) === run) run.notedAt = now
+            // It has ended meanwhile.
+            else doneNotes.add(run.job.id)
+          }
+        }
+        for (const run of byId.values()) {
+          const { attempting } = run.control
+          if (attempting?.completingAt !== undefined && now - attempting.completingAt >= commitMs) {
+            attempting.completingAt = now
+            fork(Effect.andThen(told(commitHangs(run)), attempting.end ?? Effect.void))
+          }
         }
       }, Effect.catch((error) => Effect.logDebug("Could not note running jobs", error))),
       forget: Effect.suspend(() => {

@@ -7,6 +7,7 @@
 import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Random from "effect/Random"
 import type * as Schema from "effect/Schema"
 import * as JobError from "../JobError.ts"
@@ -15,6 +16,7 @@ import type { Attempt } from "../JobHistory.ts"
 import type { Retention } from "../JobQueue.ts"
 import type { ReadyJob, Settlement } from "../JobStore.ts"
 import * as RetryPolicy from "../RetryPolicy.ts"
+import { onLiveClock } from "./time/liveClock.ts"
 import { told } from "./told.ts"
 import { unjudged, wrongRetryAfter } from "./words/failure.ts"
 import { stringify } from "./words/json.ts"
@@ -182,9 +184,12 @@ const isOwn = (error: unknown): boolean =>
   isA(error, JobError.ParseError) || isA(error, JobError.JobTimeout) || isA(error, JobError.CommitFailed) ||
   isA(error, JobError.ResultTooLarge)
 
-/** The error as its definition encodes it; `undefined` where that has no words for it, or would not end. */
+/** The error as its definition encodes it; `undefined` where that has no words for it, or takes more than a second. */
 const encodedBy = (error: unknown, handler: Handler): Effect.Effect<{ readonly value: unknown } | undefined> =>
-  Effect.suspend(() => handler.encodeError(error)).pipe(
+  Effect.suspend((): Effect.Effect<unknown, unknown> => {
+    const encoded = handler.encodeError(error)
+    return Exit.isExit(encoded) ? encoded : onLiveClock(Effect.timeout(Effect.interruptible(encoded), "1 second"))
+  }).pipe(
     Effect.map((value) => ({ value })),
     Effect.catchCause(() => Effect.undefined)
   )

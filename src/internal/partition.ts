@@ -44,7 +44,7 @@ import { told } from "./told.ts"
 import * as Unstarted from "./unstarted.ts"
 import { untilAvailable } from "./untilAvailable.ts"
 import type { Unwritten } from "./unwritten.ts"
-import { inspectable } from "./words/safely.ts"
+import { inspectable, inspectableCause } from "./words/safely.ts"
 
 /** What a partition is made of. */
 export interface Options {
@@ -129,7 +129,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
     const cancels = Cancels.make()
     let isStopped = false
 
-    const settle = Unstarted.make({ state, store, announcer })
+    const settle = Unstarted.make({ state, store, announcer, cancels })
     const reading = Reading.make({ state, store, queue, isBlocked, intakeLock, outage })
     const timers = Timers.make({ state, store, queue, queueId, partition, outage })
 
@@ -198,10 +198,10 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
               : Effect.never
         )
       // An entry that the database does not take must not keep the partition without an owner.
-      const takeOver = Effect.catchIf(
-        taking(left.filter((settlement) => settlement._tag === "Rerun")),
-        ({ reason }) => reason === "Refused" && left.length > 0,
-        () => taking([])
+      const reruns = left.filter((settlement) => settlement._tag === "Rerun")
+      const takeOver = reruns.length === 0 ? taking([]) : taking(reruns).pipe(
+        Effect.catchIf(({ reason }) => reason === "Refused", () => taking([])),
+        Effect.catchDefect(() => taking([]))
       )
       const { former, isCareful, owner } = yield* untilAvailable(takeOver, "Taking over", outage)
       if (isCareful) {
@@ -258,7 +258,10 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
       unwritten.forget(left)
       yield* Effect.forEach(left, (settlement) =>
         Effect.ensuring(
-          settler.settle(settlement),
+          Effect.catchCause(
+            settler.settle(settlement),
+            (cause) => told(Effect.logError("An outcome of a former ownership is lost", inspectableCause(cause)))
+          ),
           Effect.sync(() => {
             unsettled.delete(settlement.id)
             const job = held.get(settlement.id)

@@ -14,8 +14,8 @@ import * as Option from "effect/Option"
 import type * as Execution from "../Execution.ts"
 import * as JobError from "../JobError.ts"
 import type { Attempt } from "../JobHistory.ts"
-import type { ReadyJob, Rerun, Settlement } from "../JobStore.ts"
-import { accounting, countsAs, pauseMs, type RunEnding } from "./accounting.ts"
+import type { ReadyJob, Rerun, Settlement, StoreError } from "../JobStore.ts"
+import { accounting, asRerun, countsAs, pauseMs, type RunEnding } from "./accounting.ts"
 import type { Announcer } from "./announcer.ts"
 import * as Cancels from "./cancels.ts"
 import * as Judgement from "./judgement.ts"
@@ -177,7 +177,7 @@ export const make = (
     const settlement = orCancelled(run, outcome)
     settler.push(settlement, (exit) => {
       if (Exit.isFailure(exit)) {
-        keep(settlement)
+        if (Cause.hasInterruptsOnly(exit.cause)) keep(settlement)
         return goOn(run, Effect.failCause(exit.cause))
       }
       const answer = exit.value
@@ -191,7 +191,10 @@ export const make = (
     Effect.gen(function*() {
       const { job } = run
       const settlement = orCancelled(run, outcome)
-      const answer = yield* Effect.onError(settler.settle(settlement), () => Effect.sync(() => keep(settlement)))
+      const answer = yield* Effect.onError(
+        settler.settle(settlement),
+        (cause) => Effect.sync(() => Cause.hasInterruptsOnly(cause) && keep(settlement))
+      )
       if (typeof answer === "string") return yield* Effect.as(notWritten(run, settlement, answer), undefined)
       if (answer._tag === "Rerun" && pauseMs > 0) {
         // Its row rests. The run is over, and holds back nobody.
@@ -229,6 +232,19 @@ export const make = (
       if (row !== undefined && row.state !== "queued") onDue()
     })
 
+  /** Forbids the attempt to commit. The answer to an earlier asking may have got lost: then the row has its version already. */
+  const refence = ({ id, version }: ReadyJob): Effect.Effect<Option.Option<number>, StoreError> =>
+    Effect.flatMap(
+      store.refence(owner, id, version),
+      (refenced) =>
+        Option.isSome(refenced) ?
+          Effect.succeed(refenced) :
+          Effect.map(
+            store.reread([id]),
+            ([row]) => row?.state === "queued" && row.version === version + 1 ? Option.some(row.version) : Option.none()
+          )
+    )
+
   /** Lost during COMMIT: forbid the old attempt, or find that it had committed. */
   const resolve = (
     run: Run,
@@ -236,7 +252,7 @@ export const make = (
   ): Effect.Effect<Settlement | undefined> =>
     Effect.gen(function*() {
       const { job } = run
-      const refenced = yield* untilAnswered(store.refence(owner, job.id, job.version), isStopped)
+      const refenced = yield* untilAnswered(refence(job), isStopped)
       const version = Option.isNone(refenced) ? job.version : Option.getOrUndefined(refenced.value)
       if (version !== undefined && (ifNot._tag === "Rerun" || ifNot._tag === "Settle")) {
         const settlement = ifNot._tag === "Rerun"
@@ -304,7 +320,8 @@ export const make = (
     if (countsAs("interrupted", job.reruns) === "attempt") {
       const failed = Effect.flatMap(
         Judgement.judge(Cause.fail(new JobError.RunInterrupted({ reruns: job.reruns + 1 })), handler, entry.attempt),
-        ({ decision, failure }) => settle(run, Judgement.settlementOf(job, entry, decision, failure, queue.retention))
+        ({ decision, failure }) =>
+          settle(run, asRerun("interrupted", Judgement.settlementOf(job, entry, decision, failure, queue.retention)))
       )
       return goOn(run, failed)
     }

@@ -6,6 +6,7 @@
 import * as Effect from "effect/Effect"
 import type { JobStore, ReadyJob, Settlement } from "../JobStore.ts"
 import type { Announcer } from "./announcer.ts"
+import type { Cancels } from "./cancels.ts"
 import type { PartitionState } from "./partitionState.ts"
 
 /** Answers whether the settlement is what was written. */
@@ -16,8 +17,9 @@ export const make = (options: {
   readonly state: PartitionState
   readonly store: JobStore["Service"]
   readonly announcer: Announcer
+  readonly cancels: Cancels
 }): Settle => {
-  const { announcer, state, store } = options
+  const { announcer, cancels, state, store } = options
   const { intakeDue, release, timerDue } = state
   return (job, settlement) =>
     Effect.suspend(() => {
@@ -32,6 +34,7 @@ export const make = (options: {
           release(job, false)
           intakeDue.openUnsafe()
           if (answer._tag === "PutBack") timerDue.openUnsafe()
+          else cancels.forget(job.id)
           yield* announcer.settled(job, answer, yield* store.now) ?? Effect.void
           return answer === settlement
         }))

@@ -12,21 +12,23 @@ import { sqlState } from "./sqlState.ts"
 
 /** What came in last on a session's socket. */
 interface Tail {
+  before: Uint8Array | undefined
   chunk: Uint8Array | undefined
 }
 
 const tails = new WeakMap<object, Tail>()
 
-/** Remembers what comes in on this session from now on, and of that only the last piece. */
+/** Remembers what comes in on this session from now on, and of that only the last two pieces. */
 export const watch = (session: object): void => {
   if (tails.has(session)) return
-  const tail: Tail = { chunk: undefined }
+  const tail: Tail = { before: undefined, chunk: undefined }
   tails.set(session, tail)
   const socket = Predicate.hasProperty(session, "session") && Predicate.hasProperty(session.session, "socket")
     ? session.session.socket
     : undefined
   if (!(socket instanceof EventEmitter)) return
   socket.on("data", (chunk: Uint8Array) => {
+    tail.before = tail.chunk
     tail.chunk = chunk
   })
 }
@@ -57,8 +59,11 @@ const lastError = (chunk: Uint8Array): PgProtocol.ErrorFields | undefined => {
 
 /** The reason that the server gave for ending the session, if it gave one. */
 export const lastWords = (session: object): SqlError | undefined => {
-  const chunk = tails.get(session)?.chunk
-  const fields = chunk === undefined ? undefined : lastError(chunk)
+  const { before, chunk } = tails.get(session) ?? {}
+  if (chunk === undefined) return undefined
+  // A message may come in two pieces.
+  const fields = lastError(chunk) ??
+    (before === undefined ? undefined : lastError(Buffer.concat([before.subarray(-4_096), chunk])))
   if (fields === undefined || !["FATAL", "PANIC"].includes(fields.severityUnlocalized ?? "")) return undefined
   const cause = Object.assign(new Error(fields.message), fields)
   return new SqlError({

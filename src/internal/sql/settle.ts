@@ -51,16 +51,16 @@ select case when count(*) < cardinality($4) then coalesce(array_agg(id), '{}') e
 // The attempt failed and another is due (state 2), or the job goes back uncounted (state 1), then to the end of its
 // line: what nobody can run must not stay in front of the others. A job with a key keeps its place, and its key. A business transaction must be over BEFORE this
 // is sent: version + 1 makes its settle impossible, the row lock makes this wait for one that is under way. Serving index: jobs_pkey.
-// $4 ids $5 versions $6 due_at $7 history entries
+// $4 ids $5 versions $6 due_at $7 history entries $8 reruns to count
 const laterSql = (schema: string, state: 1 | 2) => `
-update ${schema}.jobs j set due_at = s.due_at, version = j.version + 1,
+update ${schema}.jobs j set due_at = s.due_at, version = j.version + 1, reruns = least(j.reruns + s.rerun, 32767),
   ${
   state === 2
     ? "state = 2, attempt = attempt + 1"
     : `state = case when j.key is null then 1 else 2 end, seq = case when j.key is null then nextval('${schema}.jobs_seq') else j.seq end`
 },
   history = ${schema}.append_entry(j.history, s.entry::jsonb)
-from unnest($4, $5, $6, $7) as s(id, version, due_at, entry)
+from unnest($4, $5, $6, $7, $8) as s(id, version, due_at, entry, rerun)
 where ${fenced(schema)}
 returning j.id`
 
@@ -73,10 +73,12 @@ from unnest($4, $5, $6, $7) as s(id, version, crash, entry)
 where ${also}${fenced(schema)}
 returning j.id`
 
-// The same, but a row that is locked is left alone: its session is still ending, and the take-over waits for no job.
+// The same, but a row that is locked is left alone: its session is still ending, and the take-over waits for no job. So is one that another
+// owner has run since, by its note: that run counts as a crash.
 const countRerunsSql = (schema: string) => `
 with free as materialized (
-  select j.id from ${schema}.jobs j join unnest($4, $5) as k(id, version) on j.id = k.id and j.version = k.version order by j.id
+  select j.id from ${schema}.jobs j join unnest($4, $5) as k(id, version) on j.id = k.id and j.version = k.version
+  where not exists (select from ${schema}.running_jobs r where r.id = j.id and r.version = j.version) order by j.id
   for update of j skip locked
 )${rerunSql(schema, "j.id in (select id from free) and ")}`
 
@@ -96,17 +98,17 @@ const rerun =
   }
 
 // The job moves to dead_letters with its payload, error and history. Serving index: jobs_pkey.
-// $4 ids $5 versions $6 now $7 tags $8 classes $9 failures $10 history entries $11 attempts to count
+// $4 ids $5 versions $6 now $7 tags $8 classes $9 failures $10 history entries $11 attempts to count $12 reruns to count
 const deadLetterSql = (schema: string) => `
 with d as (
-  delete from ${schema}.jobs j using unnest($4, $5, $7, $8, $9, $10, $11) as s(id, version, tag, class, failure, entry, attempts)
+  delete from ${schema}.jobs j using unnest($4, $5, $7, $8, $9, $10, $11, $12) as s(id, version, tag, class, failure, entry, attempts, rerun)
   where ${fenced(schema)}
   returning j.id, j.version, j.queue_id, j.partition, j.lane, j.tenant_id, j.type, j.attempt, j.crashes, j.reruns, j.dedupe_key, j.key, j.place, j.batch_id,
-    j.created_at, j.payload, j.context, j.history, s.tag, s.class, s.failure, s.entry, s.attempts
+    j.created_at, j.payload, j.context, j.history, s.tag, s.class, s.failure, s.entry, s.attempts, s.rerun
 )
 insert into ${schema}.dead_letters (id, version, queue_id, partition, lane, tenant_id, type, attempt, crashes, reruns, dedupe_key, key, place, batch_id,
   created_at, dead_at, error_tag, error_class, failure, payload, context, history)
-select id, version, queue_id, partition, lane, tenant_id, type, attempt + attempts, crashes, reruns, dedupe_key, key, place, batch_id, created_at, $6,
+select id, version, queue_id, partition, lane, tenant_id, type, attempt + attempts, crashes, least(reruns + rerun, 32767), dedupe_key, key, place, batch_id, created_at, $6,
   tag, class, failure::json, payload, context, ${schema}.append_entry(history, entry::jsonb) from d
 returning id`
 
@@ -123,6 +125,8 @@ const fence = ({ epoch, partition, queueId }: Owner) => [int4(queueId), int2(par
 const attempted = (
   rows: ReadonlyArray<Settlement>
 ) => [uuids(rows.map(({ id }) => id)), int4s(rows.map(({ version }) => version))]
+const reruns = (rows: ReadonlyArray<Retry | PutBack | DeadLetter>) =>
+  int2s(rows.map((row) => row._tag !== "PutBack" && row.isRerun === true ? 1 : 0))
 const entries = (rows: ReadonlyArray<Settlement>) => texts(rows.map(({ entry }) => entryJson(entry)))
 
 export const settle = (db: Database, inDays: InDays, foresee: Foresee) => {
@@ -154,7 +158,8 @@ export const settle = (db: Database, inDays: InDays, foresee: Foresee) => {
       ...fence(owner),
       ...attempted(rows),
       timestamps(rows.map(({ dueAt }) => dueAt)),
-      entries(rows)
+      entries(rows),
+      reruns(rows)
     ])
   const retry = later(retryStatement)
   const putBack = later(putBackStatement)
@@ -168,7 +173,8 @@ export const settle = (db: Database, inDays: InDays, foresee: Foresee) => {
       texts(rows.map(({ failure }) => failure.class)),
       texts(rows.map(({ failure }) => JSON.stringify(failure))),
       entries(rows),
-      int2s(rows.map(({ isAttempt }) => isAttempt ? 1 : 0))
+      int2s(rows.map(({ isAttempt }) => isAttempt ? 1 : 0)),
+      reruns(rows)
     ])
 
   return (

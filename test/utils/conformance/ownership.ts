@@ -152,8 +152,10 @@ export const ownership = (it: Suite): void => {
 
     it.effect("reruns and crashes that a former ownership could not write are counted by the take-over, once each", () =>
       Effect.gen(function*() {
-        const { get, queueId, store, stored } = yield* fresh
-        const [crashed, broken, gone] = [yield* stored(), yield* stored(), yield* stored()]
+        const { get, owner: dead, queueId, store, stored } = yield* fresh
+        const [crashed, broken, gone, noted] = [yield* stored(), yield* stored(), yield* stored(), yield* stored()]
+        // Another owner has run it since, and died.
+        yield* store.noteRunning(dead, [note(noted)], t0)
         const entry = (outcome: "crashed" | "interrupted") => ({
           kind: "attempt" as const,
           attempt: 1,
@@ -166,22 +168,24 @@ export const ownership = (it: Suite): void => {
           { _tag: "Rerun", id: crashed.id, version: 0, isCrash: true, entry: entry("crashed") },
           { _tag: "Rerun", id: broken.id, version: 0, isCrash: false, entry: entry("interrupted") },
           // Somebody has run it since.
-          { _tag: "Rerun", id: gone.id, version: 7, isCrash: true, entry: entry("crashed") }
+          { _tag: "Rerun", id: gone.id, version: 7, isCrash: true, entry: entry("crashed") },
+          { _tag: "Rerun", id: noted.id, version: 0, isCrash: false, entry: entry("interrupted") }
         ] as const
         const again = () => store.takeOver({ queueId, partition: 0 }, { owner: "living", now: t0, unwritten })
         yield* again()
         const { owner } = yield* again()
-        const found = yield* Effect.all([crashed, broken, gone].map(({ id }) => get(id)))
+        yield* store.countCrashes(owner, [], { runner: "runner", now: t0 })
+        const found = yield* Effect.all([crashed, broken, gone, noted].map(({ id }) => get(id)))
         assert.deepStrictEqual(
           found.map((
             { crashes, history, reruns, state, version }
           ) => [crashes, reruns, version, state, history.length]),
-          [[1, 0, 1, "queued", 1], [0, 1, 1, "queued", 1], [0, 0, 0, "queued", 0]]
+          [[1, 0, 1, "queued", 1], [0, 1, 1, "queued", 1], [0, 0, 0, "queued", 0], [1, 0, 1, "queued", 1]]
         )
         // The place in its line is as before.
         const { jobs } = yield* store.intake(owner, everything())
-        assert.deepStrictEqual(jobs.map(({ id }) => id), [crashed.id, broken.id, gone.id])
-        assert.deepStrictEqual(jobs.map(({ reruns }) => reruns), [0, 1, 0])
+        assert.deepStrictEqual(jobs.map(({ id }) => id), [crashed.id, broken.id, gone.id, noted.id])
+        assert.deepStrictEqual(jobs.map(({ reruns }) => reruns), [0, 1, 0, 0])
       }))
 
     it.effect("runs that a living process had when it took its own partition again are no crashes, of the owner before they are", () =>
