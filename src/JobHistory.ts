@@ -41,6 +41,13 @@ export const Attempt = Schema.Struct({
 /** How one attempt ended. */
 export type Attempt = typeof Attempt.Type
 
+/** Why a run ended that its process did not outlive. */
+export const processDied: JobFailure = {
+  class: "System",
+  tag: "ProcessDied",
+  message: "the process of this run died, or stalled until another one took over"
+}
+
 /** Something that happened to the job between attempts. */
 export const Note = Schema.Struct({
   kind: Schema.Literals(["replayed", "cancelled", "expired", "put back", "dead-lettered"]),

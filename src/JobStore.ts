@@ -386,6 +386,7 @@ export interface Crashes {
     readonly version: number
     readonly crashes: number
     readonly attempt: number
+    readonly type: string
   }>
   readonly busy: ReadonlyArray<JobId>
 }

@@ -23,7 +23,7 @@ import {
   type Row,
   Tables
 } from "./internal/memory/tables.ts"
-import { append, type Entry } from "./JobHistory.ts"
+import { append, type Entry, processDied } from "./JobHistory.ts"
 import type { BatchId, JobId } from "./JobId.ts"
 import {
   type Crashes,
@@ -148,11 +148,12 @@ const countCrashes = (
         startedAt,
         endedAt: now,
         runner,
-        outcome: "crashed"
+        outcome: "crashed",
+        failure: processDied
       })
       const crashed = { ...row, crashes: row.crashes + 1, version: row.version + 1, history }
       tables.put(crashed)
-      return [{ id: row.id, version: crashed.version, crashes: crashed.crashes, attempt: row.attempt }]
+      return [{ id: row.id, version: crashed.version, crashes: crashed.crashes, attempt: row.attempt, type: row.type }]
     })
   return { counted, busy: [] }
 }

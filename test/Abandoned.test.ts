@@ -404,7 +404,7 @@ describe("Health", () => {
         yield* abandon
         const stuck = yield* health.status
         assert.deepInclude(stuck, { isLive: false, isReady: false })
-        assert.match(stuck.reasons.join("\n"), /queue one .* only a restart/)
+        assert.match(stuck.reasons.join("\n"), /queue one .* a restart/)
         assert.strictEqual(log.of("Attempt abandoned").length, 3)
         yield* letGo
         yield* until(Effect.map(health.status, ({ isLive, reasons }) =>

@@ -40,7 +40,7 @@ export const accounting = {
   },
   timedOut: {
     counts: "attempt",
-    ended: "The handler ran past its timeout, also one that cannot be interrupted and is abandoned",
+    ended: "The handler ran past its timeout, or could not be interrupted by it and was abandoned",
     because: "The definition sets the limit."
   },
   refused: {
@@ -51,7 +51,8 @@ export const accounting = {
   ended: {
     counts: "attempt",
     ended: "The server ended the session with an error and goes on serving others (25P03, 25P04, 57P01)",
-    because: "A handler that idles in its transaction does so each time, with its calls to other systems."
+    because:
+      "A handler that idles in its transaction does so each time. It is not interrupted: it goes on, with its calls to other systems, until its next statement."
   },
   readOnly: {
     counts: "attempt",
@@ -142,10 +143,10 @@ export const pauseMs = (end: RunEnding, before: number): number => {
 /** The table as Markdown, for the docs. */
 export const table = (): string => {
   const rows = [
-    ["how the run ended", "counts as", "why"],
-    ...Object.values(accounting).map(({ because, counts, ended }) => [ended, counts, because])
+    ["how the run ended", "`end`", "counts as", "why"],
+    ...Object.entries(accounting).map(([end, { because, counts, ended }]) => [ended, `\`${end}\``, counts, because])
   ]
-  const widths = [0, 1, 2].map((column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)))
+  const widths = [0, 1, 2, 3].map((column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)))
   const [head, ...body] = rows.map((row) =>
     `| ${row.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join(" | ")} |`
   )

@@ -18,6 +18,8 @@ export interface Announcer {
   /** `scheduledFor`: when the job was to start, if not at once. */
   readonly started: (job: ReadyJob, at: number, scheduledFor: number | undefined) => Effect.Effect<void> | undefined
   readonly progressed: (job: ReadyJob, at: number, progress: number, message: string | undefined) => Effect.Effect<void>
+  /** A run that its process did not outlive. */
+  readonly crashed: (type: string) => void
   readonly settled: (job: ReadyJob, settlement: Settlement, at: number) => Effect.Effect<void> | undefined
   /** An attempt is abandoned: so many handlers of abandoned ones of its type run now. */
   readonly abandoned: (job: ReadyJob, running: number) => void
@@ -136,6 +138,7 @@ export const make = (bus: EventBus["Service"], queue: string, context: Context.C
       metrics.abandonedRunning(type, running)
     },
     abandonedEnded: ({ type }, running) => metrics.abandonedRunning(type, running),
+    crashed: (type) => metrics.rerun(type, "crash"),
     settled: (job, settlement, at) => {
       count(job, settlement)
       const told = isHeard(bus)

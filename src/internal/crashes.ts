@@ -5,9 +5,10 @@ import * as Effect from "effect/Effect"
 import * as Schedule from "effect/Schedule"
 import type * as Scope from "effect/Scope"
 import type { JobId } from "../JobId.ts"
-import type { JobStore, Owner } from "../JobStore.ts"
+import type { Crashes, JobStore, Owner } from "../JobStore.ts"
 import type { Outage } from "./outage.ts"
 import { onLiveClock } from "./time/liveClock.ts"
+import { told } from "./told.ts"
 import { untilAvailable } from "./untilAvailable.ts"
 
 /**
@@ -23,6 +24,8 @@ export const count = (options: {
   /** What this owner runs meanwhile: never counted. */
   readonly running: () => ReadonlyArray<JobId>
   readonly onUnblocked: (id: JobId) => void
+  /** A crash of a job of this type is counted. */
+  readonly onCounted: (type: string) => void
   readonly scope: Scope.Scope
   /** Of this partition. */
   readonly outage: Outage
@@ -31,6 +34,21 @@ export const count = (options: {
     const { blocked, former = "unknown", outage, owner, running, store } = options
     // Without the incarnation behind it.
     const runner = former.split("#")[0] ?? former
+    const report = ({ attempt, crashes, id, type }: Crashes["counted"][number]) => {
+      options.onCounted(type)
+      return told(
+        Effect.annotateLogs(Effect.logWarning("Run broken off, the job runs again"), {
+          event: "job.rerun",
+          end: "processDied",
+          counts: "crash",
+          jobId: id,
+          jobType: type,
+          attempt: attempt + 1,
+          crashes,
+          runner
+        })
+      )
+    }
     const counted = (held: ReadonlyArray<JobId>) =>
       Effect.map(
         untilAvailable(
@@ -38,8 +56,8 @@ export const count = (options: {
           "Counting crashes",
           outage
         ),
-        ({ busy }) => new Set(busy)
-      )
+        ({ busy, counted }) => ({ busy: new Set(busy), counted })
+      ).pipe(Effect.flatMap(({ busy, counted }) => Effect.as(Effect.forEach(counted, report, { discard: true }), busy)))
     for (const id of yield* counted([])) blocked.add(id)
     if (blocked.size === 0) return
     const recount = Effect.gen(function*() {

@@ -80,7 +80,9 @@ export const make = (options: {
     )
     // Most end at once, and there is nothing to tell of.
     const waiting = onLiveClock(Effect.sleep("500 millis")).pipe(
-      Effect.andThen(Effect.suspend(() => tell(Duration.format(left), attempts.count(choose)))),
+      Effect.andThen(Effect.suspend(() =>
+        tell(Duration.format(Duration.seconds(Math.round(Duration.toSeconds(left)))), attempts.count(choose))
+      )),
       Effect.andThen(Effect.never)
     )
     const stopped = Effect.suspend(() => {

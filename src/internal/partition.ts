@@ -215,6 +215,7 @@ export const make = (options: Options): Effect.Effect<Partition, never, Scope.Sc
             const job = held.get(id)
             if (job !== undefined) release(job, true)
           },
+          onCounted: announcer.crashed,
           scope: loops,
           outage
         })

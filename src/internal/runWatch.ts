@@ -136,7 +136,7 @@ export const make = (now: () => number = () => liveClock.currentTimeMillisUnsafe
     return [...counts].map(([name, count]) =>
       `${count} abandoned ${count === 1 ? "handler" : "handlers"} of ${name} still ${
         count === 1 ? "runs" : "run"
-      }: it was interrupted and did not end. Let it be interruptible, or give what it calls a timeout`
+      }: each was interrupted and did not end. Let them be interruptible, or give what it calls a timeout`
     )
   }
 
@@ -201,7 +201,7 @@ export const make = (now: () => number = () => liveClock.currentTimeMillisUnsafe
     reasons: () => [
       ...abandonedReasons(),
       ...stuck().map((queue) =>
-        `abandoned handlers of the queue ${queue} are ${mostPerPlace} times as many as it runs at once: only a restart ends them`
+        `abandoned handlers of the queue ${queue} are ${mostPerPlace} times as many as it runs at once: a restart ends those that never end by themselves`
       ),
       ...longReasons()
     ],

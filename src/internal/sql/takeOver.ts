@@ -5,6 +5,7 @@
  * its lock, so that meanwhile anybody can see that nobody owns the partition.
  */
 import * as Effect from "effect/Effect"
+import { processDied } from "../../JobHistory.ts"
 import type { JobId } from "../../JobId.ts"
 import { type Crashes, type JobStore, type Owner, type RunNote, StoreError } from "../../JobStore.ts"
 import type { Database } from "./database.ts"
@@ -105,6 +106,7 @@ interface Counted {
   readonly version: number
   readonly crashes: number
   readonly attempt: number
+  readonly type: string
 }
 
 // After takeOver, before the first intake. Each run noted by an older epoch and still live at that version counts one crash, once: the note
@@ -124,15 +126,15 @@ with fence as materialized (
 ), counted as (
   update ${schema}.jobs j set crashes = least(crashes + 1, 32767), version = version + 1,
     history = ${schema}.append_entry(history, jsonb_build_object('kind', 'attempt', 'attempt', m.attempt,
-      'startedAt', floor(extract(epoch from m.started_at) * 1000), 'endedAt', $6, 'runner', $5, 'outcome', 'crashed'))
+      'startedAt', floor(extract(epoch from m.started_at) * 1000), 'endedAt', $6, 'runner', $5, 'outcome', 'crashed', 'failure', $7::jsonb))
   from mine m where j.id = m.id
-  returning j.id, j.version, j.crashes, j.attempt
+  returning j.id, j.version, j.crashes, j.attempt, j.type
 ), gone as (
   delete from ${schema}.running_jobs r using noted n
   where r.id = n.id and r.epoch + 0 < $3 and (r.id in (select id from mine) or r.id not in (select id from live))
 )
-select 'counted' as how, id, version, crashes, attempt from counted
-union all select 'busy', id, null, null, null from live where id not in (select id from mine)`
+select 'counted' as how, id, version, crashes, attempt, type from counted
+union all select 'busy', id, null, null, null, null from live where id not in (select id from mine)`
 
 export const countCrashes = (db: Database) => {
   const sql = countCrashesSql(db.schema)
@@ -148,11 +150,12 @@ export const countCrashes = (db: Database) => {
         int8(epoch),
         uuids(held),
         text(storable(runner)),
-        int8(now)
+        int8(now),
+        text(JSON.stringify(processDied))
       ]),
       (rows) => ({
-        counted: rows.flatMap(({ attempt, crashes, how, id, version }) =>
-          how === "counted" ? [{ id, version, crashes, attempt }] : []
+        counted: rows.flatMap(({ attempt, crashes, how, id, type, version }) =>
+          how === "counted" ? [{ id, version, crashes, attempt, type }] : []
         ),
         busy: rows.flatMap(({ how, id }) => how === "busy" ? [id] : [])
       })

@@ -61,6 +61,9 @@ export interface Completion {
   readonly now: number
 }
 
+const madeReadOnly =
+  "the transaction's own statements had made it read-only, so the job's completion could not be written"
+
 const noSession: Pick<LazyConnection, "brokenBy" | "lastWords"> = { brokenBy: undefined, lastWords: undefined }
 
 /** COMMIT was sent on a session that has ended. */
@@ -88,16 +91,19 @@ export const conclude = (
   if (state === "MR001") return Effect.succeed({ _tag: "Superseded" })
   const failure = toStoreError("transact")(error)
   // A limit on the time of statements may be the handler's, or everybody's.
-  if (state === "57014") return Effect.succeed({ _tag: "Broken", by: "unable", cause: Cause.fail(failure) })
+  if (state === "57014") return Effect.succeed({ _tag: "Broken", by: "unable", cause: Cause.fail(error) })
   const by = hasLostConnection(error) || state === "25006" || state === "25P02"
     ? brokenBy?.by ?? breakageOf(error, false)
     : breakageOf(error, false)
   if (by !== undefined && by !== "conflict" && by !== "ended" && by !== "readOnly") {
-    return Effect.succeed({ _tag: "Broken", by, cause: Cause.fail(failure) })
+    return Effect.succeed({ _tag: "Broken", by, cause: Cause.fail(error) })
   }
+  // The same failure as if the handler had met it: what the server says, class System.
+  if (by === "ended") return Effect.succeed({ _tag: "Broken", by, cause: Cause.die(error) })
   // A purge dropped the day meanwhile: a conflict like any other, and gone when the attempt runs again.
   const code = isMissingDay(failure) ? "40001" : state ?? "25P02"
-  const failed = new CommitFailed({ sqlState: code, detail: messageOf(error) })
+  const detail = by === "readOnly" ? `${madeReadOnly}: ${messageOf(error)}` : messageOf(error)
+  const failed = new CommitFailed({ sqlState: code, detail })
   if (code === "40001" || code === "40P01") {
     return Effect.succeed({ _tag: "Broken", by: "conflict", cause: Cause.fail(failed) })
   }
@@ -220,7 +226,9 @@ const transactLazily = (
         }
         const rolledBack = (cause: Cause.Cause<E>): Effect.Effect<Transacted, E> => {
           // Of one that was cut short (a timeout, a shutdown, a lost lock, a cancel) it says nothing about how the handler is written.
-          const told = Cause.hasInterrupts(cause) ? Effect.void : tellIfLong(connection, services)
+          const told = Cause.hasInterrupts(cause) || connection.hasEnded
+            ? Effect.void
+            : tellIfLong(connection, services)
           return Effect.flatMap(Effect.ensuring(connection.rollBack(), told), (): Effect.Effect<Transacted, E> => {
             const by = breakageOn(connection, cause)
             return by === undefined

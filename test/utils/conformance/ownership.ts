@@ -111,7 +111,7 @@ export const ownership = (it: Suite): void => {
         assert.deepStrictEqual(yield* store.noteRunning(owner, [note(one)], t0), [one.id])
         const second = yield* takeOver()
         assert.deepStrictEqual(yield* store.countCrashes(second, [], { runner: "runner", now: t0 }), {
-          counted: [{ id: one.id, version: 1, crashes: 1, attempt: 0 }],
+          counted: [{ id: one.id, version: 1, crashes: 1, attempt: 0, type: "Greet" }],
           busy: []
         })
         assert.deepStrictEqual(yield* store.countCrashes(second, [], { runner: "runner", now: t0 }), {
