@@ -31,8 +31,11 @@ const elsewhere = new Set(["killSubmitter", "backendKill"])
 const aftermathMs = 5_000
 const aftermathUnpluggedMs = 60_000
 
-const aftermathOf = ({ forMs = 0, kind }: Event): number =>
-  forMs === 0 ? 0 : kind === "unplug" ? aftermathUnpluggedMs : aftermathMs
+/** An owner whose lock's session is gone learns of it with the next refresh: until then it starts runs, and its successor counts them. */
+const losesLocks = new Set(["cut", "terminate"])
+
+const aftermathOf = ({ forMs = 0, kind = "" }: Event): number =>
+  kind === "unplug" ? aftermathUnpluggedMs : forMs > 0 || losesLocks.has(kind) ? aftermathMs : 0
 
 const causeOf = (event: Event): Cause | undefined => {
   const { at, by, forMs = 0, is, kind = "", mode, number, target, what } = event
