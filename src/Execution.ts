@@ -243,26 +243,34 @@ type Unbroken = Exclude<Transacted, { readonly _tag: "Broken" }>
 /** The handler inside its transaction; what it returns is encoded before anything is committed. */
 const handled = (attempting: Attempting): Effect.Effect<Unbroken, unknown, CurrentJob> => {
   const { environment: { owner, store }, handler, job } = attempting
-  const encode = (value: unknown): Effect.Effect<string, unknown> => {
-    const encoded = handler.encodeSuccess(value)
-    // Most encoders answer at once.
-    return Exit.isExit(encoded) && Exit.isSuccess(encoded) ? encoded : Effect.catch(encoded, unencoded)
-  }
   const work = Effect.flatMap(handler.decode(job.payload), (payload) => {
     if (attempting.isAbandoned) return Effect.interrupt
     attempting.starts++
     attempting.completingAt = undefined
-    return Effect.flatMap(effectOf(handler.run(payload)), encode)
+    return effectOf(handler.run(payload))
   }).pipe(
     // Within the timeout: a finalizer that hangs is part of the attempt.
     Effect.scoped,
     within(handler.timeoutMs, attempting.control.onTimeout),
     Effect.interruptible
   )
-  const complete = (result: string) => {
+  const write = (result: string) => {
     if (attempting.isAbandoned) return Effect.interrupt
     attempting.completingAt = liveClock.currentTimeMillisUnsafe()
     return completed(attempting, result)
+  }
+  const complete = (value: unknown) => {
+    const encoded = handler.encodeSuccess(value)
+    // Most encoders answer at once. One that takes its time is part of the attempt, and may be interrupted.
+    return Exit.isExit(encoded) && Exit.isSuccess(encoded) && typeof encoded.value === "string"
+      ? write(encoded.value)
+      : Effect.flatMap(
+        Effect.catch(encoded, unencoded).pipe(
+          within(handler.timeoutMs, attempting.control.onTimeout),
+          Effect.interruptible
+        ),
+        write
+      )
   }
   // One that has crashed shares no transaction: others would be blamed with it.
   const transact = handler.transaction === "grouped" && job.crashes === 0 ? store.transactGrouped : store.transact
