@@ -17,7 +17,7 @@ import { asRerun, countsAs, type RunEnding } from "./internal/accounting.ts"
 import * as AttemptSpan from "./internal/attemptSpan.ts"
 import * as Judgement from "./internal/judgement.ts"
 import { liveClock } from "./internal/time/liveClock.ts"
-import { guard, isA } from "./internal/words/safely.ts"
+import { isA } from "./internal/words/safely.ts"
 import * as JobError from "./JobError.ts"
 import type { Handler } from "./JobHandlers.ts"
 import type { Attempt } from "./JobHistory.ts"
@@ -308,14 +308,12 @@ const completed = (
 const unencoded = (error: unknown): Effect.Effect<never, JobError.ResultTooLarge> =>
   isA(error, JobError.ResultTooLarge) ? Effect.fail(error) : Effect.die(error)
 
-const isEffect = guard(Effect.isEffect)
-
 /**
  * What is no Effect (a Promise, say) would end the fiber without its finalizers: the run would never be settled. A Proxy may say that it is
  * one, and be none.
  */
 const effectOf = <A, E, R>(answer: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-  !types.isProxy(answer) && isEffect(answer)
+  !types.isProxy(answer) && Effect.isEffect(answer)
     ? answer
     : Effect.die(new TypeError("the handler did not return an Effect"))
 

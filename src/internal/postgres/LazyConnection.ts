@@ -221,16 +221,19 @@ export class LazyConnection implements Connection {
   /** Remembers what broke the transaction, until it is mended: callers hold the gate. */
   protected noting<A>(statement: Effect.Effect<A, SqlError>): Effect.Effect<A, SqlError> {
     const before = this.death
-    const noted = Effect.onError(Effect.mapError(statement, this.explained), (cause) =>
-      Effect.sync(() => {
-        // Interrupted, a statement leaves no error: a session that has died under it does.
-        const error = Option.getOrElse(Cause.findErrorOption(cause), () => {
-          const { death } = this
-          return before !== undefined || death === undefined || isOwnDoing(death) ? undefined : this.explained(death)
+    const noted = Effect.onError(
+      Effect.mapError(statement, (error) => this.explained(error)),
+      (cause) =>
+        Effect.sync(() => {
+          // Interrupted, a statement leaves no error: a session that has died under it does.
+          const error = Option.getOrElse(Cause.findErrorOption(cause), () => {
+            const { death } = this
+            return before !== undefined || death === undefined || isOwnDoing(death) ? undefined : this.explained(death)
+          })
+          // What BEGIN ran into is none of the job's statements.
+          if (error !== undefined) this.note(error, before === undefined && error !== this.failed)
         })
-        // What BEGIN ran into is none of the job's statements.
-        if (error !== undefined) this.note(error, before === undefined && error !== this.failed)
-      }))
+    )
     return this.breakage === undefined ? noted : Effect.tap(noted, () => Effect.sync(() => this.mended()))
   }
 
@@ -240,10 +243,11 @@ export class LazyConnection implements Connection {
   }
 
   /** The server's reason, in place of the driver's word that the session is gone. */
-  private readonly explained = (error: SqlError): SqlError =>
-    this.session !== undefined && sqlState(error) === undefined && hasLostConnection(error)
+  private explained(error: SqlError): SqlError {
+    return this.session !== undefined && sqlState(error) === undefined && hasLostConnection(error)
       ? lastWords(this.session.base) ?? error
       : error
+  }
 
   private note(error: SqlError, isInFlight: boolean): void {
     // What ended the session stays the reason, whatever is asked of it after that.
