@@ -264,28 +264,32 @@ describe("a job that brings its server down", () => {
     90_000
   )
 
-  it.live("also inside a savepoint, whose ROLLBACK finds the session gone", () =>
-    Effect.gen(function*() {
-      const server = yield* TestServer
-      const { inside, jobs } = yield* start(server.url)
-      let kills = 0
-      const kill = Effect.gen(function*() {
-        const pid = yield* backend
-        kills++
-        process.kill(pid, "SIGKILL")
-        yield* statement("select pg_sleep(5)")
-      })
-      const nested = Effect.flatMap(SqlClient, (sql) => sql.withTransaction(kill))
-      yield* inside(JobHandlers.register("Killer", () => nested, { retry }))
-      const id = yield* jobs.submit({ type: "Killer" })
-      yield* until(
-        Effect.map(Effect.option(jobs.status(id)), (found) => Option.isSome(found) && found.value.state === "failed")
-      )
-      assert.deepInclude(yield* jobs.status(id), { attempts: 0, crashes: 5 })
-      assert.strictEqual(kills, 5)
-    }).pipe(Effect.scoped, quiet, Effect.provide(TestServer.layerWith({ synchronous_commit: "on" }))), 90_000)
+  it.live(
+    "is dead-lettered after five crashes when it kills its backend inside a savepoint",
+    () =>
+      Effect.gen(function*() {
+        const server = yield* TestServer
+        const { inside, jobs } = yield* start(server.url)
+        let kills = 0
+        const kill = Effect.gen(function*() {
+          const pid = yield* backend
+          kills++
+          process.kill(pid, "SIGKILL")
+          yield* statement("select pg_sleep(5)")
+        })
+        const nested = Effect.flatMap(SqlClient, (sql) => sql.withTransaction(kill))
+        yield* inside(JobHandlers.register("Killer", () => nested, { retry }))
+        const id = yield* jobs.submit({ type: "Killer" })
+        yield* until(
+          Effect.map(Effect.option(jobs.status(id)), (found) => Option.isSome(found) && found.value.state === "failed")
+        )
+        assert.deepInclude(yield* jobs.status(id), { attempts: 0, crashes: 5 })
+        assert.strictEqual(kills, 5)
+      }).pipe(Effect.scoped, quiet, Effect.provide(TestServer.layerWith({ synchronous_commit: "on" }))),
+    90_000
+  )
 
-  it.live("also where it kills its backend inside COMMIT", () =>
+  it.live("is dead-lettered after five crashes when it kills its backend inside COMMIT", () =>
     Effect.gen(function*() {
       const server = yield* TestServer
       const { inside, jobs, sql } = yield* start(server.url)

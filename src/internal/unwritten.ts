@@ -1,6 +1,7 @@
 /**
  * Outcomes of this process that could not be written before their ownership ended, because the database was away. They wait for the next
- * take-over of their partition by this process; fenced by the job's version, they say nothing where another process has run it since.
+ * take-over of their partition by this process. The job's version fences them: they mean nothing once another settlement, or the crash of another
+ * owner's run, has raised it. A run alone does not raise it, so the take-over leaves a row alone that another owner has on record.
  *
  * A crash of the process loses them: then the runs on record count as crashes.
  */
